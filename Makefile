@@ -1,0 +1,58 @@
+# Every target makes the environment it needs on first use. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+# CPU or GPU build: whatever this requirement resolves to; extra words go to pip as they are.
+TORCH ?= torch==2.13.0
+# SYSTEM_SITE=1: the environment sees the interpreter's own packages and keeps its torch.
+SYSTEM_SITE ?=
+PROFILE ?= default
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(abspath $(VENV))/bin
+# Stages call `python`: the environment's, whether make or a user's shell starts DVC.
+RUN := PATH="$(BIN):$$PATH"
+
+.PHONY: help setup report repro test test-slow lint profile grid ui clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(STAMP): requirements.txt constraints.txt
+	$(PYTHON) -m venv $(if $(SYSTEM_SITE),--system-site-packages) $(VENV)
+	$(if $(SYSTEM_SITE),$(BIN)/python -c "import torch",$(BIN)/pip install $(TORCH))
+	$(BIN)/pip install -r requirements.txt -c constraints.txt
+	touch $@
+
+setup: $(STAMP) ## Make the environment in .venv from pinned requirements
+
+repro: $(STAMP) ## Run what is out of date of the pipeline (dvc repro)
+	$(RUN) dvc repro
+
+report: repro ## The whole experiment: pipeline, tables, figures, reports/REPORT.md
+	@echo "report: reports/REPORT.md and reports/report.html"
+
+test: $(STAMP) ## Tests, without those marked slow
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## The tests marked slow, on the pipeline's own artifacts
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qwen2.5-1.5b
+	$(RUN) python -m pipelines.profile $(PROFILE)
+
+grid: $(STAMP) ## The learning-rate grid, outside the default run; metrics to metrics/grid
+	$(RUN) dvc repro pipelines/grid/dvc.yaml
+	mkdir -p metrics/grid && cp artifacts/grid/*.json metrics/grid/
+
+ui: $(STAMP) ## Open MLflow's pages on the runs so far
+	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+clean: ## Remove artifacts and unfinished work; the environment and git's files stay
+	rm -rf artifacts .dvc/cache .dvc/tmp mlruns mlflow.db

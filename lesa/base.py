@@ -1,0 +1,143 @@
+"""The base checkpoint, from any source, as safetensors with a tokenizer and a licence note."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lesa.checkpoint_check import INDEX, SINGLE, check
+from lesa.errors import UserError
+from lesa.files import write_json
+from lesa.hub import explained
+from lesa.params import HubBase, PackageBase, PathBase, RandomBase
+from lesa.wheels import take_member
+
+Base = PackageBase | HubBase | PathBase | RandomBase
+NOTE = "LICENSE_NOTE.json"
+SIDE_FILES = (  # what a checkpoint folder holds besides its weights, as far as it is there
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
+BYTE_VOCABULARY = 320  # of the random base: 256 bytes, one special token, the rest unused
+
+
+def prepare(base: Base, folder: Path) -> dict[str, Any]:
+    """Put the checkpoint into the empty `folder`; returns what `checkpoint_check.check` found.
+
+    Weights of a hub or local checkpoint are copied bit for bit, a GGUF's become float32.
+    """
+    if isinstance(base, HubBase):
+        copy_checkpoint(snapshot(base), folder)
+    else:
+        # Read when transformers is first imported, which is below: no source here needs the hub.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        if isinstance(base, PackageBase):
+            gguf = take_member(base.requirement, base.member, base.sha256, "base")
+            dequantise(gguf, folder)
+            shutil.rmtree(gguf.parent)  # the checkpoint in safetensors replaces it
+        elif isinstance(base, PathBase):
+            copy_checkpoint(local_folder(base), folder)
+        else:
+            random_checkpoint(base, folder)
+    write_json(folder / NOTE, {"license": base.license, "source": describe(base)})
+    return check(folder)
+
+
+def describe(base: Base) -> str:
+    """Where the checkpoint comes from, in words."""
+    if isinstance(base, PackageBase):
+        return f"{base.member} of the wheel {base.requirement}"
+    if isinstance(base, HubBase):
+        return f"{base.id} at revision {base.revision}"
+    if isinstance(base, PathBase):
+        return f"local folder {Path(base.path).name}"
+    return f"random weights, seed {base.seed}"
+
+
+def local_folder(base: PathBase) -> Path:
+    folder = Path(base.path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"base.path: {base.path}: no such folder; give one with config.json")
+    return folder
+
+
+def snapshot(base: HubBase) -> Path:
+    """Download a checkpoint's files into the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    wanted = [*SIDE_FILES, SINGLE, "model-*.safetensors", INDEX]
+    with explained(f"base.id: cannot get {base.id} at base.revision {base.revision}"):
+        return Path(snapshot_download(base.id, revision=base.revision, allow_patterns=wanted))
+
+
+def copy_checkpoint(source: Path, folder: Path) -> None:
+    """Copy a checkpoint's files unchanged, after checking them.
+
+    Copies, no links: DVC makes files that it caches read-only, and these belong to somebody.
+    """
+    names = check(source)["files"]
+    if (source / INDEX).is_file():
+        names = [*names, INDEX]
+    sides = {path.name for pattern in SIDE_FILES for path in source.glob(pattern)}
+    for name in tqdm([*names, *sorted(sides)], desc="copy checkpoint", unit="file"):
+        shutil.copyfile(source / name, folder / name)
+
+
+def dequantise(gguf: Path, folder: Path) -> None:
+    """Save a GGUF file as a float32 checkpoint with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+    )
+    # The weights are plain floats now; left in place, these would be saved and fail to load.
+    del model.config.quantization_config
+    model.is_quantized, model.hf_quantizer = False, None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def random_checkpoint(base: RandomBase, folder: Path) -> None:
+    """Save a Llama with random weights and a tokenizer of one token a byte."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        **base.model_dump(exclude={"source", "seed", "license"}),
+        vocab_size=BYTE_VOCABULARY,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(base.seed)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def byte_tokenizer() -> Any:
+    """Byte-level BPE without merges: 256 tokens, and `<|endoftext|>` with every special role."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    end = "<|endoftext|>"
+    alphabet = [end, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        bos_token=end,
+        eos_token=end,
+        pad_token=end,
+        model_max_length=4096,
+    )

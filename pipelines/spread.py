@@ -1,0 +1,79 @@
+"""Stage spread: perplexity at initialisation over predictor seeds, LESA beside its noise control."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import baselines  # noqa: F401  (registers the noise control)
+from eval.perplexity import HeldOut, held_out
+from lesa import methods
+from lesa.checkpoint import Checkpoint
+from lesa.expand import expand
+from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.methods import Source
+from lesa.params import Params
+from lesa.pretrain import block_list, load_model
+from pipelines.stage import run_stage
+from pipelines.tracking import Tracker
+
+CORPUS = Path("artifacts/corpus")
+
+
+def measure(folder: Path, params: Params) -> HeldOut:
+    return held_out(
+        load_model(folder),
+        block_list(CORPUS, "test"),
+        params.train.bf16,
+        params.train.per_device_batch_size,
+    )
+
+
+def build(params: Params, preset: str, seed: int, name: str, needs: Path, folder: Path) -> None:
+    """Expand in `folder` with this seed's predictors, or the noise of the same seed."""
+    method = methods.get(name)
+    with Checkpoint("artifacts/init/base") as base:
+        plan = method.plan(base.num_layers, params.gaps.first, params.gaps.last)
+        expand(Source(base, Path("artifacts/svd"), needs, "layer_0", seed), method, plan, folder)
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    preset = args.preset
+    fits = [Path(f"artifacts/fit/{preset}/{seed}") for seed in params.fit.seeds]
+    key = key_of(
+        [tree_digest(fit) for fit in fits],
+        tree_digest("artifacts/corpus/test"),
+        params.gaps.model_dump(),
+        params.train.bf16,
+    )
+    seeds: dict[str, dict[str, float]] = {}
+    with work_folder(f"artifacts/work/spread/{preset}", key) as unfinished:
+        base = measure(Path("artifacts/init/base"), params)
+        for seed, fit in zip(params.fit.seeds, fits, strict=True):
+            done = unfinished / f"{seed}.json"
+            if not done.is_file():
+                row = {}
+                for name, needs in (("lesa", fit), ("noise", unfinished / "lesa")):
+                    build(params, preset, seed, name, needs, unfinished / name)
+                    row[name] = measure(unfinished / name, params).perplexity
+                for name in row:
+                    shutil.rmtree(unfinished / name)
+                write_json(done, row)
+            seeds[str(seed)] = read_json(done)
+            print(f"{preset}, seed {seed}: {seeds[str(seed)]}", flush=True)
+            log.metrics(seeds[str(seed)], step=seed)
+        blocks = block_list(CORPUS, "test")
+        write_json(
+            f"metrics/spread/{preset}.json",
+            {
+                "preset": preset,
+                "heldout_tokens": sum(len(block) - 1 for block in blocks),
+                "base": base.perplexity,
+                "seeds": seeds,
+            },
+        )
+
+
+if __name__ == "__main__":
+    run_stage("spread", work, "preset")

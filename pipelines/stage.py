@@ -1,0 +1,60 @@
+"""What every stage's command line has in common: params, tracking, seeds, threads, errors."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import random
+import sys
+from collections.abc import Callable
+
+from lesa import params as parameters
+from lesa.errors import UserError
+from lesa.params import Params
+from pipelines.tracking import Tracker, track
+
+Work = Callable[[Params, Tracker, argparse.Namespace], None]
+SEED = 0  # of whatever draws without a seed of its own; real seeds are params
+
+
+def run_stage(name: str, work: Work, *argument_names: str) -> None:
+    """Run one stage as a command: exit status 0, or 2 after one line on stderr for bad input.
+
+    `argument_names` are positional arguments of the command, found in `args`; they tell the
+    instances of a stage apart. Errors that are not the user's keep their traceback.
+    """
+    parser = argparse.ArgumentParser(prog=f"pipelines.{name}")
+    for argument in argument_names:
+        parser.add_argument(argument)
+    args = parser.parse_args()
+    instance = "-".join([name, *(getattr(args, argument) for argument in argument_names)])
+    try:
+        params = parameters.load()
+        settle()
+        with track(instance, params.profile, params.model_dump(mode="json")) as log:
+            log.tags({"stage": name, **vars(args)})
+            work(params, log, args)
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        fail(f"the disk is full: {error.filename or os.getcwd()}; free some space and run again")
+
+
+def settle() -> None:
+    """Use the cores that this process may use, and start every generator from one seed."""
+    import numpy
+    import torch
+
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    torch.set_num_threads(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    random.seed(SEED)
+    numpy.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+def fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

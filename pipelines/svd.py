@@ -1,0 +1,55 @@
+"""Stage svd: the shared basis U, Σ of every matrix kind and its spectrum."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from lesa.basis import from_concat, from_gram
+from lesa.checkpoint import KINDS, Checkpoint
+from lesa.files import whole_folder, write_json
+from lesa.layers import save_basis
+from lesa.params import Params
+from pipelines.stage import run_stage
+from pipelines.tracking import Tracker
+
+
+def rounded(values: list[float]) -> list[float]:
+    """Six significant digits: enough for every figure, and a metrics file of readable size."""
+    return [float(f"{value:.6g}") for value in values]
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    method, tolerance = params.svd.method, params.svd.rank_tolerance
+    report: dict[str, Any] = {}
+    with Checkpoint("artifacts/init/base") as base, whole_folder("artifacts/svd") as folder:
+        layers = range(base.num_layers)
+        for kind in tqdm(KINDS, desc="svd", unit="kind"):
+            start = time.perf_counter()
+            if method == "gram":
+                gram = load_file(f"artifacts/extract/{kind}.safetensors")["gram"]
+                basis = from_gram(gram, tolerance)
+            else:
+                basis = from_concat((base.matrix(kind, i) for i in layers), tolerance)
+            seconds = time.perf_counter() - start
+            save_basis(basis, folder / f"{kind}.safetensors")
+            tops = [basis.coefficients(base.matrix(kind, i))[0] for i in layers]
+            report[kind] = {
+                "method": method,
+                "rank": len(basis.s),
+                "shape": list(base.matrix(kind, 0).shape),
+                "layers": base.num_layers,
+                "singular_values": rounded(basis.s.tolist()),
+                "top_rows": [rounded(row.tolist()) for row in tops],
+                "seconds": seconds,
+            }
+            log.metrics({f"{kind}.rank": len(basis.s), f"{kind}.seconds": seconds})
+        write_json("metrics/svd.json", report)
+
+
+if __name__ == "__main__":
+    run_stage("svd", work)

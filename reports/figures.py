@@ -1,0 +1,177 @@
+"""The report's figures: PNG (200 dpi) and SVG, the same bytes for the same metrics.
+
+Okabe-Ito colours; every line also differs by dash and marker, so black-and-white print is enough.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.decomposition import PCA  # type: ignore[import-untyped]
+from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+
+from reports.measured import Metrics, files
+
+OKABE_ITO = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (8, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "h")
+STYLE: Any = {  # Any: matplotlib types each key apart
+    "svg.hashsalt": "lesa", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9,
+    "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
+    "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white",
+}
+WIDTH = 7.0  # inches: the text width of an A4 page
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was written: `name`.png and `name`.svg."""
+
+    name: str
+    caption: str
+    sources: str
+    svg: bytes
+
+    @property
+    def data_uri(self) -> str:
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour, dash and marker of the index-th line; no two of the first 56 agree in all."""
+    return {
+        "color": OKABE_ITO[index % len(OKABE_ITO)], "linestyle": DASHES[index % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)], "markersize": 4.5, "linewidth": 1.4,
+        "markeredgecolor": "black", "markeredgewidth": 0.4,
+    }
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=4)
+
+
+def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
+    """Held-out loss: the whole run, and its second half enlarged."""
+    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+    whole, late = figure.subplots(1, 2)
+    for i, name in enumerate(m.models):
+        p = m.pretrain[name]
+        steps = p["steps"]
+        x = np.array([s["tokens"] for s in steps], dtype=float)
+        if by_seconds:
+            if not p["tokens_per_second"]:  # a run resumed at its end timed no step
+                continue
+            x = x / p["tokens_per_second"]
+        y = np.array([s["heldout_loss"] for s in steps])
+        every = max(1, len(x) // 8)
+        whole.plot(x, y, label=name, markevery=every, **line_style(i))
+        half = np.array([s["step"] for s in steps]) >= steps[-1]["step"] / 2
+        late.plot(x[half], y[half], markevery=every, **line_style(i))
+    unit = "training seconds" if by_seconds else "training tokens"
+    for axes, title in ((whole, "whole run"), (late, "second half, enlarged")):
+        axes.set(xlabel=unit, ylabel="held-out loss (nats/token)", title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    _legend_below(figure, whole)
+    return figure
+
+
+def spectra(m: Metrics) -> Figure:
+    """Singular values over the largest, by rank over the number of them."""
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for i, (kind, content) in enumerate(m.svd.items()):
+        values = np.array(content["singular_values"], dtype=float)
+        x = (np.arange(len(values)) + 1) / len(values)
+        # Markers are staggered so that curves that run together stay apart in print.
+        every = (0.02 * (i % 7) + 0.01, 0.13)
+        axes.plot(x, values / values[0], label=f"{kind} ({len(values)})",
+                  markevery=every, **line_style(i))
+    axes.set(xlabel="rank / number of singular values", ylabel="singular value / largest",
+             ylim=(0, 1.03), xlim=(0, 1.01))
+    _legend_below(figure, axes)
+    return figure
+
+
+Plane = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+def tsne_plane(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Two t-SNE coordinates a row (L x 2), fixed seed, perplexity fit for few layers."""
+    perplexity = min(10.0, max(1.0, (len(rows) - 1) / 3))
+    model = TSNE(2, perplexity=perplexity, init="pca", method="exact", random_state=0)
+    return np.asarray(model.fit_transform(rows), dtype=np.float64)
+
+
+def pca_plane(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """First two principal components of the rows (L x 2)."""
+    return np.asarray(PCA(2, svd_solver="full").fit_transform(rows), dtype=np.float64)
+
+
+def planes(m: Metrics, plane: Plane) -> Figure:
+    """A panel a kind: layers as points coloured by index, joined in their order."""
+    columns = 3
+    lines = -(-len(m.kinds) // columns)
+    figure = Figure(figsize=(WIDTH, 2.3 * lines + 0.2), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    spare = list(grid[len(m.kinds):])  # panels without a kind make room for the colour-bar
+    for axes in spare:
+        axes.set_axis_off()
+    points = None
+    for axes, (kind, content) in zip(grid, m.svd.items(), strict=False):
+        xy = plane(np.asarray(content["top_rows"], dtype=np.float64))
+        axes.plot(*xy.T, color="0.6", linewidth=0.7, zorder=1)
+        points = axes.scatter(*xy.T, c=np.arange(len(xy)), cmap="cividis", s=22, zorder=2,
+                              edgecolors="black", linewidths=0.4)
+        for end, marker in ((0, "s"), (len(xy) - 1, "D")):
+            axes.scatter(*xy[end], s=75, marker=marker, facecolors="none", edgecolors="#D55E00",
+                         linewidths=1.4, zorder=3)
+        axes.set_title(kind, fontsize=9)
+        axes.set(xticks=[], yticks=[])
+        axes.margins(0.1)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(True)
+    if points is not None:
+        bar = figure.colorbar(points, ax=spare or list(grid), location="bottom", fraction=0.1,
+                              label="layer (square: first, diamond: last)")
+        bar.ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return figure
+
+
+def write(name: str, figure: Figure, folder: Path, caption: str, sources: str) -> Drawn:
+    """Write PNG and SVG without dates or versions, so that equal figures are equal bytes."""
+    figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    svg = folder / f"{name}.svg"
+    figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return Drawn(name, caption, sources, svg.read_bytes())
+
+
+def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
+    """Write every figure into `folder`; the result is keyed by figure name."""
+    pretrain = files("pretrain", m.models)
+    kinds = "of the layers' top coefficient rows, a panel a matrix kind"
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a user's matplotlibrc must not change the figures
+        mpl.rcParams.update(STYLE)
+        drawn = [
+            write("loss_tokens", loss_curves(m, by_seconds=False), folder,
+                  "Held-out loss by training tokens", pretrain),
+            write("loss_seconds", loss_curves(m, by_seconds=True), folder,
+                  "Held-out loss by training seconds (tokens over the run's tokens/s; without the measuring)",
+                  pretrain),
+            write("spectra", spectra(m), folder, "Singular values of the concatenated weights over "
+                  "the largest; in brackets how many", "metrics/svd.json"),
+            write("tsne", planes(m, tsne_plane), folder, f"t-SNE {kinds}", "metrics/svd.json"),
+            write("pca", planes(m, pca_plane), folder, f"PCA {kinds}", "metrics/svd.json"),
+        ]
+    return {d.name: d for d in drawn}

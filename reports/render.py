@@ -1,0 +1,109 @@
+"""From metrics to REPORT.md, report.html, results.md, figures and tables."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lesa.errors import UserError
+from lesa.files import whole_folder, write_text
+from lesa.params import Params
+from reports import claims, conclusions, figures, measured, tables
+
+HERE = Path(__file__).parent
+START, END = "<!-- results -->", "<!-- /results -->"
+
+
+def inline(text: str) -> str:
+    """Escape text for HTML; `code` and **bold** keep their meaning."""
+    text = html.escape(" ".join(str(text).split()), quote=False)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
+
+
+def flow(text: str) -> str:
+    """One line of Markdown: template indentation and line breaks removed."""
+    return " ".join(str(text).split())
+
+
+def cell(text: str) -> str:
+    """A Markdown table cell: bars would end it."""
+    return flow(text).replace("|", "\\|")
+
+
+def environment() -> Environment:
+    env = Environment(
+        loader=FileSystemLoader(HERE / "templates"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        autoescape=False,  # one template serves Markdown too; HTML goes through `inline`
+    )
+    env.filters.update(inline=inline, flow=flow, cell=cell)
+    return env
+
+
+def squeeze(text: str) -> str:
+    """At most one empty line in a row, none at the start, one newline at the end."""
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any]:
+    """The template's tables by name; None where the metrics are absent."""
+    return {
+        "run": tables.run(m), "main": tables.main(m), "offline": tables.tasks(m, offline=True),
+        "official": tables.tasks(m, offline=False), "initial": tables.initial(m),
+        "spread": tables.spread(m), "continuity": tables.continuities(m),
+        "grid": tables.grid(m), "claims": claims.table(judged),
+        "scores": tables.all_scores(m),
+        "predictors": [tables.predictors(m, preset) for preset in m.fit],
+    }
+
+
+def render(params: Params, metrics: str | Path, out: str | Path) -> None:
+    """Write the whole report below `out` from the files below `metrics`.
+
+    Everything is computed before the first output is replaced. Raises UserError naming a
+    metrics file that a listed model needs and that is missing.
+    """
+    out = Path(out)
+    m = measured.load(metrics, params)
+    published = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
+    judged = claims.judge(m)
+    found = all_tables(m, judged)
+    published_tables = tables.published(published)
+    env = environment()
+    with whole_folder(out / "figures") as drawing, whole_folder(out / "tables") as folder:
+        context: dict[str, Any] = {
+            "t": found, "published": published, "published_tables": published_tables,
+            "figures": figures.draw(m, drawing), "random": m.base["source"] == "random",
+            "conclusions": conclusions.conclusions(m, judged), "params": params,
+        }
+        for value in [*found.values(), *published_tables]:
+            for table in value if isinstance(value, list) else [value]:
+                if table is not None:
+                    table.write_csv(folder)
+        markdown = squeeze(env.get_template("report.j2").render(style="markdown.j2", **context))
+        body = squeeze(env.get_template("report.j2").render(style="html.j2", **context))
+        page = squeeze(env.get_template("page.html.j2").render(body=body))
+        results = squeeze(env.get_template("results.md.j2").render(**context))
+    write_text(out / "REPORT.md", markdown)
+    write_text(out / "report.html", page)
+    write_text(out / "results.md", results)
+
+
+def replace_results(readme: str | Path, results: str | Path) -> None:
+    """Put the results block between the README's markers."""
+    readme = Path(readme)
+    if not readme.is_file():
+        raise UserError(f"{readme}: not found; it must hold the lines {START} and {END}")
+    text = readme.read_text(encoding="utf-8")
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise UserError(f"{readme}: must hold the line {START} and, after it, {END}")
+    block = Path(results).read_text(encoding="utf-8").strip()
+    write_text(readme, f"{before}{START}\n{block}\n{END}{after}")

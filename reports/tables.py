@@ -1,0 +1,300 @@
+"""The report's tables: numbers from metrics files, as data frames and as formatted cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports import continuity
+from reports.measured import PHASES, Metrics, files, perplexity_at
+
+NOT_MEASURED = "not measured"
+PHASE_NAMES = {"init": "initialisation", "trained": "trained"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value with its standard error (None: the stage reports none)."""
+
+    value: float
+    stderr: float | None
+
+
+Cell = Measured | float | int | str | None
+
+
+def number(value: float) -> str:
+    """Four significant digits; thousands separated; integers whole."""
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def show(cell: Cell) -> str:
+    """The text of one cell; an error sets the digits of its value."""
+    if cell is None:
+        return NOT_MEASURED
+    if isinstance(cell, str):
+        return cell
+    if not isinstance(cell, Measured):
+        return number(cell)
+    if not cell.stderr:
+        return number(cell.value)
+    digits = max(0, 1 - math.floor(math.log10(cell.stderr)))
+    return f"{cell.value:,.{digits}f} ± {cell.stderr:,.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; `sources` are the metrics files every number came from."""
+
+    name: str
+    caption: str
+    sources: str
+    rows: list[dict[str, Cell]]
+
+    @property
+    def header(self) -> list[str]:
+        return list(self.rows[0]) if self.rows else []
+
+    @property
+    def cells(self) -> list[list[str]]:
+        return [[show(cell) for cell in row.values()] for row in self.rows]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Per column: right-aligned because it holds numbers."""
+        return [any(not isinstance(r[name], str | None) for r in self.rows) for name in self.header]
+
+    def frame(self) -> pd.DataFrame:
+        """Unrounded values; a standard error gets a column of its own."""
+        flat: list[dict[str, Any]] = []
+        for row in self.rows:
+            out: dict[str, Any] = {}
+            for name, cell in row.items():
+                if isinstance(cell, Measured):
+                    out[name], out[f"{name}, standard error"] = cell.value, cell.stderr
+                else:
+                    out[name] = cell
+            flat.append(out)
+        return pd.DataFrame(flat).astype(object)
+
+    def write_csv(self, folder: Path) -> None:
+        self.frame().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
+
+
+def run(m: Metrics) -> Table:
+    """What was run, on what, under which licence."""
+    base, corpus, params = m.base, m.corpus, m.params
+    text = params.corpus.text
+    first, end = params.gaps.first, params.gaps.last
+    gaps = f"{first}|{first + 1} … {end}|{end + 1}"
+    rows: list[tuple[str, Cell]] = [
+        ("profile", base["profile"]),
+        ("base model", f"{_origin(params.base)} ({base['source']})"),
+        ("model licence", base["license"]),
+        ("layers of the base", base["num_hidden_layers"]),
+        ("parameters of the base", base["parameters"]),
+        ("new layers in the gaps", gaps),
+        ("corpus", f"{_origin(text)} ({text.source})"),
+        ("corpus licence", corpus["license"]),
+        ("block size, tokens", corpus["block_size"]),
+    ]
+    rows += [(f"documents, {split}", n) for split, n in corpus["documents"].items()]
+    rows += [(f"tokens, {split}", n) for split, n in corpus["tokens"].items()]
+    last = {name: p["steps"][-1] for name, p in m.pretrain.items()}
+    for key, unit in (("step", "training steps"), ("tokens", "training tokens")):
+        values = [int(step[key]) for step in last.values()]
+        ends = sorted({min(values), max(values)})
+        rows.append((f"{unit} per model", " to ".join(number(v) for v in ends)))
+    return Table(
+        "run", "What was run", f"metrics/base.json, metrics/corpus.json, "
+        f"{files('pretrain', m.models)}, params.yaml",
+        [{"": name, "value": value} for name, value in rows],
+    )
+
+
+def _origin(spec: Any) -> str:
+    """How a base or corpus spec names its source, whichever kind it is."""
+    for key in ("requirement", "id", "path"):
+        if hasattr(spec, key):
+            return str(getattr(spec, key))
+    if hasattr(spec, "paths"):
+        return ", ".join(spec.paths)
+    return "random weights"
+
+
+def main(m: Metrics) -> Table:
+    """Models x held-out perplexity and the cost of training."""
+    rows: list[dict[str, Cell]] = []
+    for name in m.models:
+        p = m.pretrain[name]
+        rows.append({
+            "model": name,
+            "layers": len(m.expand[name]["plan"]) if name in m.expand
+            else int(m.base["num_hidden_layers"]),
+            "perplexity at initialisation": Measured(*perplexity_at(p, 0)),
+            "perplexity after training": Measured(*perplexity_at(p, -1)),
+            "trainable parameters": int(p["trainable_parameters"]),
+            "training seconds": float(p["seconds"]),
+            "tokens/s": float(p["tokens_per_second"]),
+            "learning rate": float(p["learning_rate"]),
+        })
+    return Table("main", "Main table: held-out perplexity and cost of training",
+                 files("pretrain", m.models) + ", " + files("expand", list(m.expand) or ["*"]),
+                 rows)
+
+
+def tasks(m: Metrics, offline: bool) -> Table | None:
+    """Every metric of the offline or the official tasks, at both phases, a column a model.
+
+    Of the official ones, those that `evaluate.tasks` lists (a group's subtasks are in the CSV).
+    None where no model has any.
+    """
+    rows: list[dict[str, Cell]] = []
+    for task, metric in _metrics_of(m, offline):
+        for phase in PHASES:
+            row: dict[str, Cell] = {"task": task, "metric": metric, "phase": PHASE_NAMES[phase]}
+            for name in m.models:
+                found = m.evaluate[phase][name]["tasks"].get(task, {}).get("metrics", {})
+                row[name] = _measured(found.get(metric))
+            rows.append(row)
+    if not rows:
+        return None
+    word = "offline" if offline else "official"
+    return Table(f"tasks_{word}", f"Main table, {word} tasks: score ± standard error",
+                 ", ".join(files(f"evaluate/{phase}", m.models) for phase in PHASES), rows)
+
+
+def _measured(metric: dict[str, Any] | None) -> Measured | None:
+    if metric is None or metric["value"] is None:
+        return None
+    return Measured(float(metric["value"]), metric.get("stderr"))
+
+
+def _metrics_of(m: Metrics, offline: bool) -> list[tuple[str, str]]:
+    """(task, metric) in the order of the files; official tasks in the order of params."""
+    found: dict[tuple[str, str], None] = {}
+    for phase in PHASES:
+        for name in m.models:
+            for task, content in m.evaluate[phase][name]["tasks"].items():
+                if (content["source"] == "offline") == offline and (
+                    offline or task in m.params.evaluate.tasks
+                ):
+                    found.update({(task, metric): None for metric in content["metrics"]})
+    order = {task: i for i, task in enumerate(m.params.evaluate.tasks)}
+    return sorted(found, key=lambda pair: (order.get(pair[0], -1), pair))
+
+
+def all_scores(m: Metrics) -> Table:
+    """Long form of every score of every task and subtask: for the CSV only."""
+    rows: list[dict[str, Cell]] = [
+        {"model": name, "phase": phase, "task": task, "metric": metric, "source": c["source"],
+         "examples": c["examples"], "score": _measured(value)}
+        for phase in PHASES for name in m.models
+        for task, c in m.evaluate[phase][name]["tasks"].items()
+        for metric, value in c["metrics"].items()
+    ]
+    return Table("scores", "Every score",
+                 ", ".join(files(f"evaluate/{phase}", m.models) for phase in PHASES), rows)
+
+
+def initial(m: Metrics) -> Table:
+    """Perplexity before any training, against the base's."""
+    base = perplexity_at(m.pretrain["base"], 0)[0] if "base" in m.pretrain else None
+    rows: list[dict[str, Cell]] = []
+    for name in m.models:
+        value, error = perplexity_at(m.pretrain[name], 0)
+        rows.append({
+            "model": name, "perplexity": Measured(value, error),
+            "over the base's": value / base if base else None,
+        })
+    return Table("initial", "Perplexity at initialisation (step 0 of training)",
+                 files("pretrain", m.models), rows)
+
+
+def spread(m: Metrics) -> Table | None:
+    """LESA and its noise control side by side, for each preset, over predictor seeds."""
+    rows: list[dict[str, Cell]] = []
+    for preset, content in m.spread.items():
+        pairs = {seed: (float(v["lesa"]), float(v["noise"]))
+                 for seed, v in sorted(content["seeds"].items(), key=lambda kv: int(kv[0]))}
+        if not pairs:
+            continue
+        values = np.array(list(pairs.values()))
+        summary: list[tuple[str, Sequence[float]]] = [
+            (f"seed {seed}", pair) for seed, pair in pairs.items()
+        ]
+        summary += [("mean", values.mean(0)), ("smallest", values.min(0)),
+                    ("largest", values.max(0))]
+        if len(values) > 1:
+            summary.append(("standard deviation", values.std(0, ddof=1)))
+        rows += [
+            {"preset": preset, "": name, "LESA": float(pair[0]), "noise": float(pair[1]),
+             "base": float(content["base"]) if name.startswith("seed") else "",
+             "held-out tokens": int(content["heldout_tokens"]) if name.startswith("seed") else ""}
+            for name, pair in summary
+        ]
+    if not rows:
+        return None
+    return Table("spread", "Perplexity at initialisation over predictor seeds: LESA and Gaussian "
+                 "noise of the same norms", files("spread", list(m.spread)), rows)
+
+
+def predictors(m: Metrics, preset: str) -> Table:
+    """Errors of a preset's predictors, a row a kind, of the first seed."""
+    first = m.params.fit.seeds[0]
+    rows: list[dict[str, Cell]] = []
+    for kind, c in m.fit[preset][first]["kinds"].items():
+        row: dict[str, Cell] = {"kind": kind, "triples": c.get("triples")}
+        row["held-out triples"] = c.get("heldout_triples")
+        for key, title in (("mse", "mse"), ("explained_variance", "explained variance"),
+                           ("cosine", "cosine"), ("norm_ratio", "norm ratio")):
+            row[f"{title}, train"] = c["train"][key]
+            row[f"{title}, held-out"] = c["heldout"][key] if c["heldout"] else None
+        row["seconds"] = c["seconds"]
+        rows.append(row)
+    return Table(f"predictors_{preset}", f"Predictor errors, preset `{preset}`, seed {first}",
+                 files("fit", [f"{preset}-{first}"]), rows)
+
+
+def grid(m: Metrics) -> Table | None:
+    """Learning rates tried per model, on validation loss."""
+    rows: list[dict[str, Cell]] = [
+        {"model": name, "steps": content.get("max_steps"), "learning rate": r["learning_rate"],
+         "loss before": r["validation_loss_at_0"], "loss after": r["validation_loss"],
+         "best": "best" if r["learning_rate"] == content["best"] else ""}
+        for name, content in m.grid.items() for r in content["runs"]
+    ]
+    if not rows:
+        return None
+    return Table("grid", "Learning-rate grid: validation loss", files("grid", list(m.grid)), rows)
+
+
+def continuities(m: Metrics) -> Table:
+    """Neighbour distance over all-pairs distance of the top rows, with its p-value."""
+    rows: list[dict[str, Cell]] = []
+    for kind, content in m.svd.items():
+        top = np.asarray(content["top_rows"], dtype=np.float64)
+        row: dict[str, Cell] = {"kind": kind, "layers": len(top)}
+        for view in continuity.VIEWS:
+            result = continuity.continuity(top, view)
+            row[f"{view} ratio"], row[f"{view} p"] = result.ratio, result.p_value
+        rows.append(row)
+    return Table("continuity", "Mean distance of neighbouring layers over mean distance of all "
+                 "pairs (1: no order), with a permutation p-value", "metrics/svd.json", rows)
+
+
+def published(content: dict[str, Any]) -> list[Table]:
+    """The paper's tables, digits as published."""
+    return [
+        Table(t["name"], t["caption"], "reports/published.yaml",
+              [dict(zip(t["columns"], row, strict=True)) for row in t["rows"]])
+        for t in content["tables"]
+    ]

@@ -1,0 +1,99 @@
+"""Tiny random checkpoints: real folders in transformers' layout, sharded, made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+LAYERS = 6
+VOCABULARY = 64
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def save_random(model: Any, folder: Path, dtype: torch.dtype, seed: int = 1) -> Path:
+    """Give every parameter of `model` values of its own and save it as several shards.
+
+    transformers starts norms at one and biases at zero: with those, a norm of the wrong layer or
+    a forgotten bias would go unseen.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            scale = 0.02 if name.startswith("model.embed") else 0.1
+            parameter.copy_(drawn * scale + (1.0 if "norm" in name else 0.0))
+    model.to(dtype).save_pretrained(folder, max_shard_size="60KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+def tiny_config(kind: str = "llama", **changes: Any) -> Any:
+    """Config of a tiny model with grouped-query attention and `LAYERS` layers."""
+    from transformers import LlamaConfig, Qwen2Config
+
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    return (LlamaConfig if kind == "llama" else Qwen2Config)(**(settings | changes))
+
+
+@pytest.fixture(scope="session", params=list(DTYPES))
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama checkpoint, once in float32 and once in bfloat16. Read only."""
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / request.param
+    return save_random(LlamaForCausalLM(tiny_config()), folder, DTYPES[request.param])
+
+
+@pytest.fixture(scope="session")
+def tiny32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random Llama in float32. Read only."""
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny32") / "base"
+    return save_random(LlamaForCausalLM(tiny_config()), folder, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen2 with q, k and v biases and tied embeddings. Read only."""
+    from transformers import Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("qwen") / "base"
+    model = Qwen2ForCausalLM(tiny_config("qwen2", tie_word_embeddings=True))
+    return save_random(model, folder, torch.float32)
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """Every stored tensor, read by safetensors alone."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found.update(load_file(path))
+    return found
+
+
+def logits_of(folder: Path, dtype: torch.dtype) -> Tensor:
+    """Logits (3, 20, vocabulary) of a checkpoint for fixed tokens, by transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    ids = torch.randint(VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=ids).logits
+    return logits

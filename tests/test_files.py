@@ -1,0 +1,105 @@
+"""Outputs appear whole or not at all; digests see every change."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from lesa import files
+
+
+def test_whole_folder_appears_at_its_end(tmp_path: Path) -> None:
+    with files.whole_folder(tmp_path / "a" / "out") as partial:
+        (partial / "file").write_text("x")
+        assert not (tmp_path / "a" / "out").exists()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["out"]
+    assert (tmp_path / "a" / "out" / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_whole_folder_leaves_nothing_on_error(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), files.whole_folder(tmp_path / "out") as partial:
+        (partial / "file").write_text("x")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_folder_keeps_the_old_one_on_error_and_replaces_it_on_success(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with files.whole_folder(out) as partial:
+        (partial / "old").write_text("x")
+    with pytest.raises(RuntimeError), files.whole_folder(out):
+        raise RuntimeError
+    assert [p.name for p in out.iterdir()] == ["old"]
+    with files.whole_folder(out) as partial:
+        (partial / "new").write_text("y")
+    assert [p.name for p in out.iterdir()] == ["new"]
+
+
+def test_whole_folder_starts_empty_after_a_kill(tmp_path: Path) -> None:
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "stale").write_text("x")
+    with files.whole_folder(tmp_path / "out") as partial:
+        assert list(partial.iterdir()) == []
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_work_folder_is_kept_when_stopped_and_removed_when_done(tmp_path: Path) -> None:
+    path = tmp_path / "work" / "a"
+    with pytest.raises(RuntimeError), files.work_folder(path, "one") as work:
+        (work / "half").write_text("x")
+        raise RuntimeError
+    with files.work_folder(path, "one") as work:
+        assert (work / "half").read_text() == "x"
+    assert not path.exists()
+
+
+def test_work_folder_is_emptied_for_another_key(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), files.work_folder(tmp_path / "a", "one") as work:
+        (work / "half").write_text("x")
+        raise RuntimeError
+    with files.work_folder(tmp_path / "a", "two") as work:
+        assert not (work / "half").exists()
+
+
+def test_work_folder_without_a_key_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "stale").write_text("x")
+    with files.work_folder(tmp_path / "a", "") as work:
+        assert not (work / "stale").exists()
+
+
+def test_key_of_sees_values_and_not_the_order_of_keys() -> None:
+    assert files.key_of({"a": 1, "b": [2]}, 3) == files.key_of({"b": [2], "a": 1}, 3)
+    assert files.key_of({"a": 1}, 3) != files.key_of({"a": 1}, 4)
+    assert files.key_of(1, 2) != files.key_of([1, 2])
+
+
+def test_json_is_sorted_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    files.write_json(path, {"b": 0.1, "a": [1, None]})
+    assert path.read_text().splitlines()[1].strip().startswith('"a"')
+    assert path.read_text().endswith("}\n")
+    assert files.read_json(path) == {"a": [1, None], "b": 0.1}
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="JSON"):
+            files.write_json(path, {"a": value})
+    assert files.read_json(path) == {"a": [1, None], "b": 0.1}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_digests(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_bytes(b"text")
+    (tmp_path / "a").write_bytes(b"")
+    assert files.sha256(tmp_path / "b" / "c") == hashlib.sha256(b"text").hexdigest()
+    before = files.tree_digest(tmp_path)
+    assert files.tree_digest(str(tmp_path)) == before
+    (tmp_path / "b" / "c").write_bytes(b"Text")
+    changed = files.tree_digest(tmp_path)
+    (tmp_path / "b" / "c").write_bytes(b"text")
+    (tmp_path / "a").rename(tmp_path / "d")
+    assert len({before, changed, files.tree_digest(tmp_path)}) == 3

@@ -1,0 +1,137 @@
+"""Layer plans: properties over all models and gaps, and the published placements."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import baselines  # noqa: F401  (registers the baselines)
+from lesa import methods, plan
+from lesa.errors import UserError
+from lesa.plan import LayerPlan
+
+
+@st.composite
+def model_and_gaps(draw: st.DrawFn) -> tuple[int, int, int]:
+    layers = draw(st.integers(2, 100))
+    first = draw(st.integers(0, layers - 2))
+    return layers, first, draw(st.integers(first, layers - 2))
+
+
+def copies(slots: LayerPlan) -> list[int | None]:
+    return [slot.copy_of for slot in slots]
+
+
+def new_places(slots: LayerPlan) -> list[int]:
+    return [slot.layer_idx for slot in slots if slot.new]
+
+
+def check_any(slots: LayerPlan) -> None:
+    """What holds of every plan."""
+    assert [slot.layer_idx for slot in slots] == list(range(len(slots)))
+    assert all((slot.copy_of is None) != (slot.between is None) for slot in slots)
+    assert all(slot.new for slot in slots if slot.between)
+    assert plan.from_json(json.loads(json.dumps(plan.to_json(slots)))) == slots
+
+
+@given(model_and_gaps())
+def test_insert_between(case: tuple[int, int, int]) -> None:
+    layers, first, last = case
+    slots = plan.insert_between(layers, first, last)
+    check_any(slots)
+    assert len(slots) == layers + last - first + 1
+    assert [slot.copy_of for slot in slots if not slot.new] == list(range(layers))
+    made = [slot for slot in slots if slot.new]
+    assert [slot.between for slot in made] == [(i, i + 1) for i in range(first, last + 1)]
+    for slot in made:  # it stands between the two layers that it was made from
+        neighbours = (slots[slot.layer_idx - 1].copy_of, slots[slot.layer_idx + 1].copy_of)
+        assert neighbours == slot.between
+    assert all(slot.trainable == slot.new for slot in slots)
+
+
+@given(st.integers(2, 100), st.integers(0, 100), st.integers(0, 100))
+def test_insert_between_outside_the_model(layers: int, first: int, over: int) -> None:
+    last = layers - 1 + over
+    with pytest.raises(UserError, match=r"gaps\.last.*outside") as error:
+        plan.insert_between(layers, min(first, last), last)
+    assert "\n" not in str(error.value)
+
+
+@given(st.integers(1, 40), st.integers(1, 10))
+def test_llama_pro(groups: int, group: int) -> None:
+    layers = groups * group
+    slots = plan.llama_pro(layers, groups)
+    check_any(slots)
+    assert len(slots) == layers + groups
+    assert [slot.copy_of for slot in slots if not slot.new] == list(range(layers))
+    for number, place in enumerate(new_places(slots)):
+        assert place == (number + 1) * (group + 1) - 1  # the end of each group
+        assert slots[place].copy_of == slots[place - 1].copy_of == (number + 1) * group - 1
+    assert all(slot.trainable == slot.new for slot in slots)
+
+
+@given(st.integers(1, 100), st.integers(1, 200))
+def test_llama_pro_needs_equal_groups(layers: int, new: int) -> None:
+    if layers % new == 0:
+        assert len(new_places(plan.llama_pro(layers, new))) == new
+        return
+    with pytest.raises(UserError, match="divides") as error:
+        plan.llama_pro(layers, new)
+    assert "\n" not in str(error.value)
+
+
+@given(st.integers(1, 100), st.integers(0, 120))
+def test_solar(layers: int, new: int) -> None:
+    if new > layers:
+        with pytest.raises(UserError, match="SOLAR"):
+            plan.solar(layers, new)
+        return
+    slots = plan.solar(layers, new)
+    check_any(slots)
+    assert len(slots) == layers + new
+    half = (layers + new) // 2
+    assert copies(slots)[:half] == list(range(half))
+    assert copies(slots)[half:] == list(range(layers - len(slots) + half, layers))
+    assert all(slot.trainable for slot in slots)
+    assert not any(slot.new for slot in slots)
+
+
+def test_solar_as_published() -> None:
+    """32 to 48: layers 0 … 23 under 8 … 31 (arXiv:2312.15166)."""
+    assert copies(plan.solar(32, 16)) == [*range(24), *range(8, 32)]
+    assert copies(plan.solar(30, 15)) == [*range(22), *range(7, 30)]
+
+
+def test_llama_pro_on_the_default_model() -> None:
+    """30 to 45: a copy after every second layer."""
+    slots = plan.llama_pro(30, 15)
+    assert copies(slots) == [i for k in range(15) for i in (2 * k, 2 * k + 1, 2 * k + 1)]
+    assert new_places(slots) == list(range(2, 45, 3))
+
+
+def test_lesa_as_in_the_official_code() -> None:
+    """32 to 48: one new layer in each gap from 15|16 to 30|31."""
+    slots = plan.insert_between(32, 15, 30)
+    assert len(slots) == 48
+    assert copies(slots)[:17] == [*range(16), None]
+    assert new_places(slots) == list(range(16, 47, 2))
+    assert slots[46].between == (30, 31)
+    assert slots[47].copy_of == 31
+
+
+@pytest.mark.parametrize("name", ["lesa", "average", "noise"])
+def test_methods_between_layers_share_the_gaps(name: str) -> None:
+    assert methods.get(name).plan(30, 14, 28) == plan.insert_between(30, 14, 28)
+
+
+def test_methods_over_the_whole_depth_take_the_number_of_gaps() -> None:
+    assert methods.get("llama_pro").plan(30, 14, 28) == plan.llama_pro(30, 15)
+    assert methods.get("solar").plan(30, 14, 28) == plan.solar(30, 15)
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(UserError, match="'opt_deus'.*average, lesa, llama_pro, noise, solar"):
+        methods.get("opt_deus")

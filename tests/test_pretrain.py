@@ -1,0 +1,281 @@
+"""Continual pre-training: what trains, the curve, resuming; and the held-out loss behind it."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import baselines  # noqa: F401  (registers the baselines)
+from eval.perplexity import held_out
+from lesa import methods, pretrain
+from lesa.checkpoint import Checkpoint
+from lesa.errors import UserError
+from lesa.expand import expand
+from lesa.files import write_json
+from lesa.methods import Source
+from lesa.params import Train
+from lesa.plan import from_json, insert_between
+from tests.conftest import VOCABULARY, tensors_of
+
+BLOCK = 12
+RATE = 1e-2
+NEW = {4, 6}  # indexes of the new layers that gaps 3 and 4 make
+
+
+def settings(**changes: Any) -> Train:
+    values: dict[str, Any] = {
+        "max_steps": 7,
+        "eval_every": 3,
+        "save_every": 2,
+        "per_device_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": 2,
+        "weight_decay": 0.1,
+        "max_grad_norm": 1.0,
+        "bf16": False,
+        "seed": 0,
+        "learning_rates": {},
+    }
+    return Train(**(values | changes))
+
+
+def tokens(count: int, seed: int) -> Tensor:
+    return torch.randint(
+        VOCABULARY, (count, BLOCK), generator=torch.Generator().manual_seed(seed)
+    )
+
+
+@pytest.fixture(scope="module")
+def blocks() -> Dataset:
+    """Nine blocks: seven batches of two need more than one epoch."""
+    return Dataset.from_dict({"input_ids": tokens(9, 1).int().tolist()}).with_format("torch")
+
+
+HELD_OUT = list(tokens(5, 2))
+
+
+def deepened(base: Path, name: str, folder: Path) -> Path:
+    method = methods.get(name)
+    with Checkpoint(base) as checkpoint:
+        source = Source(checkpoint, folder, folder, "neighbours", 0)
+        expand(source, method, method.plan(checkpoint.num_layers, 3, 4), folder / name)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def averaged(tiny32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with two new layers."""
+    return deepened(tiny32, "average", tmp_path_factory.mktemp("averaged"))
+
+
+def heldout_losses(curve: dict[str, Any]) -> list[tuple[int, float]]:
+    return [(row["step"], row["heldout_loss"]) for row in curve["steps"]]
+
+
+def is_new(name: str) -> bool:
+    return any(name.startswith(f"model.layers.{index}.") for index in NEW)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_only_new_layers_train(averaged: Path, blocks: Dataset, tmp_path: Path, bf16: bool) -> None:
+    before = tensors_of(averaged)
+    model, curve = pretrain.train(
+        averaged, blocks, HELD_OUT, settings(bf16=bf16), RATE, tmp_path, resumable=False
+    )
+    after = model.state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor) != is_new(name), name
+    new = sum(tensor.numel() for name, tensor in before.items() if is_new(name))
+    assert curve["trainable_parameters"] == new
+    assert list(tmp_path.glob("checkpoint-*")) == []
+
+
+@pytest.mark.parametrize("name", ["solar", "base"])
+def test_everything_trains(tiny32: Path, blocks: Dataset, tmp_path: Path, name: str) -> None:
+    init = tiny32 if name == "base" else deepened(tiny32, name, tmp_path)
+    before = tensors_of(init)
+    # Every token occurs in some step, so that every row of the embedding has a gradient.
+    model, curve = pretrain.train(
+        init, blocks, HELD_OUT, settings(), RATE, tmp_path / "work", resumable=False
+    )
+    after = model.state_dict()
+    assert not [key for key, tensor in before.items() if torch.equal(after[key], tensor)]
+    assert curve["trainable_parameters"] == sum(tensor.numel() for tensor in before.values())
+
+
+def test_llama_pro_trains_its_copies(tiny32: Path, tmp_path: Path) -> None:
+    folder = deepened(tiny32, "llama_pro", tmp_path)
+    model = pretrain.load_model(folder)
+    pretrain.freeze(model, folder)
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    new = ("model.layers.3.", "model.layers.7.")
+    assert trainable == {name for name in tensors_of(folder) if name.startswith(new)}
+
+
+def test_curve(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
+    logged: list[tuple[dict[str, float], int]] = []
+    _, curve = pretrain.train(
+        averaged,
+        blocks,
+        HELD_OUT,
+        settings(gradient_accumulation_steps=2),
+        RATE,
+        tmp_path,
+        on_log=lambda numbers, step: logged.append((numbers, step)),
+        resumable=False,
+    )
+    assert [row["step"] for row in curve["steps"]] == [0, 3, 6, 7]
+    start = held_out(pretrain.load_model(averaged), HELD_OUT, False, 2)
+    assert curve["steps"][0]["heldout_loss"] == start.loss
+    assert curve["steps"][0]["heldout_loss_se"] == start.loss_se
+    for row in curve["steps"]:
+        assert row["heldout_perplexity"] == pytest.approx(math.exp(row["heldout_loss"]))
+        assert row["tokens"] == row["step"] * 2 * 2 * BLOCK
+    assert curve["tokens_per_step"] == 2 * 2 * BLOCK
+    assert curve["heldout_tokens"] == 5 * (BLOCK - 1)
+    assert [row["step"] for row in curve["train"]] == list(range(1, 8))
+    # Linear warm-up over two steps, then a cosine to zero; a step's rate is that before it.
+    wanted = [0.0, 0.5] + [(1 + math.cos(math.pi * k / 5)) / 2 for k in range(5)]
+    rates = [row["learning_rate"] / RATE for row in curve["train"]]
+    assert rates == pytest.approx(wanted, abs=1e-9)
+    assert curve["tokens_per_second"] > 0
+    evaluations = [step for numbers, step in logged if "eval_loss" in numbers]
+    assert evaluations == [0, 3, 6, 7]
+
+
+def test_training_lowers_the_loss_of_its_own_blocks(averaged: Path, tmp_path: Path) -> None:
+    one = tokens(1, 3).repeat(2, 1)
+    data = Dataset.from_dict({"input_ids": one.tolist()}).with_format("torch")
+    _, curve = pretrain.train(
+        averaged, data, list(one), settings(max_steps=9), RATE, tmp_path, resumable=False
+    )
+    assert curve["steps"][-1]["heldout_loss"] < curve["steps"][0]["heldout_loss"] - 0.3
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 6, 7])
+def test_resumed_run_has_the_same_curve(
+    averaged: Path, blocks: Dataset, tmp_path: Path, stop_at: int
+) -> None:
+    whole, curve = pretrain.train(
+        averaged, blocks, HELD_OUT, settings(), RATE, tmp_path / "whole", resumable=False
+    )
+
+    def kill(numbers: dict[str, float], step: int) -> None:
+        if step == stop_at:
+            raise Killed
+
+    work = tmp_path / "work"
+    with pytest.raises(Killed):
+        pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, work, on_log=kill)
+    assert bool(list(work.glob("checkpoint-*"))) == (stop_at > 2)
+    resumed_steps: list[int] = []
+    model, resumed = pretrain.train(
+        averaged,
+        blocks,
+        HELD_OUT,
+        settings(),
+        RATE,
+        work,
+        on_log=lambda numbers, step: resumed_steps.append(step) if "loss" in numbers else None,
+    )
+    assert resumed_steps[0] == (stop_at - 1) // 2 * 2 + 1  # it did go on, not start again
+    assert heldout_losses(resumed) == heldout_losses(curve)
+    assert resumed["train"] == curve["train"]
+    wanted = whole.state_dict()
+    assert all(torch.equal(t, wanted[name]) for name, t in model.state_dict().items())
+
+
+def test_resume_after_the_last_step(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
+    """A stage killed while it saves its result finds all steps done."""
+    model, curve = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
+    same, again = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
+    wanted = model.state_dict()
+    assert all(torch.equal(t, wanted[name]) for name, t in same.state_dict().items())
+    assert again["trainable_parameters"] == curve["trainable_parameters"]
+    assert heldout_losses(again) == heldout_losses(curve)
+    assert again["train"] == curve["train"]
+
+
+def test_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    assert pretrain.last_whole_checkpoint(tmp_path) is None
+    for step in (2, 10):
+        write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", {"global_step": step})
+    (tmp_path / "checkpoint-12").mkdir()
+    (tmp_path / "checkpoint-14").mkdir()
+    (tmp_path / "checkpoint-14" / "trainer_state.json").write_text('{"global_st')
+    assert pretrain.last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-2"]
+
+
+def test_too_few_blocks(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 training blocks") as error:
+        pretrain.train(averaged, blocks.select([0]), HELD_OUT, settings(), RATE, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_save_keeps_dtype_plan_and_frozen_bits(tiny: Path, tmp_path: Path, blocks: Dataset) -> None:
+    init = deepened(tiny, "average", tmp_path)
+    (init / "tokenizer.json").write_text("{}")
+    before = tensors_of(init)
+    model, _ = pretrain.train(
+        init, blocks, HELD_OUT, settings(max_steps=3), RATE, tmp_path / "work", resumable=False
+    )
+    pretrain.save(model, init, tmp_path / "trained")
+    after = tensors_of(tmp_path / "trained")
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == tensor.dtype
+        if not is_new(name):
+            assert torch.equal(after[name], tensor)
+    plan = json.loads((tmp_path / "trained" / "layer_plan.json").read_text())
+    assert from_json(plan) == insert_between(6, 3, 4)
+    assert (tmp_path / "trained" / "tokenizer.json").is_file()
+    assert pretrain.load_model(tmp_path / "trained").config.num_hidden_layers == 8
+
+
+# eval/perplexity.py
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
+def test_held_out_equals_transformers_loss(tiny: Path, batch_size: int) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    with torch.no_grad():
+        losses = [
+            float(model(input_ids=b[None], labels=b[None]).loss) for b in HELD_OUT
+        ]
+        together = torch.stack(HELD_OUT)
+        at_once = float(model(input_ids=together, labels=together).loss)
+    found = held_out(model, HELD_OUT, False, batch_size)
+    assert found.loss == pytest.approx(statistics.fmean(losses), rel=1e-5)
+    assert found.loss == pytest.approx(at_once, rel=1e-5)
+    assert found.loss_se == pytest.approx(statistics.stdev(losses) / math.sqrt(5), rel=1e-3)
+    assert found.perplexity == pytest.approx(math.exp(found.loss))
+
+
+def test_held_out_of_one_block_and_under_autocast(tiny32: Path) -> None:
+    model = pretrain.load_model(tiny32)
+    assert held_out(model, HELD_OUT[:1], False, 4).loss_se == 0
+    exact, rounded = (held_out(model, HELD_OUT, bf16, 2).loss for bf16 in (False, True))
+    assert exact != rounded
+    assert exact == pytest.approx(rounded, rel=1e-2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_held_out_leaves_the_model_as_it_was(tiny32: Path, training: bool) -> None:
+    model = pretrain.load_model(tiny32).train(training)
+    held_out(model, HELD_OUT, False, 2)
+    assert model.training is training
+    assert all(p.grad is None for p in model.parameters())

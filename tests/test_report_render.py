@@ -1,0 +1,259 @@
+"""The report says what the metrics files say, the same bytes each time, or stops with one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lesa.errors import UserError
+from reports import claims, continuity, figures, measured, tables
+from reports.render import HERE, inline, render, replace_results
+from tests.test_report_synthetic import KINDS, change, params, save, write
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(metrics, report) of the made-up run, rendered once."""
+    root = tmp_path_factory.mktemp("report")
+    render(params(), write(root / "metrics"), root / "out")
+    return root / "metrics", root / "out"
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering without the figures: for tests of the text, ten times as fast."""
+    names = ("loss_tokens", "loss_seconds", "spectra", "tsne", "pca")
+    blank = {name: figures.Drawn(name, name, name, b"") for name in names}
+    monkeypatch.setattr(figures, "draw", lambda m, folder: blank)
+
+
+def verdicts(folder: Path) -> dict[str, str]:
+    return {c.id: c.verdict for c in claims.judge(measured.load(folder, params()))}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_twice_the_same_bytes_and_nothing_half_written(made: tuple[Path, Path],
+                                                       tmp_path: Path) -> None:
+    metrics, out = made
+    render(params(), metrics, tmp_path)
+    first, second = contents(out), contents(tmp_path)
+    assert first == second
+    assert {Path(name).suffix for name in first} == {".md", ".html", ".svg", ".png", ".csv"}
+    assert not [name for name in first if "partial" in name]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_numbers_follow_the_files(made: tuple[Path, Path], tmp_path: Path) -> None:
+    _, before = made
+    metrics = write(tmp_path / "metrics")
+    change(metrics, "pretrain/lesa", "steps", -1, "heldout_perplexity", value=19.37)
+    change(metrics, "spread/paper", "seeds", "1", "noise", value=77.75)
+    change(metrics, "fit/paper-0", "kinds", "up_proj", "heldout", "cosine", value=0.1234)
+    change(metrics, "evaluate/trained/solar", "tasks", "arc_easy", "metrics", "acc", "value",
+           value=0.4321)
+    change(metrics, "grid/lesa", "runs", 0, "validation_loss", value=6.543)
+    change(metrics, "corpus", "tokens", "train", value=987654)
+    render(params(), metrics, tmp_path / "out")
+    for name in ("REPORT.md", "report.html"):
+        old, new = ((folder / name).read_text() for folder in (before, tmp_path / "out"))
+        for number in ("19.37", "77.75", "0.1234", "0.432 ± 0.080", "6.543", "987,654"):
+            assert number not in old and number in new, number
+    assert "19.37" in (tmp_path / "out" / "results.md").read_text()
+    csv = (tmp_path / "out" / "tables" / "scores.csv").read_text()
+    assert "solar,trained,arc_easy,acc,mirror,40,0.4321,0.08" in csv
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_conclusions_turn_with_the_numbers(made: tuple[Path, Path], tmp_path: Path) -> None:
+    _, before = made
+    said = "LESA beats its noise control at initialisation with preset `paper`: mean perplexity " \
+        "30.5 vs 34.25, lower in 3 of 3"
+    assert said in (before / "REPORT.md").read_text()
+    metrics = write(tmp_path / "metrics")
+    for seed in "012":
+        change(metrics, "spread/paper", "seeds", seed, "noise", value=20.0)
+    change(metrics, "spread/official_code", "seeds", "0", "noise", value=20.0)
+    render(params(), metrics, tmp_path / "out")
+    text = (tmp_path / "out" / "REPORT.md").read_text()
+    assert "LESA does not beat its noise control at initialisation with preset `paper`" in text
+    assert "depends on the seed at initialisation with preset `official_code`" in text
+
+
+@pytest.mark.parametrize("name", ["pretrain/solar", "evaluate/trained/noise", "expand/average",
+                                  "fit/paper-0", "svd", "corpus"])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    (metrics / f"{name}.json").unlink()
+    with pytest.raises(UserError, match=re.escape(f"{name}.json: not found")):
+        render(params(), metrics, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "expected a JSON object"),
+                                               ("{}", "lacks the key 'learning_rate'")])
+def test_a_broken_file_is_named(text: str, message: str, tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    (metrics / "pretrain" / "lesa.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        measured.load(metrics, params())
+
+
+def test_what_is_optional_is_said_to_be_missing(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics", optional=False, layers=6)
+    render(params(), metrics, tmp_path / "out")
+    text = (tmp_path / "out" / "REPORT.md").read_text()
+    for section in ("Official tasks", "Spread over predictor seeds", "Learning-rate grid"):
+        assert f"{section}: not measured." in text
+    assert not (tmp_path / "out" / "tables" / "spread.csv").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_random_weights_are_shouted(made: tuple[Path, Path], tmp_path: Path) -> None:
+    _, real = made
+    render(params(), write(tmp_path / "metrics", source="random"), tmp_path / "out")
+    for name in ("REPORT.md", "report.html"):
+        shout = "EVERY NUMBER BELOW MEANS NOTHING"
+        assert shout in (tmp_path / "out" / name).read_text()
+        assert shout not in (real / name).read_text()
+    assert "mean nothing" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_the_page_stands_alone(made: tuple[Path, Path]) -> None:
+    page = (made[1] / "report.html").read_text()
+    assets = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)""", page)
+    assert len(assets) == 5
+    assert all(a.startswith("data:image/svg+xml;base64,") for a, _ in assets)
+    assert "<script" not in page and "@import" not in page and "<link" not in page
+
+
+def test_the_markdown_refers_to_files_that_exist(made: tuple[Path, Path]) -> None:
+    text = (made[1] / "REPORT.md").read_text()
+    targets = re.findall(r"\]\((figures/[^)]*)\)", text)
+    assert len(targets) == 10
+    assert all((made[1] / target).is_file() for target in targets)
+    # Every table is well formed: each of its lines has as many bars as its header.
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_published_values_are_those_of_the_paper() -> None:
+    text = (HERE / "published.yaml").read_text()
+    for value in ("5.27", "5.13", "5.44", "8.09", "64.30", "45.6 h", "124%", "31.57", "10.98"):
+        assert value in text
+    assert text.count("not stated") >= 6
+
+
+def test_claims_follow_their_thresholds(made: tuple[Path, Path], tmp_path: Path) -> None:
+    found = verdicts(made[0])
+    assert found["C1"] == claims.NOT_SUPPORTED  # three kinds are noise in the made-up rows
+    assert found["C3"] == claims.SUPPORTED
+    assert found["C4"] == claims.NOT_SUPPORTED
+    assert found["C7"] == claims.SUPPORTED
+    assert {found[i] for i in ("C8", "C9", "C10", "C11")} == {claims.NOT_TESTED}
+    metrics = write(tmp_path / "metrics")
+    change(metrics, "pretrain/lesa", "steps", 0, "heldout_loss", value=3.0)
+    change(metrics, "pretrain/lesa", "steps", 0, "heldout_perplexity", value=99.0)
+    change(metrics, "fit/paper-2", "kinds", "q_proj", "seconds", value=300.0)
+    change(metrics, "pretrain/solar", "steps", -1, "tokens", value=1)
+    found = verdicts(metrics)
+    assert found["C3"] == claims.NOT_SUPPORTED
+    assert found["C4"] == claims.SUPPORTED
+    assert found["C5"] == found["C6"] == claims.NOT_TESTED  # unequal budgets
+    assert found["C7"] == claims.NOT_SUPPORTED
+
+
+def test_half_of_the_steps_must_have_been_measured(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    assert verdicts(metrics)["C5"] == claims.SUPPORTED
+    change(metrics, "pretrain/lesa", "steps", 4, "step", value=19)
+    assert verdicts(metrics)["C5"] == claims.NOT_TESTED
+
+
+def test_a_grid_of_another_profile_is_left_out(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    assert list(measured.load(metrics, params()).grid) == ["lesa"]
+    change(metrics, "grid/lesa", "profile", value="another")
+    assert measured.load(metrics, params()).grid == {}
+
+
+def test_parity_of_losses_is_judged_per_predictor(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    for preset in ("paper", "official_code"):
+        for kind in KINDS:
+            for side in ("train", "heldout"):
+                change(metrics, f"fit/{preset}-0", "kinds", kind, side, "loss", value=1.0)
+    assert verdicts(metrics)["C2"] == claims.SUPPORTED
+    change(metrics, "fit/paper-0", "kinds", "k_proj", "heldout", "loss", value=1.2)
+    assert verdicts(metrics)["C2"] == claims.NOT_SUPPORTED
+
+
+def test_continuity_tells_a_path_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    path = np.cumsum(rng.normal(size=(20, 8)), axis=0)
+    assert continuity.continuity(path, "raw").p_value == pytest.approx(1e-4)
+    assert continuity.continuity(rng.permutation(path), "raw").p_value > 0.01
+    signs = rng.choice([-1.0, 1.0], size=(20, 1))
+    free = continuity.continuity(path * signs, "sign-free")
+    assert free == continuity.continuity(path, "sign-free")
+    sizes = np.linspace(1, 9, 20)[:, None] * np.array([[1.0, 2.0]])  # only the length drifts
+    assert continuity.continuity(sizes, "raw").ratio < 0.5
+    assert continuity.continuity(sizes, "direction").p_value == pytest.approx(1.0)
+    assert continuity.continuity(np.ones((5, 3)), "raw") == continuity.Continuity(1.0, 1.0)
+
+
+def test_neighbour_ratio_by_hand() -> None:
+    rows = np.array([[0.0], [1.0], [3.0]])  # neighbours 1 and 2; all pairs 1, 2, 3
+    assert continuity.continuity(rows, "raw").ratio == pytest.approx(1.5 / 2)
+    assert continuity.smallest_p(3) == pytest.approx(1 / 3)
+
+
+def test_too_few_layers_leave_continuity_untested(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    svd = json.loads((metrics / "svd.json").read_text())
+    for content in svd.values():
+        content["top_rows"] = content["top_rows"][:4]
+    save(metrics, "svd", svd)
+    assert verdicts(metrics)["C1"] == claims.NOT_TESTED
+
+
+def test_cells() -> None:
+    assert tables.show(None) == "not measured"
+    assert tables.show(tables.Measured(0.475, 0.0796)) == "0.475 ± 0.080"
+    assert tables.show(tables.Measured(1234.5, 12.3)) == "1,234 ± 12"
+    assert tables.show(tables.Measured(29.1234, None)) == "29.12"
+    assert tables.show(53_000_000) == "53,000,000"
+    assert tables.show(0.0005) == "0.0005"
+
+
+def test_stated_standard_errors_of_the_held_out_loss_are_used(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    change(metrics, "pretrain/lesa", "steps", 0, "heldout_loss_se", value=0.01)
+    run = measured.load(metrics, params())
+    value, error = measured.perplexity_at(run.pretrain["lesa"], 0)
+    assert error is not None and math.isclose(error, value * 0.01)
+
+
+def test_inline_escapes_html() -> None:
+    assert inline("a < b & `c`  **d**") == "a &lt; b &amp; <code>c</code> <strong>d</strong>"
+
+
+def test_readme_block(tmp_path: Path) -> None:
+    readme, results = tmp_path / "README.md", tmp_path / "results.md"
+    results.write_text("| new |\n")
+    readme.write_text("top\n<!-- results -->\nold\n<!-- /results -->\nend\n")
+    for _ in range(2):  # again changes nothing
+        replace_results(readme, results)
+        assert readme.read_text() == (
+            "top\n<!-- results -->\n| new |\n<!-- /results -->\nend\n")
+    readme.write_text("no markers\n")
+    with pytest.raises(UserError, match="must hold the line"):
+        replace_results(readme, results)
+    assert readme.read_text() == "no markers\n"
