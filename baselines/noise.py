@@ -29,7 +29,7 @@ def _tensor(source: Source, slot: Slot, suffix: str) -> Tensor:
     generator = torch.Generator().manual_seed(zlib.crc32(f"{source.seed} {name}".encode()))
     noise = torch.randn(tensor.shape, generator=generator)
     scale = torch.linalg.matrix_norm(tensor.float()) / torch.linalg.matrix_norm(noise)
-    return (noise * scale).to(tensor.dtype)
+    return noise.mul_(float(scale)).to(tensor.dtype)
 
 
 register("noise", Method(plan=plan.insert_between, tensor=_tensor))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lesa.checkpoint import (
     PLAN_FILE,
-    Checkpoint,
     deepened_config,
     layer_tensor,
     split_layer,
@@ -21,9 +20,7 @@ from lesa.methods import Method, Source
 from lesa.plan import LayerPlan, Slot, to_json
 
 
-def slot_tensors(
-    source: Source, method: Method, slot: Slot
-) -> Iterator[tuple[str, Tensor]]:
+def slot_tensors(source: Source, method: Method, slot: Slot) -> Iterator[tuple[str, Tensor]]:
     """Named tensors of one layer of the deepened model."""
     for suffix in source.base.suffixes():
         if slot.new:

@@ -186,9 +186,7 @@ class Evaluate(Strict):
 
 class Params(Strict):
     profile: str
-    base: Annotated[
-        PackageBase | HubBase | PathBase | RandomBase, Field(discriminator="source")
-    ]
+    base: Annotated[PackageBase | HubBase | PathBase | RandomBase, Field(discriminator="source")]
     corpus: Corpus
     gaps: Gaps
     svd: Svd

@@ -30,7 +30,8 @@ def loss(prediction: Tensor, target: Tensor, norm_weight: float) -> Tensor:
     """`(1-λ)·MSE + λ·(‖pred‖₂ - ‖target‖₂)²`, both norms over the whole batch."""
     mse = nn.functional.mse_loss(prediction, target)
     norms = (torch.linalg.vector_norm(prediction) - torch.linalg.vector_norm(target)) ** 2
-    return (1 - norm_weight) * mse + norm_weight * norms
+    total: Tensor = (1 - norm_weight) * mse + norm_weight * norms
+    return total
 
 
 def neighbours(coefficients: Tensor, middle: int) -> Tensor:
@@ -67,12 +68,12 @@ def fit(
     for _ in range(settings.epochs):
         order = targets[torch.randperm(len(targets), generator=generator)]
         total = 0.0
-        batches = order.to(flat.device).split(settings.batch_size)
+        batches = torch.split(order.to(flat.device), settings.batch_size)
         for batch in batches:
             inputs = torch.cat([flat[batch - rows], flat[batch + rows]], dim=1)
             value = loss(model(inputs), flat[batch], settings.norm_weight)
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            torch.autograd.backward(value)
             optimizer.step()
             total += float(value.detach())
         on_epoch(total / len(batches))

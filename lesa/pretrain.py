@@ -72,13 +72,14 @@ class HeldOutTrainer(Trainer):
     """A Trainer whose evaluation is `held_out` on given blocks, standard error included."""
 
     def __init__(self, *args: Any, blocks: list[Tensor], **kwargs: Any) -> None:
-        super().__init__(*args, eval_dataset=[], **kwargs)
+        super().__init__(*args, **kwargs)
         self.blocks = blocks
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        settings = self.args
+        settings, model = self.args, self.model
+        assert isinstance(model, nn.Module)
         result = held_out(
-            self.model, self.blocks, bool(settings.bf16), settings.per_device_train_batch_size
+            model, self.blocks, bool(settings.bf16), settings.per_device_train_batch_size
         )
         metrics = {"eval_loss": result.loss, "eval_loss_se": result.loss_se}
         self.log(dict(metrics))
@@ -144,9 +145,7 @@ def train(
     order, the same for every model.
     """
     needed = (
-        settings.max_steps
-        * settings.per_device_batch_size
-        * settings.gradient_accumulation_steps
+        settings.max_steps * settings.per_device_batch_size * settings.gradient_accumulation_steps
     )
     if len(train_blocks) < settings.per_device_batch_size:
         raise UserError(
@@ -192,6 +191,7 @@ def train(
         model=model,
         args=arguments,
         train_dataset=train_blocks,
+        eval_dataset=[],  # Trainer asks for one; `evaluate` uses `blocks`
         data_collator=collate,
         blocks=heldout_blocks,
         callbacks=[clock, Forward(on_log)],

@@ -115,9 +115,14 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         ) as pool:
             futures = [
                 pool.submit(
-                    fit_kind, kind, settings, seed, params.fit.heldout_every,
-                    unfinished / f"{kind}.safetensors", done[kind],
-                )  # fmt: skip
+                    fit_kind,
+                    kind,
+                    settings,
+                    seed,
+                    params.fit.heldout_every,
+                    unfinished / f"{kind}.safetensors",
+                    done[kind],
+                )
                 for kind in todo
             ]
             for future in tqdm(as_completed(futures), f"fit {name}", len(futures), unit="kind"):

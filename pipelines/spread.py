@@ -1,4 +1,4 @@
-"""Stage spread: perplexity at initialisation over predictor seeds, LESA beside its noise control."""
+"""Stage spread: perplexity at initialisation over predictor seeds, LESA beside noise."""
 
 from __future__ import annotations
 

@@ -33,8 +33,15 @@ QUIET = {  # set only where the user has not
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-OUTPUTS = ("metrics", "dvc.lock", "reports/REPORT.md", "reports/report.html", "reports/results.md", "reports/figures",
-           "reports/tables")  # fmt: skip  # tracked files that a pipeline run itself rewrites
+OUTPUTS = (  # tracked files that a pipeline run itself rewrites
+    "metrics",
+    "dvc.lock",
+    "reports/REPORT.md",
+    "reports/report.html",
+    "reports/results.md",
+    "reports/figures",
+    "reports/tables",
+)
 DIGESTS = {"model_digest": Path("metrics/base.json"), "data_digest": Path("metrics/corpus.json")}
 
 

@@ -61,9 +61,11 @@ def c1(m: Metrics) -> Found:
             passed.append(kind)
     if continuity.smallest_p(min(layers)) >= bar:
         return f"{min(layers)} layers are too few for any order to reach p < {bar:.2g}", None
-    evidence = (f"{len(passed)} of {len(m.svd)} kinds reach p < {bar:.2g} "
-                f"({', '.join(passed) or 'none'}); ratio {number(min(ratios))} to "
-                f"{number(max(ratios))}, metrics/svd.json")
+    evidence = (
+        f"{len(passed)} of {len(m.svd)} kinds reach p < {bar:.2g} "
+        f"({', '.join(passed) or 'none'}); ratio {number(min(ratios))} to "
+        f"{number(max(ratios))}, metrics/svd.json"
+    )
     return evidence, len(passed) == len(m.svd)
 
 
@@ -80,9 +82,11 @@ def c2(m: Metrics) -> Found:
     if not ratios:
         return "no held-out predictor errors were measured", None
     within = sum(r <= ON_PAR for r in ratios)
-    evidence = (f"{within} of {len(ratios)} predictors; ratio {number(min(ratios))} to "
-                f"{number(max(ratios))}. Held-out explained variance {number(min(explained))} to "
-                f"{number(max(explained))}")
+    evidence = (
+        f"{within} of {len(ratios)} predictors; ratio {number(min(ratios))} to "
+        f"{number(max(ratios))}. Held-out explained variance {number(min(explained))} to "
+        f"{number(max(explained))}"
+    )
     if max(explained) <= 0:
         evidence += ": none predicts better than the mean, so parity alone says little"
     evidence += f". Triples of this one model only; {_fits(m)}"
@@ -97,11 +101,14 @@ def c3(m: Metrics) -> Found:
     """Seconds to fit all kinds once, the slowest preset and seed."""
     totals = {
         f"{preset}-{seed}": sum(float(c["seconds"]) for c in content["kinds"].values())
-        for preset, by_seed in m.fit.items() for seed, content in by_seed.items()
+        for preset, by_seed in m.fit.items()
+        for seed, content in by_seed.items()
     }
     name, slowest = max(totals.items(), key=lambda item: item[1])
-    evidence = (f"slowest {number(slowest)} s ({name}), on a base of {m.base['parameters']:,} "
-                f"parameters; {files('fit', list(totals))}")
+    evidence = (
+        f"slowest {number(slowest)} s ({name}), on a base of {m.base['parameters']:,} "
+        f"parameters; {files('fit', list(totals))}"
+    )
     return evidence, slowest < FIT_SECONDS
 
 
@@ -112,8 +119,10 @@ def c4(m: Metrics) -> Found:
         return three, None
     loss = {k: float(m.pretrain[v]["steps"][0]["heldout_loss"]) for k, v in three.items()}
     evidence = ", ".join(f"{three[k]} {number(v)}" for k, v in loss.items())
-    return (f"{evidence}; {files('pretrain', list(three.values()))}",
-            loss["lesa"] < min(loss["llama_pro"], loss["solar"]))
+    return (
+        f"{evidence}; {files('pretrain', list(three.values()))}",
+        loss["lesa"] < min(loss["llama_pro"], loss["solar"]),
+    )
 
 
 def c5(m: Metrics) -> Found:
@@ -134,11 +143,15 @@ def c5(m: Metrics) -> Found:
         return "a run timed no training step", None
     ahead = all(half["heldout_loss"] < p["steps"][-1]["heldout_loss"] for p in others.values())
     cheap = all(spent < float(p["seconds"]) / 2 for p in others.values())
-    listed = ", ".join(f"{three[k]} {number(p['steps'][-1]['heldout_loss'])} after "
-                       f"{number(float(p['seconds']))} s" for k, p in others.items())
-    evidence = (f"{three['lesa']} {number(half['heldout_loss'])} at step {half['step']} of {total}, "
-                f"after {number(spent)} s (its share of the run); {listed}; "
-                f"{files('pretrain', list(three.values()))}")
+    listed = ", ".join(
+        f"{three[k]} {number(p['steps'][-1]['heldout_loss'])} after {number(float(p['seconds']))} s"
+        for k, p in others.items()
+    )
+    evidence = (
+        f"{three['lesa']} {number(half['heldout_loss'])} at step {half['step']} of {total}, "
+        f"after {number(spent)} s (its share of the run); {listed}; "
+        f"{files('pretrain', list(three.values()))}"
+    )
     return evidence, ahead and cheap
 
 
@@ -152,10 +165,13 @@ def c6(m: Metrics) -> Found:
     seconds = {k: float(m.pretrain[v]["seconds"]) for k, v in three.items()}
     if min(seconds.values()) <= 0:
         return "a run timed no training step", None
-    shares = ", ".join(f"{three[k]} {number(s)} s ({100 * s / seconds['lesa']:.0f}%)"
-                       for k, s in seconds.items())
-    return (f"{shares}; {files('pretrain', list(three.values()))}",
-            seconds["lesa"] < min(seconds["llama_pro"], seconds["solar"]))
+    shares = ", ".join(
+        f"{three[k]} {number(s)} s ({100 * s / seconds['lesa']:.0f}%)" for k, s in seconds.items()
+    )
+    return (
+        f"{shares}; {files('pretrain', list(three.values()))}",
+        seconds["lesa"] < min(seconds["llama_pro"], seconds["solar"]),
+    )
 
 
 def c7(m: Metrics) -> Found:
@@ -167,8 +183,10 @@ def c7(m: Metrics) -> Found:
     if any(abs(factor - 1.5) > 1e-9 for factor in layers):
         return f"layers grew by {layers[0]:.3g} and {layers[1]:.3g} here, not by 1.5", None
     a, b = perplexity_at(m.pretrain[lesa], 0)[0], perplexity_at(m.pretrain[solar], 0)[0]
-    evidence = (f"{lesa} {number(a)}, {solar} {number(b)}; on this base only; SOLAR's divergence on "
-                f"Qwen2.5-32B is not tested; {files('pretrain', [lesa, solar])}")
+    evidence = (
+        f"{lesa} {number(a)}, {solar} {number(b)}; on this base only; SOLAR's divergence on "
+        f"Qwen2.5-32B is not tested; {files('pretrain', [lesa, solar])}"
+    )
     return evidence, a < b
 
 
@@ -197,39 +215,90 @@ def _untested(why: str) -> Found:
 def judge(m: Metrics) -> list[Claim]:
     """A row for every claim of the paper, in its order."""
     rows: list[tuple[str, str, str, Found]] = [
-        ("C1", "Neighbouring layers' SVD coefficients show continuity",
-         f"permutation p < {LEVEL} / number of kinds in the raw row space, for every kind", c1(m)),
-        ("C2", "The predictor's test loss is on par with its training loss",
-         f"held-out loss at most {ON_PAR:.2f} × training loss, for every kind and preset", c2(m)),
-        ("C3", "Fitting the predictors takes under 5 minutes",
-         f"all kinds together under {FIT_SECONDS:.0f} s, for every preset and seed", c3(m)),
-        ("C4", "LESA starts at the lowest loss of the three methods",
-         "held-out loss at step 0 below LLaMA Pro's and SOLAR's", c4(m)),
-        ("C5", "LESA at half the steps beats both baselines at full steps: under half the cost",
-         "loss at half of the steps below both final ones, in under half of each one's seconds",
-         c5(m)),
-        ("C6", "LESA's training time is the lowest",
-         "training seconds below both baselines' for the same tokens", c6(m)),
-        ("C7", "At initialisation LESA's perplexity is below SOLAR's at 1.5 times the layers",
-         "held-out perplexity at step 0 below SOLAR's", c7(m)),
-        ("C8", "Without SVD LESA is worse, but still beats LLaMA Pro",
-         "needs a model whose predictor reads raw weights",
-         _untested("this run has no predictor of raw weights")),
-        ("C9", "Without freezing the original layers the loss falls more slowly and fluctuates",
-         "needs LESA with every layer trained", _untested("this run does not compare the two")),
-        ("C10", "Without the norm term the predicted parameters collapse towards zero",
-         f"mean norm ratio at λ = 0 below {COLLAPSE} × the one at λ > 0", c10(m)),
-        ("C11", "After SFT, and in the code domain, LESA stays ahead",
-         "needs SFT and code pre-training", _untested("this run has neither SFT nor code")),
+        (
+            "C1",
+            "Neighbouring layers' SVD coefficients show continuity",
+            f"permutation p < {LEVEL} / number of kinds in the raw row space, for every kind",
+            c1(m),
+        ),
+        (
+            "C2",
+            "The predictor's test loss is on par with its training loss",
+            f"held-out loss at most {ON_PAR:.2f} × training loss, for every kind and preset",
+            c2(m),
+        ),
+        (
+            "C3",
+            "Fitting the predictors takes under 5 minutes",
+            f"all kinds together under {FIT_SECONDS:.0f} s, for every preset and seed",
+            c3(m),
+        ),
+        (
+            "C4",
+            "LESA starts at the lowest loss of the three methods",
+            "held-out loss at step 0 below LLaMA Pro's and SOLAR's",
+            c4(m),
+        ),
+        (
+            "C5",
+            "LESA at half the steps beats both baselines at full steps: under half the cost",
+            "loss at half of the steps below both final ones, in under half of each one's seconds",
+            c5(m),
+        ),
+        (
+            "C6",
+            "LESA's training time is the lowest",
+            "training seconds below both baselines' for the same tokens",
+            c6(m),
+        ),
+        (
+            "C7",
+            "At initialisation LESA's perplexity is below SOLAR's at 1.5 times the layers",
+            "held-out perplexity at step 0 below SOLAR's",
+            c7(m),
+        ),
+        (
+            "C8",
+            "Without SVD LESA is worse, but still beats LLaMA Pro",
+            "needs a model whose predictor reads raw weights",
+            _untested("this run has no predictor of raw weights"),
+        ),
+        (
+            "C9",
+            "Without freezing the original layers the loss falls more slowly and fluctuates",
+            "needs LESA with every layer trained",
+            _untested("this run does not compare the two"),
+        ),
+        (
+            "C10",
+            "Without the norm term the predicted parameters collapse towards zero",
+            f"mean norm ratio at λ = 0 below {COLLAPSE} × the one at λ > 0",
+            c10(m),
+        ),
+        (
+            "C11",
+            "After SFT, and in the code domain, LESA stays ahead",
+            "needs SFT and code pre-training",
+            _untested("this run has neither SFT nor code"),
+        ),
     ]
     return [Claim(i, text, bar, found[0], _verdict(found[1])) for i, text, bar, found in rows]
 
 
 def table(claims: list[Claim]) -> Table:
     rows: list[dict[str, Cell]] = [
-        {"id": c.id, "claim": c.claim, "threshold": c.threshold, "verdict": c.verdict,
-         "evidence": c.evidence}
+        {
+            "id": c.id,
+            "claim": c.claim,
+            "threshold": c.threshold,
+            "verdict": c.verdict,
+            "evidence": c.evidence,
+        }
         for c in claims
     ]
-    return Table("claims", "The paper's claims, judged by the metrics of this run",
-                 "the files named in each row", rows)
+    return Table(
+        "claims",
+        "The paper's claims, judged by the metrics of this run",
+        "the files named in each row",
+        rows,
+    )

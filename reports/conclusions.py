@@ -21,12 +21,18 @@ def noise(m: Metrics) -> list[str]:
             continue
         wins = sum(a < b for a, b in pairs)
         means = [sum(side) / len(pairs) for side in zip(*pairs, strict=True)]
-        verdict = ("LESA beats its noise control" if wins == len(pairs)
-                   else "LESA does not beat its noise control" if wins == 0
-                   else "The order of LESA and its noise control depends on the seed")
-        out.append(f"{verdict} at initialisation with preset `{preset}`: mean perplexity "
-                   f"{number(means[0])} vs {number(means[1])}, lower in {wins} of {len(pairs)} "
-                   "predictor seeds.")
+        verdict = (
+            "LESA beats its noise control"
+            if wins == len(pairs)
+            else "LESA does not beat its noise control"
+            if wins == 0
+            else "The order of LESA and its noise control depends on the seed"
+        )
+        out.append(
+            f"{verdict} at initialisation with preset `{preset}`: mean perplexity "
+            f"{number(means[0])} vs {number(means[1])}, lower in {wins} of {len(pairs)} "
+            "predictor seeds."
+        )
     lesa, control = m.model_of("lesa"), m.model_of("noise")
     if lesa and control:
         for index, when in ((0, "at initialisation"), (-1, "after training")):
@@ -34,8 +40,10 @@ def noise(m: Metrics) -> list[str]:
                 continue  # the spread says it better
             a, b = (perplexity_at(m.pretrain[n], index)[0] for n in (lesa, control))
             word = "beats" if a < b else "does not beat"
-            out.append(f"`{lesa}` {word} its noise control `{control}` {when}: {number(a)} vs "
-                       f"{number(b)}, one seed.")
+            out.append(
+                f"`{lesa}` {word} its noise control `{control}` {when}: {number(a)} vs "
+                f"{number(b)}, one seed."
+            )
     return out
 
 
@@ -45,16 +53,20 @@ def predictors(m: Metrics) -> list[str]:
         kinds = by_seed[m.params.fit.seeds[0]]["kinds"]
         held = [c["heldout"]["explained_variance"] for c in kinds.values() if c["heldout"]]
         if held:
-            out.append(f"With preset `{preset}`, {sum(v > 0 for v in held)} of {len(held)} "
-                       f"predictors explain any variance of held-out layers ({number(min(held))} "
-                       f"to {number(max(held))}; 0 is what predicting the mean does).")
+            out.append(
+                f"With preset `{preset}`, {sum(v > 0 for v in held)} of {len(held)} "
+                f"predictors explain any variance of held-out layers ({number(min(held))} "
+                f"to {number(max(held))}; 0 is what predicting the mean does)."
+            )
     return out
 
 
 def conclusions(m: Metrics, claims: list[Claim]) -> list[str]:
     """The report's opening: orders of the models, the control, the predictors, the claims."""
-    out = [f"Held-out perplexity at initialisation, lowest first: {_order(m, 0)}.",
-           f"After training: {_order(m, -1)}."]
+    out = [
+        f"Held-out perplexity at initialisation, lowest first: {_order(m, 0)}.",
+        f"After training: {_order(m, -1)}.",
+    ]
     out += noise(m) + predictors(m)
     for verdict in (SUPPORTED, NOT_SUPPORTED, NOT_TESTED):
         ids = [c.id for c in claims if c.verdict == verdict]

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.decomposition import PCA  # type: ignore[import-untyped]
-from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 from reports.measured import Metrics, files
 
@@ -26,9 +26,17 @@ OKABE_ITO = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "h")
 STYLE: Any = {  # Any: matplotlib types each key apart
-    "svg.hashsalt": "lesa", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9,
-    "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
-    "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white",
+    "svg.hashsalt": "lesa",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
 }
 WIDTH = 7.0  # inches: the text width of an A4 page
 
@@ -50,9 +58,13 @@ class Drawn:
 def line_style(index: int) -> dict[str, Any]:
     """Colour, dash and marker of the index-th line; no two of the first 56 agree in all."""
     return {
-        "color": OKABE_ITO[index % len(OKABE_ITO)], "linestyle": DASHES[index % len(DASHES)],
-        "marker": MARKERS[index % len(MARKERS)], "markersize": 4.5, "linewidth": 1.4,
-        "markeredgecolor": "black", "markeredgewidth": 0.4,
+        "color": OKABE_ITO[index % len(OKABE_ITO)],
+        "linestyle": DASHES[index % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 4.5,
+        "linewidth": 1.4,
+        "markeredgecolor": "black",
+        "markeredgewidth": 0.4,
     }
 
 
@@ -95,10 +107,15 @@ def spectra(m: Metrics) -> Figure:
         x = (np.arange(len(values)) + 1) / len(values)
         # Markers are staggered so that curves that run together stay apart in print.
         every = (0.02 * (i % 7) + 0.01, 0.13)
-        axes.plot(x, values / values[0], label=f"{kind} ({len(values)})",
-                  markevery=every, **line_style(i))
-    axes.set(xlabel="rank / number of singular values", ylabel="singular value / largest",
-             ylim=(0, 1.03), xlim=(0, 1.01))
+        axes.plot(
+            x, values / values[0], label=f"{kind} ({len(values)})", markevery=every, **line_style(i)
+        )
+    axes.set(
+        xlabel="rank / number of singular values",
+        ylabel="singular value / largest",
+        ylim=(0, 1.03),
+        xlim=(0, 1.01),
+    )
     _legend_below(figure, axes)
     return figure
 
@@ -124,26 +141,45 @@ def planes(m: Metrics, plane: Plane) -> Figure:
     lines = -(-len(m.kinds) // columns)
     figure = Figure(figsize=(WIDTH, 2.3 * lines + 0.2), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    spare = list(grid[len(m.kinds):])  # panels without a kind make room for the colour-bar
+    spare = list(grid[len(m.kinds) :])  # panels without a kind make room for the colour-bar
     for axes in spare:
         axes.set_axis_off()
     points = None
     for axes, (kind, content) in zip(grid, m.svd.items(), strict=False):
         xy = plane(np.asarray(content["top_rows"], dtype=np.float64))
         axes.plot(*xy.T, color="0.6", linewidth=0.7, zorder=1)
-        points = axes.scatter(*xy.T, c=np.arange(len(xy)), cmap="cividis", s=22, zorder=2,
-                              edgecolors="black", linewidths=0.4)
+        points = axes.scatter(
+            *xy.T,
+            c=np.arange(len(xy)),
+            cmap="cividis",
+            s=22,
+            zorder=2,
+            edgecolors="black",
+            linewidths=0.4,
+        )
         for end, marker in ((0, "s"), (len(xy) - 1, "D")):
-            axes.scatter(*xy[end], s=75, marker=marker, facecolors="none", edgecolors="#D55E00",
-                         linewidths=1.4, zorder=3)
+            axes.scatter(
+                *xy[end],
+                s=75,
+                marker=marker,
+                facecolors="none",
+                edgecolors="#D55E00",
+                linewidths=1.4,
+                zorder=3,
+            )
         axes.set_title(kind, fontsize=9)
         axes.set(xticks=[], yticks=[])
         axes.margins(0.1)
         for side in ("top", "right"):
             axes.spines[side].set_visible(True)
     if points is not None:
-        bar = figure.colorbar(points, ax=spare or list(grid), location="bottom", fraction=0.1,
-                              label="layer (square: first, diamond: last)")
+        bar = figure.colorbar(
+            points,
+            ax=spare or list(grid),
+            location="bottom",
+            fraction=0.1,
+            label="layer (square: first, diamond: last)",
+        )
         bar.ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     return figure
 
@@ -164,13 +200,28 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
         mpl.rcdefaults()  # a user's matplotlibrc must not change the figures
         mpl.rcParams.update(STYLE)
         drawn = [
-            write("loss_tokens", loss_curves(m, by_seconds=False), folder,
-                  "Held-out loss by training tokens", pretrain),
-            write("loss_seconds", loss_curves(m, by_seconds=True), folder,
-                  "Held-out loss by training seconds (tokens over the run's tokens/s; without the measuring)",
-                  pretrain),
-            write("spectra", spectra(m), folder, "Singular values of the concatenated weights over "
-                  "the largest; in brackets how many", "metrics/svd.json"),
+            write(
+                "loss_tokens",
+                loss_curves(m, by_seconds=False),
+                folder,
+                "Held-out loss by training tokens",
+                pretrain,
+            ),
+            write(
+                "loss_seconds",
+                loss_curves(m, by_seconds=True),
+                folder,
+                "Held-out loss by training seconds (tokens over tokens/s; without measuring)",
+                pretrain,
+            ),
+            write(
+                "spectra",
+                spectra(m),
+                folder,
+                "Singular values of the concatenated weights over "
+                "the largest; in brackets how many",
+                "metrics/svd.json",
+            ),
             write("tsne", planes(m, tsne_plane), folder, f"t-SNE {kinds}", "metrics/svd.json"),
             write("pca", planes(m, pca_plane), folder, f"PCA {kinds}", "metrics/svd.json"),
         ]

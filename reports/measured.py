@@ -112,9 +112,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
         corpus=_read(folder / "corpus.json", "corpus"),
         svd=_read(folder / "svd.json", "svd"),
         fit={preset: fits(preset) for preset in params.fit.presets},
-        expand={
-            m: _read(folder / "expand" / f"{m}.json", "expand") for m in models if m != "base"
-        },
+        expand={m: _read(folder / "expand" / f"{m}.json", "expand") for m in models if m != "base"},
         spread=_optional(folder, "spread", list(params.fit.presets)),
         pretrain={m: _read(folder / "pretrain" / f"{m}.json", "pretrain") for m in models},
         # Committed outside the default run: a grid of another profile says nothing of this one.

@@ -38,8 +38,11 @@ def cell(text: str) -> str:
 
 def environment() -> Environment:
     env = Environment(
-        loader=FileSystemLoader(HERE / "templates"), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        loader=FileSystemLoader(HERE / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
         autoescape=False,  # one template serves Markdown too; HTML goes through `inline`
     )
     env.filters.update(inline=inline, flow=flow, cell=cell)
@@ -54,10 +57,15 @@ def squeeze(text: str) -> str:
 def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any]:
     """The template's tables by name; None where the metrics are absent."""
     return {
-        "run": tables.run(m), "main": tables.main(m), "offline": tables.tasks(m, offline=True),
-        "official": tables.tasks(m, offline=False), "initial": tables.initial(m),
-        "spread": tables.spread(m), "continuity": tables.continuities(m),
-        "grid": tables.grid(m), "claims": claims.table(judged),
+        "run": tables.run(m),
+        "main": tables.main(m),
+        "offline": tables.tasks(m, offline=True),
+        "official": tables.tasks(m, offline=False),
+        "initial": tables.initial(m),
+        "spread": tables.spread(m),
+        "continuity": tables.continuities(m),
+        "grid": tables.grid(m),
+        "claims": claims.table(judged),
         "scores": tables.all_scores(m),
         "predictors": [tables.predictors(m, preset) for preset in m.fit],
     }
@@ -78,9 +86,13 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
     env = environment()
     with whole_folder(out / "figures") as drawing, whole_folder(out / "tables") as folder:
         context: dict[str, Any] = {
-            "t": found, "published": published, "published_tables": published_tables,
-            "figures": figures.draw(m, drawing), "random": m.base["source"] == "random",
-            "conclusions": conclusions.conclusions(m, judged), "params": params,
+            "t": found,
+            "published": published,
+            "published_tables": published_tables,
+            "figures": figures.draw(m, drawing),
+            "random": m.base["source"] == "random",
+            "conclusions": conclusions.conclusions(m, judged),
+            "params": params,
         }
         for value in [*found.values(), *published_tables]:
             for table in value if isinstance(value, list) else [value]:

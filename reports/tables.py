@@ -114,8 +114,9 @@ def run(m: Metrics) -> Table:
         ends = sorted({min(values), max(values)})
         rows.append((f"{unit} per model", " to ".join(number(v) for v in ends)))
     return Table(
-        "run", "What was run", f"metrics/base.json, metrics/corpus.json, "
-        f"{files('pretrain', m.models)}, params.yaml",
+        "run",
+        "What was run",
+        f"metrics/base.json, metrics/corpus.json, {files('pretrain', m.models)}, params.yaml",
         [{"": name, "value": value} for name, value in rows],
     )
 
@@ -135,20 +136,26 @@ def main(m: Metrics) -> Table:
     rows: list[dict[str, Cell]] = []
     for name in m.models:
         p = m.pretrain[name]
-        rows.append({
-            "model": name,
-            "layers": len(m.expand[name]["plan"]) if name in m.expand
-            else int(m.base["num_hidden_layers"]),
-            "perplexity at initialisation": Measured(*perplexity_at(p, 0)),
-            "perplexity after training": Measured(*perplexity_at(p, -1)),
-            "trainable parameters": int(p["trainable_parameters"]),
-            "training seconds": float(p["seconds"]),
-            "tokens/s": float(p["tokens_per_second"]),
-            "learning rate": float(p["learning_rate"]),
-        })
-    return Table("main", "Main table: held-out perplexity and cost of training",
-                 files("pretrain", m.models) + ", " + files("expand", list(m.expand) or ["*"]),
-                 rows)
+        rows.append(
+            {
+                "model": name,
+                "layers": len(m.expand[name]["plan"])
+                if name in m.expand
+                else int(m.base["num_hidden_layers"]),
+                "perplexity at initialisation": Measured(*perplexity_at(p, 0)),
+                "perplexity after training": Measured(*perplexity_at(p, -1)),
+                "trainable parameters": int(p["trainable_parameters"]),
+                "training seconds": float(p["seconds"]),
+                "tokens/s": float(p["tokens_per_second"]),
+                "learning rate": float(p["learning_rate"]),
+            }
+        )
+    return Table(
+        "main",
+        "Main table: held-out perplexity and cost of training",
+        files("pretrain", m.models) + ", " + files("expand", list(m.expand) or ["*"]),
+        rows,
+    )
 
 
 def tasks(m: Metrics, offline: bool) -> Table | None:
@@ -168,8 +175,12 @@ def tasks(m: Metrics, offline: bool) -> Table | None:
     if not rows:
         return None
     word = "offline" if offline else "official"
-    return Table(f"tasks_{word}", f"Main table, {word} tasks: score ± standard error",
-                 ", ".join(files(f"evaluate/{phase}", m.models) for phase in PHASES), rows)
+    return Table(
+        f"tasks_{word}",
+        f"Main table, {word} tasks: score ± standard error",
+        ", ".join(files(f"evaluate/{phase}", m.models) for phase in PHASES),
+        rows,
+    )
 
 
 def _measured(metric: dict[str, Any] | None) -> Measured | None:
@@ -195,14 +206,26 @@ def _metrics_of(m: Metrics, offline: bool) -> list[tuple[str, str]]:
 def all_scores(m: Metrics) -> Table:
     """Long form of every score of every task and subtask: for the CSV only."""
     rows: list[dict[str, Cell]] = [
-        {"model": name, "phase": phase, "task": task, "metric": metric, "source": c["source"],
-         "examples": c["examples"], "score": _measured(value)}
-        for phase in PHASES for name in m.models
+        {
+            "model": name,
+            "phase": phase,
+            "task": task,
+            "metric": metric,
+            "source": c["source"],
+            "examples": c["examples"],
+            "score": _measured(value),
+        }
+        for phase in PHASES
+        for name in m.models
         for task, c in m.evaluate[phase][name]["tasks"].items()
         for metric, value in c["metrics"].items()
     ]
-    return Table("scores", "Every score",
-                 ", ".join(files(f"evaluate/{phase}", m.models) for phase in PHASES), rows)
+    return Table(
+        "scores",
+        "Every score",
+        ", ".join(files(f"evaluate/{phase}", m.models) for phase in PHASES),
+        rows,
+    )
 
 
 def initial(m: Metrics) -> Table:
@@ -211,40 +234,64 @@ def initial(m: Metrics) -> Table:
     rows: list[dict[str, Cell]] = []
     for name in m.models:
         value, error = perplexity_at(m.pretrain[name], 0)
-        rows.append({
-            "model": name, "perplexity": Measured(value, error),
-            "over the base's": value / base if base else None,
-        })
-    return Table("initial", "Perplexity at initialisation (step 0 of training)",
-                 files("pretrain", m.models), rows)
+        rows.append(
+            {
+                "model": name,
+                "perplexity": Measured(value, error),
+                "over the base's": value / base if base else None,
+            }
+        )
+    return Table(
+        "initial",
+        "Perplexity at initialisation (step 0 of training)",
+        files("pretrain", m.models),
+        rows,
+    )
 
 
 def spread(m: Metrics) -> Table | None:
     """LESA and its noise control side by side, for each preset, over predictor seeds."""
     rows: list[dict[str, Cell]] = []
     for preset, content in m.spread.items():
-        pairs = {seed: (float(v["lesa"]), float(v["noise"]))
-                 for seed, v in sorted(content["seeds"].items(), key=lambda kv: int(kv[0]))}
+        pairs = {
+            seed: (float(v["lesa"]), float(v["noise"]))
+            for seed, v in sorted(content["seeds"].items(), key=lambda kv: int(kv[0]))
+        }
         if not pairs:
             continue
         values = np.array(list(pairs.values()))
         summary: list[tuple[str, Sequence[float]]] = [
             (f"seed {seed}", pair) for seed, pair in pairs.items()
         ]
-        summary += [("mean", values.mean(0)), ("smallest", values.min(0)),
-                    ("largest", values.max(0))]
+        summary += [
+            ("mean", values.mean(0)),
+            ("smallest", values.min(0)),
+            ("largest", values.max(0)),
+        ]
         if len(values) > 1:
             summary.append(("standard deviation", values.std(0, ddof=1)))
         rows += [
-            {"preset": preset, "": name, "LESA": float(pair[0]), "noise": float(pair[1]),
-             "base": float(content["base"]) if name.startswith("seed") else "",
-             "held-out tokens": int(content["heldout_tokens"]) if name.startswith("seed") else ""}
+            {
+                "preset": preset,
+                "": name,
+                "LESA": float(pair[0]),
+                "noise": float(pair[1]),
+                "base": float(content["base"]) if name.startswith("seed") else "",
+                "held-out tokens": int(content["heldout_tokens"])
+                if name.startswith("seed")
+                else "",
+            }
             for name, pair in summary
         ]
     if not rows:
         return None
-    return Table("spread", "Perplexity at initialisation over predictor seeds: LESA and Gaussian "
-                 "noise of the same norms", files("spread", list(m.spread)), rows)
+    return Table(
+        "spread",
+        "Perplexity at initialisation over predictor seeds: LESA and Gaussian "
+        "noise of the same norms",
+        files("spread", list(m.spread)),
+        rows,
+    )
 
 
 def predictors(m: Metrics, preset: str) -> Table:
@@ -254,23 +301,37 @@ def predictors(m: Metrics, preset: str) -> Table:
     for kind, c in m.fit[preset][first]["kinds"].items():
         row: dict[str, Cell] = {"kind": kind, "triples": c.get("triples")}
         row["held-out triples"] = c.get("heldout_triples")
-        for key, title in (("mse", "mse"), ("explained_variance", "explained variance"),
-                           ("cosine", "cosine"), ("norm_ratio", "norm ratio")):
+        for key, title in (
+            ("mse", "mse"),
+            ("explained_variance", "explained variance"),
+            ("cosine", "cosine"),
+            ("norm_ratio", "norm ratio"),
+        ):
             row[f"{title}, train"] = c["train"][key]
             row[f"{title}, held-out"] = c["heldout"][key] if c["heldout"] else None
         row["seconds"] = c["seconds"]
         rows.append(row)
-    return Table(f"predictors_{preset}", f"Predictor errors, preset `{preset}`, seed {first}",
-                 files("fit", [f"{preset}-{first}"]), rows)
+    return Table(
+        f"predictors_{preset}",
+        f"Predictor errors, preset `{preset}`, seed {first}",
+        files("fit", [f"{preset}-{first}"]),
+        rows,
+    )
 
 
 def grid(m: Metrics) -> Table | None:
     """Learning rates tried per model, on validation loss."""
     rows: list[dict[str, Cell]] = [
-        {"model": name, "steps": content.get("max_steps"), "learning rate": r["learning_rate"],
-         "loss before": r["validation_loss_at_0"], "loss after": r["validation_loss"],
-         "best": "best" if r["learning_rate"] == content["best"] else ""}
-        for name, content in m.grid.items() for r in content["runs"]
+        {
+            "model": name,
+            "steps": content.get("max_steps"),
+            "learning rate": r["learning_rate"],
+            "loss before": r["validation_loss_at_0"],
+            "loss after": r["validation_loss"],
+            "best": "best" if r["learning_rate"] == content["best"] else "",
+        }
+        for name, content in m.grid.items()
+        for r in content["runs"]
     ]
     if not rows:
         return None
@@ -287,14 +348,23 @@ def continuities(m: Metrics) -> Table:
             result = continuity.continuity(top, view)
             row[f"{view} ratio"], row[f"{view} p"] = result.ratio, result.p_value
         rows.append(row)
-    return Table("continuity", "Mean distance of neighbouring layers over mean distance of all "
-                 "pairs (1: no order), with a permutation p-value", "metrics/svd.json", rows)
+    return Table(
+        "continuity",
+        "Mean distance of neighbouring layers over mean distance of all "
+        "pairs (1: no order), with a permutation p-value",
+        "metrics/svd.json",
+        rows,
+    )
 
 
 def published(content: dict[str, Any]) -> list[Table]:
     """The paper's tables, digits as published."""
     return [
-        Table(t["name"], t["caption"], "reports/published.yaml",
-              [dict(zip(t["columns"], row, strict=True)) for row in t["rows"]])
+        Table(
+            t["name"],
+            t["caption"],
+            "reports/published.yaml",
+            [dict(zip(t["columns"], row, strict=True)) for row in t["rows"]],
+        )
         for t in content["tables"]
     ]

@@ -51,7 +51,7 @@ def test_coefficients_are_the_blocks_of_v(make: str) -> None:
         basis = from_gram(gram(weights), TOLERANCE)
     else:
         basis = from_concat(weights, TOLERANCE)
-    u, s, vh = torch.linalg.svd(torch.cat(weights, dim=1).double(), full_matrices=False)
+    u, _, vh = torch.linalg.svd(torch.cat(weights, dim=1).double(), full_matrices=False)
     # A pair of singular vectors is unique up to one common sign.
     sign = (u * basis.u.double()).sum(dim=0).sign()
     assert torch.allclose(basis.u.double(), u * sign, atol=1e-5)
@@ -103,11 +103,21 @@ def test_no_weights() -> None:
 
 
 # gate_proj on some layers only: the reference's SVD of all takes the better part of a minute.
-@pytest.mark.parametrize(("kind", "every"), [("q_proj", 1), ("k_proj", 1), ("gate_proj", 9)])
+@pytest.mark.parametrize(
+    ("kind", "every"),
+    [
+        ("q_proj", 1),
+        ("k_proj", 1),
+        ("gate_proj", 9),
+        pytest.param("gate_proj", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_on_the_real_base(kind: str, every: int) -> None:
     if not (BASE / "config.json").is_file():
         pytest.skip("artifacts/init/base is not there (dvc repro base): NOT tested on real weights")
     with Checkpoint(BASE) as base:
+        if base.config["hidden_size"] > 1024:
+            pytest.skip("the base is too wide for an SVD in a test: NOT tested on real weights")
         weights = [base.matrix(kind, i) for i in range(0, base.num_layers, every)]
     basis = from_gram(gram(weights), TOLERANCE)
     wanted = torch.linalg.svdvals(torch.cat(weights, dim=1).double())

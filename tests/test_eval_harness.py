@@ -122,7 +122,8 @@ def test_schema(scores: dict[str, Any]) -> None:
         assert task["examples"] == (3 if name == "wiki_perplexity" else 8)  # limit is not for it
         assert set(task["metrics"]) == metrics
         for metric, entry in task["metrics"].items():
-            assert entry["stderr"] is not None and entry["stderr"] >= 0
+            assert entry["stderr"] is not None
+            assert entry["stderr"] >= 0
             assert entry["higher_is_better"] == metric.startswith("acc")
 
 
@@ -167,7 +168,8 @@ def test_bfloat16(scores: dict[str, Any], tiny: Path, suite: Suite) -> None:
     a = scores["tasks"]["wiki_perplexity"]["metrics"]["bits_per_byte"]["value"]
     b = half["tasks"]["wiki_perplexity"]["metrics"]["bits_per_byte"]["value"]
     assert half["dtype"] == "bfloat16"
-    assert a != b and a == pytest.approx(b, rel=0.02)
+    assert a != b
+    assert a == pytest.approx(b, rel=0.02)
 
 
 def test_bad_checkpoints(tmp_path: Path, tiny: Path, suite: Suite) -> None:

@@ -85,14 +85,15 @@ def test_blimp_is_a_group(shared: Path, tmp_path: Path) -> None:
     blimp = scores["tasks"]["blimp"]
     members = [member["metrics"]["acc"]["value"] for member in blimp["subtasks"].values()]
     assert set(scores["tasks"]) == {"blimp"}
-    assert len(members) == 67 and blimp["examples"] == 134
+    assert len(members) == 67
+    assert blimp["examples"] == 134
     assert blimp["metrics"]["acc"]["value"] == pytest.approx(sum(members) / 67)
     assert blimp["metrics"]["acc"]["stderr"] > 0
 
 
 def test_missing_data(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with pytest.raises(UserError, match="evaluate.mirror: .*no such folder"):
+    with pytest.raises(UserError, match=r"evaluate\.mirror: .*no such folder"):
         mirror.mirrored(["piqa"], data, tmp_path / "out")
     folder = data / "allenai/ai2_arc/ARC-Easy"
     folder.mkdir(parents=True)
@@ -101,7 +102,9 @@ def test_missing_data(tmp_path: Path) -> None:
         with pytest.raises(UserError) as raised:
             mirror.mirrored([name], data, tmp_path / "out")
         message = str(raised.value)
-        assert name in message and str(data / place) in message and "\n" not in message
+        assert name in message
+        assert str(data / place) in message
+        assert "\n" not in message
     with pytest.raises(UserError, match="blimp_"):
         mirror.mirrored(["blimp"], data, tmp_path / "out")
 

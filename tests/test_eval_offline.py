@@ -96,7 +96,10 @@ def test_what_the_tasks_promise(heldout: Path, tmp_path: Path) -> None:
 
 
 def test_sentences() -> None:
-    text = 'History\nDr. A. Smith met Mr. Jones (c. 1900). They said "No." Then e.g. Rome fell.\nA list'
+    text = (
+        "History\nDr. A. Smith met Mr. Jones (c. 1900). "
+        'They said "No." Then e.g. Rome fell.\nA list'
+    )
     assert offline.sentences(text) == [
         ["Dr. A. Smith met Mr. Jones (c. 1900).", 'They said "No."', "Then e.g. Rome fell."]
     ]

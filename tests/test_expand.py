@@ -32,7 +32,7 @@ WIDTH = 8  # of the random predictors
 NAMES = ("lesa", "average", "noise", "llama_pro", "solar")
 
 
-def prepare(base: Path, folder: Path, method: str = "gram") -> None:
+def prepare(base: Path, folder: Path, concat: bool = False) -> None:
     """Bases of `base` in `folder`/svd and random predictors in `folder`/fit."""
     for name in ("svd", "fit"):
         (folder / name).mkdir(parents=True)
@@ -40,8 +40,8 @@ def prepare(base: Path, folder: Path, method: str = "gram") -> None:
     with Checkpoint(base) as checkpoint:
         for kind in KINDS:
             weights = [checkpoint.matrix(kind, i) for i in range(checkpoint.num_layers)]
-            made = from_gram(gram(weights), 1e-6) if method == "gram" else from_concat(weights, 1e-6)
-            save_basis(made, folder / "svd" / f"{kind}.safetensors")
+            basis = from_concat(weights, 1e-6) if concat else from_gram(gram(weights), 1e-6)
+            save_basis(basis, folder / "svd" / f"{kind}.safetensors")
             state = network(weights[0].shape[1], WIDTH).state_dict()
             drawn = {k: torch.randn(t.shape, generator=generator) * 0.5 for k, t in state.items()}
             save_file(drawn, folder / "fit" / f"{kind}.safetensors")
@@ -219,7 +219,7 @@ def test_lesa_equals_a_recomputation(models: dict[str, Path]) -> None:
 
 def test_lesa_from_the_concatenation_is_the_same(tiny32: Path, tmp_path: Path) -> None:
     prepare(tiny32, tmp_path / "gram")
-    prepare(tiny32, tmp_path / "concat", "concat")
+    prepare(tiny32, tmp_path / "concat", concat=True)
     one = tensors_of(deepen(tiny32, "lesa", tmp_path / "gram"))
     other = tensors_of(deepen(tiny32, "lesa", tmp_path / "concat"))
     assert all(torch.allclose(one[name], other[name], atol=1e-3) for name in one)

@@ -10,6 +10,11 @@ import pytest
 from lesa import files
 
 
+def write_and_fail(folder: Path, error: type[BaseException] = RuntimeError) -> None:
+    (folder / "half").write_text("x")
+    raise error
+
+
 def test_whole_folder_appears_at_its_end(tmp_path: Path) -> None:
     with files.whole_folder(tmp_path / "a" / "out") as partial:
         (partial / "file").write_text("x")
@@ -21,8 +26,7 @@ def test_whole_folder_appears_at_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_whole_folder_leaves_nothing_on_error(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), files.whole_folder(tmp_path / "out") as partial:
-        (partial / "file").write_text("x")
-        raise error
+        write_and_fail(partial, error)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -50,8 +54,7 @@ def test_whole_folder_starts_empty_after_a_kill(tmp_path: Path) -> None:
 def test_work_folder_is_kept_when_stopped_and_removed_when_done(tmp_path: Path) -> None:
     path = tmp_path / "work" / "a"
     with pytest.raises(RuntimeError), files.work_folder(path, "one") as work:
-        (work / "half").write_text("x")
-        raise RuntimeError
+        write_and_fail(work)
     with files.work_folder(path, "one") as work:
         assert (work / "half").read_text() == "x"
     assert not path.exists()
@@ -59,8 +62,7 @@ def test_work_folder_is_kept_when_stopped_and_removed_when_done(tmp_path: Path) 
 
 def test_work_folder_is_emptied_for_another_key(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), files.work_folder(tmp_path / "a", "one") as work:
-        (work / "half").write_text("x")
-        raise RuntimeError
+        write_and_fail(work)
     with files.work_folder(tmp_path / "a", "two") as work:
         assert not (work / "half").exists()
 

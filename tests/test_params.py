@@ -101,7 +101,7 @@ def test_models_must_exist_and_have_a_learning_rate() -> None:
 
 
 def test_unknown_base_source() -> None:
-    with pytest.raises(UserError, match="params.yaml: base") as error:
+    with pytest.raises(UserError, match=r"params\.yaml: base") as error:
         params.parse(changed("base.source", "torrent"), "params.yaml")
     assert "\n" not in str(error.value)
 

@@ -133,5 +133,5 @@ def test_methods_over_the_whole_depth_take_the_number_of_gaps() -> None:
 
 
 def test_unknown_method() -> None:
-    with pytest.raises(UserError, match="'opt_deus'.*average, lesa, llama_pro, noise, solar"):
+    with pytest.raises(UserError, match=r"'opt_deus'.*average, lesa, llama_pro, noise, solar"):
         methods.get("opt_deus")

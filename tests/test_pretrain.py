@@ -49,9 +49,7 @@ def settings(**changes: Any) -> Train:
 
 
 def tokens(count: int, seed: int) -> Tensor:
-    return torch.randint(
-        VOCABULARY, (count, BLOCK), generator=torch.Generator().manual_seed(seed)
-    )
+    return torch.randint(VOCABULARY, (count, BLOCK), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +159,7 @@ def test_training_lowers_the_loss_of_its_own_blocks(averaged: Path, tmp_path: Pa
     assert curve["steps"][-1]["heldout_loss"] < curve["steps"][0]["heldout_loss"] - 0.3
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -175,10 +173,10 @@ def test_resumed_run_has_the_same_curve(
 
     def kill(numbers: dict[str, float], step: int) -> None:
         if step == stop_at:
-            raise Killed
+            raise KilledError
 
     work = tmp_path / "work"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, work, on_log=kill)
     assert bool(list(work.glob("checkpoint-*"))) == (stop_at > 2)
     resumed_steps: list[int] = []
@@ -253,9 +251,7 @@ def test_save_keeps_dtype_plan_and_frozen_bits(tiny: Path, tmp_path: Path, block
 def test_held_out_equals_transformers_loss(tiny: Path, batch_size: int) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     with torch.no_grad():
-        losses = [
-            float(model(input_ids=b[None], labels=b[None]).loss) for b in HELD_OUT
-        ]
+        losses = [float(model(input_ids=b[None], labels=b[None]).loss) for b in HELD_OUT]
         together = torch.stack(HELD_OUT)
         at_once = float(model(input_ids=together, labels=together).loss)
     found = held_out(model, HELD_OUT, False, batch_size)

@@ -40,8 +40,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_twice_the_same_bytes_and_nothing_half_written(made: tuple[Path, Path],
-                                                       tmp_path: Path) -> None:
+def test_twice_the_same_bytes_and_nothing_half_written(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
     metrics, out = made
     render(params(), metrics, tmp_path)
     first, second = contents(out), contents(tmp_path)
@@ -57,15 +58,24 @@ def test_numbers_follow_the_files(made: tuple[Path, Path], tmp_path: Path) -> No
     change(metrics, "pretrain/lesa", "steps", -1, "heldout_perplexity", value=19.37)
     change(metrics, "spread/paper", "seeds", "1", "noise", value=77.75)
     change(metrics, "fit/paper-0", "kinds", "up_proj", "heldout", "cosine", value=0.1234)
-    change(metrics, "evaluate/trained/solar", "tasks", "arc_easy", "metrics", "acc", "value",
-           value=0.4321)
+    change(
+        metrics,
+        "evaluate/trained/solar",
+        "tasks",
+        "arc_easy",
+        "metrics",
+        "acc",
+        "value",
+        value=0.4321,
+    )
     change(metrics, "grid/lesa", "runs", 0, "validation_loss", value=6.543)
     change(metrics, "corpus", "tokens", "train", value=987654)
     render(params(), metrics, tmp_path / "out")
     for name in ("REPORT.md", "report.html"):
         old, new = ((folder / name).read_text() for folder in (before, tmp_path / "out"))
         for number in ("19.37", "77.75", "0.1234", "0.432 ± 0.080", "6.543", "987,654"):
-            assert number not in old and number in new, number
+            assert number not in old, number
+            assert number in new, number
     assert "19.37" in (tmp_path / "out" / "results.md").read_text()
     csv = (tmp_path / "out" / "tables" / "scores.csv").read_text()
     assert "solar,trained,arc_easy,acc,mirror,40,0.4321,0.08" in csv
@@ -74,8 +84,10 @@ def test_numbers_follow_the_files(made: tuple[Path, Path], tmp_path: Path) -> No
 @pytest.mark.usefixtures("undrawn")
 def test_conclusions_turn_with_the_numbers(made: tuple[Path, Path], tmp_path: Path) -> None:
     _, before = made
-    said = "LESA beats its noise control at initialisation with preset `paper`: mean perplexity " \
+    said = (
+        "LESA beats its noise control at initialisation with preset `paper`: mean perplexity "
         "30.5 vs 34.25, lower in 3 of 3"
+    )
     assert said in (before / "REPORT.md").read_text()
     metrics = write(tmp_path / "metrics")
     for seed in "012":
@@ -87,8 +99,10 @@ def test_conclusions_turn_with_the_numbers(made: tuple[Path, Path], tmp_path: Pa
     assert "depends on the seed at initialisation with preset `official_code`" in text
 
 
-@pytest.mark.parametrize("name", ["pretrain/solar", "evaluate/trained/noise", "expand/average",
-                                  "fit/paper-0", "svd", "corpus"])
+@pytest.mark.parametrize(
+    "name",
+    ["pretrain/solar", "evaluate/trained/noise", "expand/average", "fit/paper-0", "svd", "corpus"],
+)
 def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics")
     (metrics / f"{name}.json").unlink()
@@ -97,8 +111,10 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "expected a JSON object"),
-                                               ("{}", "lacks the key 'learning_rate'")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ("[]", "expected a JSON object"), ("{}", "lacks the key 'learning_rate'")],
+)
 def test_a_broken_file_is_named(text: str, message: str, tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics")
     (metrics / "pretrain" / "lesa.json").write_text(text)
@@ -131,7 +147,9 @@ def test_the_page_stands_alone(made: tuple[Path, Path]) -> None:
     assets = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)""", page)
     assert len(assets) == 5
     assert all(a.startswith("data:image/svg+xml;base64,") for a, _ in assets)
-    assert "<script" not in page and "@import" not in page and "<link" not in page
+    assert "<script" not in page
+    assert "@import" not in page
+    assert "<link" not in page
 
 
 def test_the_markdown_refers_to_files_that_exist(made: tuple[Path, Path]) -> None:
@@ -238,7 +256,8 @@ def test_stated_standard_errors_of_the_held_out_loss_are_used(tmp_path: Path) ->
     change(metrics, "pretrain/lesa", "steps", 0, "heldout_loss_se", value=0.01)
     run = measured.load(metrics, params())
     value, error = measured.perplexity_at(run.pretrain["lesa"], 0)
-    assert error is not None and math.isclose(error, value * 0.01)
+    assert error is not None
+    assert math.isclose(error, value * 0.01)
 
 
 def test_inline_escapes_html() -> None:
@@ -251,8 +270,7 @@ def test_readme_block(tmp_path: Path) -> None:
     readme.write_text("top\n<!-- results -->\nold\n<!-- /results -->\nend\n")
     for _ in range(2):  # again changes nothing
         replace_results(readme, results)
-        assert readme.read_text() == (
-            "top\n<!-- results -->\n| new |\n<!-- /results -->\nend\n")
+        assert readme.read_text() == ("top\n<!-- results -->\n| new |\n<!-- /results -->\nend\n")
     readme.write_text("no markers\n")
     with pytest.raises(UserError, match="must hold the line"):
         replace_results(readme, results)

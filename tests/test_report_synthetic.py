@@ -18,30 +18,68 @@ SEEDS = [0, 1, 2]
 
 
 def params(**changes: Any) -> Params:
-    predictor = {"epochs": 5, "hidden_size": 8, "batch_size": 4, "learning_rate": 0.001,
-                 "weight_decay": 0.0}
-    methods = {name: {"method": name.split("_official")[0], "needs": "x", "unpredicted": "layer_0"}
-               for name in MODELS if name != "base"}
+    predictor = {
+        "epochs": 5,
+        "hidden_size": 8,
+        "batch_size": 4,
+        "learning_rate": 0.001,
+        "weight_decay": 0.0,
+    }
+    methods = {
+        name: {"method": name.split("_official")[0], "needs": "x", "unpredicted": "layer_0"}
+        for name in MODELS
+        if name != "base"
+    }
     tree: dict[str, Any] = {
         "profile": "made-up",
         "base": {"source": "path", "path": "a/folder", "license": "none"},
-        "corpus": {"text": {"source": "files", "paths": ["a.txt"], "text_field": "text",
-                            "license": "none"},
-                   "min_characters": 1, "max_documents": None, "heldout_documents": 2,
-                   "block_size": 32, "validation_blocks": 2, "heldout_blocks": 2, "seed": 0},
+        "corpus": {
+            "text": {
+                "source": "files",
+                "paths": ["a.txt"],
+                "text_field": "text",
+                "license": "none",
+            },
+            "min_characters": 1,
+            "max_documents": None,
+            "heldout_documents": 2,
+            "block_size": 32,
+            "validation_blocks": 2,
+            "heldout_blocks": 2,
+            "seed": 0,
+        },
         "gaps": {"first": 14, "last": 28},
         "svd": {"method": "gram", "rank_tolerance": 1e-6},
-        "fit": {"presets": {k: {**predictor, "norm_weight": v} for k, v in PRESETS.items()},
-                "seeds": SEEDS, "heldout_every": 5},
+        "fit": {
+            "presets": {k: {**predictor, "norm_weight": v} for k, v in PRESETS.items()},
+            "seeds": SEEDS,
+            "heldout_every": 5,
+        },
         "methods": methods,
-        "train": {"max_steps": 40, "eval_every": 5, "save_every": 5, "per_device_batch_size": 1,
-                  "gradient_accumulation_steps": 1, "warmup_steps": 0, "weight_decay": 0.0,
-                  "max_grad_norm": 1.0, "bf16": False, "seed": 0,
-                  "learning_rates": dict.fromkeys(MODELS, 0.0005)},
+        "train": {
+            "max_steps": 40,
+            "eval_every": 5,
+            "save_every": 5,
+            "per_device_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "bf16": False,
+            "seed": 0,
+            "learning_rates": dict.fromkeys(MODELS, 0.0005),
+        },
         "grid": {"learning_rates": [0.0005], "max_steps": 5},
-        "evaluate": {"offline_documents": 2, "offline_examples": 2, "tasks": ["arc_easy", "piqa"],
-                     "limit": 40, "mirror": None, "batch_size": 1, "dtype": "float32",
-                     "bootstrap_iters": 10},
+        "evaluate": {
+            "offline_documents": 2,
+            "offline_examples": 2,
+            "tasks": ["arc_easy", "piqa"],
+            "limit": 40,
+            "mirror": None,
+            "batch_size": 1,
+            "dtype": "float32",
+            "bootstrap_iters": 10,
+        },
         "models": MODELS,
     }
     return parse({**tree, **changes}, "made-up")
@@ -66,70 +104,179 @@ def change(folder: Path, name: str, *keys: Any, value: Any) -> None:
 
 def errors(rng: np.random.Generator) -> dict[str, float]:
     mse = float(rng.uniform(0.9, 1.4))
-    return {"mse": mse, "explained_variance": 1 - mse, "cosine": float(rng.uniform(-0.05, 0.3)),
-            "norm_ratio": float(rng.uniform(0.2, 0.9)), "loss": mse}
+    return {
+        "mse": mse,
+        "explained_variance": 1 - mse,
+        "cosine": float(rng.uniform(-0.05, 0.3)),
+        "norm_ratio": float(rng.uniform(0.2, 0.9)),
+        "loss": mse,
+    }
 
 
 def write(folder: Path, source: str = "path", layers: int = 30, optional: bool = True) -> Path:
     """Fill `folder` with a full set of metrics files and return it."""
     rng = np.random.default_rng(7)
-    save(folder, "base", {"profile": "made-up", "source": source, "license": "none",
-                          "model_type": "llama", "num_hidden_layers": layers, "hidden_size": 64,
-                          "parameters": 134515008, "digest": "0"})
-    save(folder, "corpus", {"documents": {"train": 70, "heldout": 19}, "block_size": 32,
-                            "tokens": {"train": 450000, "validation": 6144, "test": 90000},
-                            "blocks": {"train": 800}, "digest": "0", "license": "none",
-                            "source": "files"})
+    save(
+        folder,
+        "base",
+        {
+            "profile": "made-up",
+            "source": source,
+            "license": "none",
+            "model_type": "llama",
+            "num_hidden_layers": layers,
+            "hidden_size": 64,
+            "parameters": 134515008,
+            "digest": "0",
+        },
+    )
+    save(
+        folder,
+        "corpus",
+        {
+            "documents": {"train": 70, "heldout": 19},
+            "block_size": 32,
+            "tokens": {"train": 450000, "validation": 6144, "test": 90000},
+            "blocks": {"train": 800},
+            "digest": "0",
+            "license": "none",
+            "source": "files",
+        },
+    )
     svd = {}
     for i, kind in enumerate(KINDS):
-        rows = np.cumsum(rng.normal(size=(layers, 12)), axis=0) if i < 4 else rng.normal(
-            size=(layers, 12))
+        rows = (
+            np.cumsum(rng.normal(size=(layers, 12)), axis=0)
+            if i < 4
+            else rng.normal(size=(layers, 12))
+        )
         rank = 192 if kind in ("k_proj", "v_proj") else 576
         values = np.exp(-np.linspace(0, 0.5 + i / 4, rank)) * (3 + i)
-        svd[kind] = {"method": "gram", "rank": rank, "shape": [rank, 12], "layers": layers,
-                     "singular_values": values.tolist(), "top_rows": rows.tolist(), "seconds": 1.5}
+        svd[kind] = {
+            "method": "gram",
+            "rank": rank,
+            "shape": [rank, 12],
+            "layers": layers,
+            "singular_values": values.tolist(),
+            "top_rows": rows.tolist(),
+            "seconds": 1.5,
+        }
     save(folder, "svd", svd)
     for preset in PRESETS:
         for seed in SEEDS:
-            save(folder, f"fit/{preset}-{seed}", {"preset": preset, "seed": seed, "kinds": {
-                kind: {"train": errors(rng), "heldout": errors(rng) if seed == 0 else None,
-                       "seconds": 3.25, "triples": 28, "heldout_triples": 5} for kind in KINDS}})
+            save(
+                folder,
+                f"fit/{preset}-{seed}",
+                {
+                    "preset": preset,
+                    "seed": seed,
+                    "kinds": {
+                        kind: {
+                            "train": errors(rng),
+                            "heldout": errors(rng) if seed == 0 else None,
+                            "seconds": 3.25,
+                            "triples": 28,
+                            "heldout_triples": 5,
+                        }
+                        for kind in KINDS
+                    },
+                },
+            )
     for i, model in enumerate(MODELS):
         if model != "base":
-            save(folder, f"expand/{model}", {
-                "model": model, "method": model, "parameters_before": 1, "parameters_after": 2,
-                "trainable_parameters": 1, "seconds": 1.0, "new_weight_norms": {},
-                "plan": [{"layer_idx": n} for n in range(layers * 3 // 2)]})
+            save(
+                folder,
+                f"expand/{model}",
+                {
+                    "model": model,
+                    "method": model,
+                    "parameters_before": 1,
+                    "parameters_after": 2,
+                    "trainable_parameters": 1,
+                    "seconds": 1.0,
+                    "new_weight_norms": {},
+                    "plan": [{"layer_idx": n} for n in range(layers * 3 // 2)],
+                },
+            )
         start = [3.15, 3.37, 4.11, 3.15, 3.55, 3.91, 3.5][i]
         steps = []
         for step in range(0, 41, 5):
             loss = 3.02 + 0.02 * i + (start - 3.02 - 0.02 * i) * math.exp(-step / 6)
-            steps.append({"step": step, "tokens": step * 2048, "heldout_loss": loss,
-                          "heldout_perplexity": math.exp(loss)})
-        save(folder, f"pretrain/{model}", {
-            "model": model, "learning_rate": 0.0005, "trainable_parameters": 53000000 + i,
-            "tokens_per_step": 2048, "steps": steps, "train": [], "heldout_tokens": 6144,
-            "tokens_per_second": 200.0 - 10 * i, "seconds": 81920 / (200 - 10 * i)})
+            steps.append(
+                {
+                    "step": step,
+                    "tokens": step * 2048,
+                    "heldout_loss": loss,
+                    "heldout_perplexity": math.exp(loss),
+                }
+            )
+        save(
+            folder,
+            f"pretrain/{model}",
+            {
+                "model": model,
+                "learning_rate": 0.0005,
+                "trainable_parameters": 53000000 + i,
+                "tokens_per_step": 2048,
+                "steps": steps,
+                "train": [],
+                "heldout_tokens": 6144,
+                "tokens_per_second": 200.0 - 10 * i,
+                "seconds": 81920 / (200 - 10 * i),
+            },
+        )
         for phase in ("init", "trained"):
             tasks = {
-                "wiki_perplexity": {"metrics": {
-                    "word_perplexity": score(rng, 30, 60, 1.5), "bits_per_byte": score(rng, 0, 1)},
-                    "examples": 8, "source": "offline"},
-                "wiki_last_word": {"metrics": {"acc": score(rng, 0, 1)}, "examples": 40,
-                                   "source": "offline"}}
+                "wiki_perplexity": {
+                    "metrics": {
+                        "word_perplexity": score(rng, 30, 60, 1.5),
+                        "bits_per_byte": score(rng, 0, 1),
+                    },
+                    "examples": 8,
+                    "source": "offline",
+                },
+                "wiki_last_word": {
+                    "metrics": {"acc": score(rng, 0, 1)},
+                    "examples": 40,
+                    "source": "offline",
+                },
+            }
             if optional:
-                tasks["arc_easy"] = {"metrics": {"acc": score(rng, 0, 1)}, "examples": 40,
-                                     "source": "mirror"}
-            save(folder, f"evaluate/{phase}/{model}", {"model": model, "phase": phase,
-                                                      "dtype": "float32", "tasks": tasks})
+                tasks["arc_easy"] = {
+                    "metrics": {"acc": score(rng, 0, 1)},
+                    "examples": 40,
+                    "source": "mirror",
+                }
+            save(
+                folder,
+                f"evaluate/{phase}/{model}",
+                {"model": model, "phase": phase, "dtype": "float32", "tasks": tasks},
+            )
     if optional:
         for preset in PRESETS:
-            save(folder, f"spread/{preset}", {"preset": preset, "heldout_tokens": 6144,
-                 "base": 23.3, "seeds": {str(s): {"lesa": 29.5 + s, "noise": 33.25 + s}
-                                         for s in SEEDS}})
-        save(folder, "grid/lesa", {"model": "lesa", "max_steps": 5, "best": 0.0005, "runs": [
-            {"learning_rate": r, "validation_loss": 3.1 + r, "validation_loss_at_0": 3.37}
-            for r in (0.0002, 0.0005, 0.001)]})
+            save(
+                folder,
+                f"spread/{preset}",
+                {
+                    "preset": preset,
+                    "heldout_tokens": 6144,
+                    "base": 23.3,
+                    "seeds": {str(s): {"lesa": 29.5 + s, "noise": 33.25 + s} for s in SEEDS},
+                },
+            )
+        save(
+            folder,
+            "grid/lesa",
+            {
+                "model": "lesa",
+                "max_steps": 5,
+                "best": 0.0005,
+                "runs": [
+                    {"learning_rate": r, "validation_loss": 3.1 + r, "validation_loss_at_0": 3.37}
+                    for r in (0.0002, 0.0005, 0.001)
+                ],
+            },
+        )
     return folder
 
 
