@@ -131,16 +131,30 @@ class Predictor(Strict):
     weight_decay: Annotated[float, Field(ge=0)]
 
 
+class FitRun(Strict):
+    """One fitted set of predictors, `artifacts/fit/<preset>/<seed>`."""
+
+    preset: str
+    seed: int
+
+
 class Fit(Strict):
     presets: dict[str, Predictor]
-    seeds: list[int]  # each is fitted; the models name theirs, the spread takes all
+    runs: dict[str, FitRun]  # the models name theirs, the spread takes all of a preset
     heldout_every: Annotated[int, Field(ge=2)]  # every n-th triple is held out in the diagnosis
 
     @model_validator(mode="after")
     def some(self) -> Fit:
-        if not self.presets or not self.seeds:
-            raise ValueError("presets and seeds must not be empty")
+        if not self.presets or not self.runs:
+            raise ValueError("presets and runs must not be empty")
+        for name, run in self.runs.items():
+            if run.preset not in self.presets:
+                raise ValueError(f"runs.{name} names preset {run.preset!r}, which presets lacks")
         return self
+
+    def seeds(self, preset: str) -> list[int]:
+        """Seeds with which a preset is fitted, in the file's order."""
+        return [run.seed for run in self.runs.values() if run.preset == preset]
 
 
 class Method(Strict):

@@ -40,7 +40,8 @@ def build(params: Params, preset: str, seed: int, name: str, needs: Path, folder
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     preset = args.preset
-    fits = [Path(f"artifacts/fit/{preset}/{seed}") for seed in params.fit.seeds]
+    numbers = params.fit.seeds(preset)
+    fits = [Path(f"artifacts/fit/{preset}/{seed}") for seed in numbers]
     key = key_of(
         [tree_digest(fit) for fit in fits],
         tree_digest("artifacts/corpus/test"),
@@ -50,7 +51,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     seeds: dict[str, dict[str, float]] = {}
     with work_folder(f"artifacts/work/spread/{preset}", key) as unfinished:
         base = measure(Path("artifacts/init/base"), params)
-        for seed, fit in zip(params.fit.seeds, fits, strict=True):
+        for seed, fit in zip(numbers, fits, strict=True):
             done = unfinished / f"{seed}.json"
             if not done.is_file():
                 row = {}

@@ -71,11 +71,10 @@ def c1(m: Metrics) -> Found:
 
 def c2(m: Metrics) -> Found:
     """Held-out over training loss of every predictor of the first seed."""
-    first = m.params.fit.seeds[0]
     ratios: list[float] = []
     explained: list[float] = []
-    for by_seed in m.fit.values():
-        for c in by_seed[first]["kinds"].values():
+    for preset in m.fit:
+        for c in m.first_fit(preset)["kinds"].values():
             if c["heldout"]:
                 ratios.append(c["heldout"]["loss"] / max(c["train"]["loss"], 1e-300))
                 explained.append(c["heldout"]["explained_variance"])
@@ -94,7 +93,7 @@ def c2(m: Metrics) -> Found:
 
 
 def _fits(m: Metrics) -> str:
-    return files("fit", [f"{preset}-{m.params.fit.seeds[0]}" for preset in m.fit])
+    return files("fit", [f"{preset}-{m.first_fit(preset)['seed']}" for preset in m.fit])
 
 
 def c3(m: Metrics) -> Found:
@@ -192,10 +191,9 @@ def c7(m: Metrics) -> Found:
 
 def c10(m: Metrics) -> Found:
     """Norm ratios of presets with and without the norm term."""
-    first = m.params.fit.seeds[0]
 
     def ratio(preset: str) -> float:
-        kinds: dict[str, Any] = m.fit[preset][first]["kinds"]
+        kinds: dict[str, Any] = m.first_fit(preset)["kinds"]
         return float(np.mean([c["train"]["norm_ratio"] for c in kinds.values()]))
 
     weights = {name: p.norm_weight for name, p in m.params.fit.presets.items()}

@@ -49,8 +49,8 @@ def noise(m: Metrics) -> list[str]:
 
 def predictors(m: Metrics) -> list[str]:
     out = []
-    for preset, by_seed in m.fit.items():
-        kinds = by_seed[m.params.fit.seeds[0]]["kinds"]
+    for preset in m.fit:
+        kinds = m.first_fit(preset)["kinds"]
         held = [c["heldout"]["explained_variance"] for c in kinds.values() if c["heldout"]]
         if held:
             out.append(

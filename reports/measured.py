@@ -48,6 +48,10 @@ class Metrics:
     def kinds(self) -> list[str]:
         return list(self.svd)
 
+    def first_fit(self, preset: str) -> Json:
+        """The fit metrics of a preset's first seed."""
+        return next(iter(self.fit[preset].values()))
+
     def model_of(self, name: str) -> str | None:
         """The first listed model called `name`, else the first made by the method `name`."""
         if name in self.models:
@@ -97,9 +101,10 @@ def _optional(folder: Path, stage: str, names: list[str]) -> dict[str, Json]:
 def load(folder: str | Path, params: Params) -> Metrics:
     """Read the metrics folder; a missing file of a listed model raises UserError naming it."""
     folder = Path(folder)
-    models, first, *others = params.models, *params.fit.seeds
+    models = params.models
 
     def fits(preset: str) -> dict[int, Json]:
+        first, *others = params.fit.seeds(preset)
         found = {first: _read(folder / "fit" / f"{preset}-{first}.json", "fit")}
         for seed in others:
             for content in _optional(folder, "fit", [f"{preset}-{seed}"]).values():
@@ -111,7 +116,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
         base=_read(folder / "base.json", "base"),
         corpus=_read(folder / "corpus.json", "corpus"),
         svd=_read(folder / "svd.json", "svd"),
-        fit={preset: fits(preset) for preset in params.fit.presets},
+        fit={preset: fits(preset) for preset in params.fit.presets if params.fit.seeds(preset)},
         expand={m: _read(folder / "expand" / f"{m}.json", "expand") for m in models if m != "base"},
         spread=_optional(folder, "spread", list(params.fit.presets)),
         pretrain={m: _read(folder / "pretrain" / f"{m}.json", "pretrain") for m in models},

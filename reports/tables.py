@@ -296,7 +296,7 @@ def spread(m: Metrics) -> Table | None:
 
 def predictors(m: Metrics, preset: str) -> Table:
     """Errors of a preset's predictors, a row a kind, of the first seed."""
-    first = m.params.fit.seeds[0]
+    first = m.first_fit(preset)["seed"]
     rows: list[dict[str, Cell]] = []
     for kind, c in m.fit[preset][first]["kinds"].items():
         row: dict[str, Cell] = {"kind": kind, "triples": c.get("triples")}

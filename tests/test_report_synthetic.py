@@ -52,7 +52,7 @@ def params(**changes: Any) -> Params:
         "svd": {"method": "gram", "rank_tolerance": 1e-6},
         "fit": {
             "presets": {k: {**predictor, "norm_weight": v} for k, v in PRESETS.items()},
-            "seeds": SEEDS,
+            "runs": {f"{p}-{s}": {"preset": p, "seed": s} for p in PRESETS for s in SEEDS},
             "heldout_every": 5,
         },
         "methods": methods,
