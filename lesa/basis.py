@@ -1,4 +1,4 @@
-"""The shared basis of one matrix kind over all layers (PAPER.md steps 1 and 2).
+"""The shared basis of one matrix kind over all layers (docs/method.md steps 1 and 2).
 
 `W = [W_1 … W_L] = U Σ Vᵀ`, `W ∈ R^{d1 × L·d2}`. Left basis and singular values come from the Gram
 matrix `W Wᵀ = Σ_i W_i W_iᵀ = U Σ² Uᵀ`, which is `d1 × d1` whatever the depth; coefficients are

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from lesa.errors import UserError
 from lesa.files import read_json, write_json
 
-# The seven matrix kinds of the method (PAPER.md step 1) and where transformers keeps them.
+# The seven matrix kinds of the method (docs/method.md step 1) and where transformers keeps them.
 KINDS = {
     "q_proj": "self_attn.q_proj.weight",
     "k_proj": "self_attn.k_proj.weight",

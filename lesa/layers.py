@@ -1,4 +1,4 @@
-"""LESA's new layers: `U Σ G([V_i, V_{i+1}])` for every matrix kind (PAPER.md step 6)."""
+"""LESA's new layers: `U Σ G([V_i, V_{i+1}])` for every matrix kind (docs/method.md step 6)."""
 
 from __future__ import annotations
 

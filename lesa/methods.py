@@ -56,7 +56,8 @@ def unpredicted(source: Source, slot: Slot, suffix: str) -> Tensor:
     """A layer norm or bias of a new layer between two others.
 
     The official code makes a new layer as a deep copy of layer 0, so all that is not predicted
-    is layer 0's; the paper does not state it (PAPER.md, "Where the paper and its code disagree").
+    is layer 0's; the paper does not state it (docs/method.md, "Where the paper and its code
+    disagree").
     """
     if source.unpredicted == "layer_0":
         return source.base.tensor(layer_tensor(0, suffix))

@@ -103,7 +103,7 @@ class Corpus(Strict):
 
 
 class Gaps(Strict):
-    """New layers go between layers i and i+1 for first <= i <= last (0-based, PAPER.md step 6)."""
+    """New layers between layers i and i+1, first <= i <= last, 0-based (docs/method.md step 6)."""
 
     first: Annotated[int, Field(ge=0)]
     last: Annotated[int, Field(ge=0)]
@@ -121,7 +121,7 @@ class Svd(Strict):
 
 
 class Predictor(Strict):
-    """Hyper-parameters of G_W (PAPER.md steps 4 and 5)."""
+    """Hyper-parameters of G_W (docs/method.md steps 4 and 5)."""
 
     norm_weight: Annotated[float, Field(ge=0, le=1)]  # the paper's lambda
     epochs: Positive

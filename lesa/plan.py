@@ -32,7 +32,7 @@ def _numbered(slots: Sequence[tuple[int | None, tuple[int, int] | None, bool, bo
 
 
 def insert_between(num_layers: int, first: int, last: int) -> LayerPlan:
-    """One new trainable layer in each gap i|i+1, `first <= i <= last` (PAPER.md steps 6, 7)."""
+    """One new trainable layer in each gap i|i+1, `first <= i <= last` (docs/method.md, 6 and 7)."""
     if last + 1 >= num_layers:
         raise UserError(
             f"params.yaml: gaps.last: {last} inserts outside the model of {num_layers} layers; "

@@ -1,4 +1,4 @@
-"""The predictor G_W of one matrix kind (PAPER.md steps 4 and 5).
+"""The predictor G_W of one matrix kind (docs/method.md steps 4 and 5).
 
 Each of the r coefficient rows of a layer is one example: input the rows of its two neighbours,
 `[V_{i-1}, V_{i+1}]` (2·d2), target its own row of `V_i` (d2).
@@ -50,7 +50,7 @@ def fit(
 
     `coefficients`: (L, r, d2) float32 on the device to train on. Batches are drawn without
     replacement from all rows of all triples, shuffled anew each epoch; the last, smaller batch
-    counts (PAPER.md, official code).
+    counts (docs/method.md, official code).
     """
     layers, rows, d2 = coefficients.shape
     torch.manual_seed(seed)

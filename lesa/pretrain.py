@@ -1,4 +1,4 @@
-"""Continual pre-training with transformers' Trainer (PAPER.md step 7)."""
+"""Continual pre-training with transformers' Trainer (docs/method.md step 7)."""
 
 from __future__ import annotations
 

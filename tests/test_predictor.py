@@ -24,7 +24,7 @@ def coefficients(layers: int = 6, rows: int = 5, d2: int = 4, seed: int = 0) -> 
 def plain_fit(
     v: Tensor, middles: list[int], settings: Settings, seed: int
 ) -> tuple[list[Tensor], list[float]]:
-    """PAPER.md steps 4 and 5 without the library: lists of rows, and AdamW written out."""
+    """docs/method.md steps 4 and 5 without the library: lists of rows, and AdamW written out."""
     d2 = v.shape[2]
     torch.manual_seed(seed)
     layers = [
