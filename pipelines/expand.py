@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import baselines  # noqa: F401  (registers the baselines)
@@ -15,6 +16,7 @@ from lesa.files import write_json
 from lesa.methods import Source
 from lesa.params import Params
 from lesa.plan import to_json
+from lesa.structure import structure
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -45,6 +47,9 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             kind: [float(new.matrix(kind, s.layer_idx).float().norm()) for s in plan if s.new]
             for kind in KINDS
         }
+        made = {
+            kind: structure(new.matrix(kind, s.layer_idx) for s in plan if s.new) for kind in KINDS
+        }
         one_layer = sum(new.tensor(layer_tensor(0, s)).numel() for s in new.suffixes())
     everything = all(slot.trainable for slot in plan)
     trainable = after if everything else one_layer * sum(slot.trainable for slot in plan)
@@ -56,6 +61,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         "parameters_after": after,
         "trainable_parameters": trainable,
         "new_weight_norms": norms,
+        "new_weight_structure": {kind: asdict(s) if s else None for kind, s in made.items()},
         "seconds": seconds,
     }
     write_json(f"metrics/expand/{args.model}.json", report)

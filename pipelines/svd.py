@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from typing import Any
 
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from lesa.checkpoint import KINDS, Checkpoint
 from lesa.files import whole_folder, write_json
 from lesa.layers import save_basis
 from lesa.params import Params
+from lesa.structure import structure
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -38,6 +40,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             seconds = time.perf_counter() - start
             save_basis(basis, folder / f"{kind}.safetensors")
             tops = [basis.coefficients(base.matrix(kind, i))[0] for i in layers]
+            of_layers = structure(base.matrix(kind, i) for i in layers)
             report[kind] = {
                 "method": method,
                 "rank": len(basis.s),
@@ -45,6 +48,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
                 "layers": base.num_layers,
                 "singular_values": rounded(basis.s.tolist()),
                 "top_rows": [rounded(row.tolist()) for row in tops],
+                "structure": asdict(of_layers) if of_layers else None,
                 "seconds": seconds,
             }
             log.metrics({f"{kind}.rank": len(basis.s), f"{kind}.seconds": seconds})

@@ -17,7 +17,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "base": ("profile", "source", "license", "num_hidden_layers", "parameters"),
     "corpus": ("documents", "tokens", "block_size", "license", "source"),
     "fit": ("preset", "seed", "kinds"),
-    "expand": ("plan", "parameters_after"),
+    "expand": ("plan", "parameters_after", "new_weight_structure"),
     "spread": ("heldout_tokens", "base", "seeds"),
     "pretrain": ("learning_rate", "trainable_parameters", "steps", "tokens_per_second", "seconds"),
     "grid": ("runs", "best"),

@@ -63,6 +63,7 @@ def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any
         "official": tables.tasks(m, offline=False),
         "initial": tables.initial(m),
         "spread": tables.spread(m),
+        "structure": tables.structures(m),
         "continuity": tables.continuities(m),
         "grid": tables.grid(m),
         "claims": claims.table(judged),

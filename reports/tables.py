@@ -294,6 +294,25 @@ def spread(m: Metrics) -> Table | None:
     )
 
 
+def structures(m: Metrics) -> Table:
+    """Rank-one share and likeness of each method's new matrices, beside the base's layers."""
+    columns = {"base": {kind: content["structure"] for kind, content in m.svd.items()}}
+    columns |= {name: content["new_weight_structure"] for name, content in m.expand.items()}
+    rows: list[dict[str, Cell]] = []
+    for name, kinds in columns.items():
+        for measure, title in (("rank_one_share", "σ₁²/‖W‖²"), ("mean_cosine", "cosine")):
+            values = {kind: kinds[kind][measure] if kinds.get(kind) else None for kind in m.svd}
+            if any(value is not None for value in values.values()):
+                rows.append({"model": name, "mean": title, **values})
+    return Table(
+        "structure",
+        "What new layers are made of: the share of the largest singular value in the squared norm "
+        "(1: rank one), and the cosine between two of the matrices (1: all alike)",
+        f"metrics/svd.json (base) and {files('expand', list(m.expand))}",
+        rows,
+    )
+
+
 def predictors(m: Metrics, preset: str) -> Table:
     """Errors of a preset's predictors, a row a kind, of the first seed."""
     first = m.first_fit(preset)["seed"]

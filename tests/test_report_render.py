@@ -69,11 +69,19 @@ def test_numbers_follow_the_files(made: tuple[Path, Path], tmp_path: Path) -> No
         value=0.4321,
     )
     change(metrics, "grid/lesa", "runs", 0, "validation_loss", value=6.543)
+    change(
+        metrics,
+        "expand/lesa",
+        "new_weight_structure",
+        "q_proj",
+        "rank_one_share",
+        value=0.7653,
+    )
     change(metrics, "corpus", "tokens", "train", value=987654)
     render(params(), metrics, tmp_path / "out")
     for name in ("REPORT.md", "report.html"):
         old, new = ((folder / name).read_text() for folder in (before, tmp_path / "out"))
-        for number in ("19.37", "77.75", "0.1234", "0.432 ± 0.080", "6.543", "987,654"):
+        for number in ("19.37", "77.75", "0.1234", "0.432 ± 0.080", "6.543", "0.765", "987,654"):
             assert number not in old, number
             assert number in new, number
     assert "19.37" in (tmp_path / "out" / "results.md").read_text()

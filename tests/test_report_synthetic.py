@@ -159,6 +159,7 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
             "layers": layers,
             "singular_values": values.tolist(),
             "top_rows": rows.tolist(),
+            "structure": {"rank_one_share": 0.0625, "mean_cosine": 0.002},
             "seconds": 1.5,
         }
     save(folder, "svd", svd)
@@ -195,6 +196,12 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
                     "trainable_parameters": 1,
                     "seconds": 1.0,
                     "new_weight_norms": {},
+                    "new_weight_structure": {
+                        kind: None
+                        if model == "solar"
+                        else {"rank_one_share": 0.93, "mean_cosine": 0.91}
+                        for kind in KINDS
+                    },
                     "plan": [{"layer_idx": n} for n in range(layers * 3 // 2)],
                 },
             )

@@ -1,0 +1,48 @@
+"""What a set of matrices of one kind is made of: is it more than one row, more than one matrix?
+
+A predictor that has learned nothing of its inputs may still lower its loss by answering every row
+of every layer alike. Its matrices then are close to rank one and close to each other. Neither
+shows in a norm, and both show here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Structure:
+    """rank_one_share: mean of σ₁² / ‖W‖_F², between 1/rank and 1 (rank one).
+
+    mean_cosine: mean over pairs of the cosine between two of the matrices, flattened; None for
+    fewer than two.
+    """
+
+    rank_one_share: float
+    mean_cosine: float | None
+
+
+def structure(weights: Iterable[Tensor]) -> Structure | None:
+    """Of matrices (d1, d2), one in memory at a time; None if there is none or one is zero."""
+    total: Tensor | None = None
+    shares: list[float] = []
+    for weight in weights:
+        w = weight.double()
+        norm = torch.linalg.matrix_norm(w)
+        if norm == 0:
+            return None
+        unit = w / norm
+        # σ₁² is the largest eigenvalue of the smaller Gram matrix.
+        gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
+        shares.append(float(torch.linalg.eigvalsh(gram)[-1]))
+        total = unit if total is None else total + unit
+    if total is None:
+        return None
+    n = len(shares)
+    # ‖Σ unit‖² is n and twice the sum of the pairs' cosines.
+    cosine = (float(total.square().sum()) - n) / (n * (n - 1)) if n > 1 else None
+    return Structure(sum(shares) / n, cosine)
