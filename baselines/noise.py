@@ -1,12 +1,15 @@
-"""The control: LESA's new layers with each predicted matrix replaced by Gaussian noise.
+"""The controls: LESA's new layers with each predicted matrix replaced by a random one.
 
-Same gaps, same Frobenius norm of every matrix, same layer norms and biases: what LESA gains over
-this is what its predictor knows beyond the size of a layer.
+Same gaps, same layer norms and biases. `noise` keeps a matrix's Frobenius norm: what LESA gains
+over it is what its predictor knows beyond the size of a layer. `spectrum` keeps all singular values
+and draws the singular vectors: what LESA gains over it is what its predictor knows beyond the
+shape of a spectrum, the directions themselves.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,20 +19,44 @@ from lesa.checkpoint import Checkpoint, layer_tensor
 from lesa.methods import KIND_OF, Method, Source, register
 from lesa.plan import Slot
 
-
-def _tensor(source: Source, slot: Slot, suffix: str) -> Tensor:
-    """`source.needs` is the LESA checkpoint whose norms are matched."""
-    name = layer_tensor(slot.layer_idx, suffix)
-    with Checkpoint(source.needs) as lesa:
-        tensor = lesa.tensor(name)
-    if suffix not in KIND_OF:
-        return tensor
-    # A seed of its own for every matrix: no draw depends on the order of writing. Hashed with the
-    # run's seed into 32 bits, as torch's CPU generator ignores the bits above.
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{source.seed} {name}".encode()))
-    noise = torch.randn(tensor.shape, generator=generator)
-    scale = torch.linalg.matrix_norm(tensor.float()) / torch.linalg.matrix_norm(noise)
-    return noise.mul_(float(scale)).to(tensor.dtype)
+Draw = Callable[[Tensor, torch.Generator], Tensor]
 
 
-register("noise", Method(plan=plan.insert_between, tensor=_tensor))
+def gaussian(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian (d1, d2) float32 with the Frobenius norm of `weight`."""
+    noise = torch.randn(weight.shape, generator=generator)
+    scale = torch.linalg.matrix_norm(weight.float()) / torch.linalg.matrix_norm(noise)
+    return noise.mul_(float(scale))
+
+
+def spectrum(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Random (d1, d2) float32 with the singular values of `weight` and Haar-distributed vectors."""
+    values: Tensor = torch.linalg.svdvals(weight.float())
+
+    def directions(size: int) -> Tensor:
+        q, r = torch.linalg.qr(torch.randn(size, len(values), generator=generator))
+        haar: Tensor = q * r.diagonal().sign()  # QR's own signs would bias it (Mezzadri 2007)
+        return haar
+
+    rows, columns = (directions(size) for size in weight.shape)
+    return (rows * values) @ columns.T
+
+
+def _control(draw: Draw) -> Method:
+    def tensor(source: Source, slot: Slot, suffix: str) -> Tensor:
+        """`source.needs` is the LESA checkpoint that is matched."""
+        name = layer_tensor(slot.layer_idx, suffix)
+        with Checkpoint(source.needs) as lesa:
+            weight = lesa.tensor(name)
+        if suffix not in KIND_OF:
+            return weight
+        # A seed of its own for every matrix: no draw depends on the order of writing. Hashed with
+        # the run's seed into 32 bits, as torch's CPU generator ignores the bits above.
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{source.seed} {name}".encode()))
+        return draw(weight, generator).to(weight.dtype)
+
+    return Method(plan=plan.insert_between, tensor=tensor)
+
+
+register("noise", _control(gaussian))
+register("spectrum", _control(spectrum))

@@ -1,4 +1,4 @@
-"""Stage spread: perplexity at initialisation over predictor seeds, LESA beside noise."""
+"""Stage spread: perplexity at initialisation over predictor seeds, LESA beside its controls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-import baselines  # noqa: F401  (registers the noise control)
+import baselines  # noqa: F401  (registers the controls)
 from eval.perplexity import HeldOut, held_out
 from lesa import methods
 from lesa.checkpoint import Checkpoint
@@ -19,6 +19,7 @@ from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
 CORPUS = Path("artifacts/corpus")
+CONTROLS = ("noise", "spectrum")
 
 
 def measure(folder: Path, params: Params) -> HeldOut:
@@ -31,7 +32,7 @@ def measure(folder: Path, params: Params) -> HeldOut:
 
 
 def build(params: Params, preset: str, seed: int, name: str, needs: Path, folder: Path) -> None:
-    """Expand in `folder` with this seed's predictors, or the noise of the same seed."""
+    """Expand in `folder` with this seed's predictors, or a control of the same seed."""
     method = methods.get(name)
     with Checkpoint("artifacts/init/base") as base:
         plan = method.plan(base.num_layers, params.gaps.first, params.gaps.last)
@@ -55,11 +56,13 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             done = unfinished / f"{seed}.json"
             if not done.is_file():
                 row = {}
-                for name, needs in (("lesa", fit), ("noise", unfinished / "lesa")):
+                for name in ("lesa", *CONTROLS):
+                    needs = unfinished / "lesa" if name in CONTROLS else fit
                     build(params, preset, seed, name, needs, unfinished / name)
                     row[name] = measure(unfinished / name, params).perplexity
-                for name in row:
-                    shutil.rmtree(unfinished / name)
+                    if name != "lesa":
+                        shutil.rmtree(unfinished / name)
+                shutil.rmtree(unfinished / "lesa")
                 write_json(done, row)
             seeds[str(seed)] = read_json(done)
             print(f"{preset}, seed {seed}: {seeds[str(seed)]}", flush=True)

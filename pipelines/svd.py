@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ from lesa.checkpoint import KINDS, Checkpoint
 from lesa.files import whole_folder, write_json
 from lesa.layers import save_basis
 from lesa.params import Params
-from lesa.structure import structure
+from lesa.structure import span_coordinates, structure
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -39,7 +40,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
                 basis = from_concat((base.matrix(kind, i) for i in layers), tolerance)
             seconds = time.perf_counter() - start
             save_basis(basis, folder / f"{kind}.safetensors")
-            tops = [basis.coefficients(base.matrix(kind, i))[0] for i in layers]
+            tops = torch.stack([basis.coefficients(base.matrix(kind, i))[0] for i in layers])
             of_layers = structure(base.matrix(kind, i) for i in layers)
             report[kind] = {
                 "method": method,
@@ -47,7 +48,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
                 "shape": list(base.matrix(kind, 0).shape),
                 "layers": base.num_layers,
                 "singular_values": rounded(basis.s.tolist()),
-                "top_rows": [rounded(row.tolist()) for row in tops],
+                "top_rows": [rounded(row) for row in span_coordinates(tops).tolist()],
                 "structure": asdict(of_layers) if of_layers else None,
                 "seconds": seconds,
             }

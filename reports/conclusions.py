@@ -12,36 +12,40 @@ def _order(m: Metrics, index: int) -> str:
     return ", ".join(f"`{name}` {number(value)}" for value, name in values)
 
 
-def noise(m: Metrics) -> list[str]:
-    """LESA against its noise control at initialisation: over seeds, else the one pair trained."""
+CONTROLS = {"noise": "its noise control", "spectrum": "random matrices of its singular values"}
+
+
+def controls(m: Metrics) -> list[str]:
+    """LESA against its controls at initialisation: over seeds, else the one pair trained."""
     out = []
     for preset, content in m.spread.items():
-        pairs = [(float(v["lesa"]), float(v["noise"])) for v in content["seeds"].values()]
-        if not pairs:
-            continue
-        wins = sum(a < b for a, b in pairs)
-        means = [sum(side) / len(pairs) for side in zip(*pairs, strict=True)]
-        verdict = (
-            "LESA beats its noise control"
-            if wins == len(pairs)
-            else "LESA does not beat its noise control"
-            if wins == 0
-            else "The order of LESA and its noise control depends on the seed"
-        )
-        out.append(
-            f"{verdict} at initialisation with preset `{preset}`: mean perplexity "
-            f"{number(means[0])} vs {number(means[1])}, lower in {wins} of {len(pairs)} "
-            "predictor seeds."
-        )
-    lesa, control = m.model_of("lesa"), m.model_of("noise")
-    if lesa and control:
+        for name, control in CONTROLS.items():
+            pairs = [(float(v["lesa"]), float(v[name])) for v in content["seeds"].values()]
+            if not pairs:
+                continue
+            wins = sum(a < b for a, b in pairs)
+            means = [sum(side) / len(pairs) for side in zip(*pairs, strict=True)]
+            verdict = (
+                f"LESA beats {control}"
+                if wins == len(pairs)
+                else f"LESA does not beat {control}"
+                if wins == 0
+                else f"The order of LESA and {control} depends on the seed"
+            )
+            out.append(
+                f"{verdict} at initialisation with preset `{preset}`: mean perplexity "
+                f"{number(means[0])} vs {number(means[1])}, lower in {wins} of {len(pairs)} "
+                "predictor seeds."
+            )
+    lesa, noise = m.model_of("lesa"), m.model_of("noise")
+    if lesa and noise:
         for index, when in ((0, "at initialisation"), (-1, "after training")):
             if index == 0 and out:
                 continue  # the spread says it better
-            a, b = (perplexity_at(m.pretrain[n], index)[0] for n in (lesa, control))
+            a, b = (perplexity_at(m.pretrain[n], index)[0] for n in (lesa, noise))
             word = "beats" if a < b else "does not beat"
             out.append(
-                f"`{lesa}` {word} its noise control `{control}` {when}: {number(a)} vs "
+                f"`{lesa}` {word} its noise control `{noise}` {when}: {number(a)} vs "
                 f"{number(b)}, one seed."
             )
     return out
@@ -67,7 +71,7 @@ def conclusions(m: Metrics, claims: list[Claim]) -> list[str]:
         f"Held-out perplexity at initialisation, lowest first: {_order(m, 0)}.",
         f"After training: {_order(m, -1)}.",
     ]
-    out += noise(m) + predictors(m)
+    out += controls(m) + predictors(m)
     for verdict in (SUPPORTED, NOT_SUPPORTED, NOT_TESTED):
         ids = [c.id for c in claims if c.verdict == verdict]
         if ids:

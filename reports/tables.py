@@ -249,12 +249,16 @@ def initial(m: Metrics) -> Table:
     )
 
 
+# Column titles of the spread's sides, by their names in the metrics.
+SIDES = {"lesa": "LESA", "noise": "noise", "spectrum": "same spectrum"}
+
+
 def spread(m: Metrics) -> Table | None:
-    """LESA and its noise control side by side, for each preset, over predictor seeds."""
+    """LESA and its controls side by side, for each preset, over predictor seeds."""
     rows: list[dict[str, Cell]] = []
     for preset, content in m.spread.items():
         pairs = {
-            seed: (float(v["lesa"]), float(v["noise"]))
+            seed: tuple(float(v[name]) for name in SIDES)
             for seed, v in sorted(content["seeds"].items(), key=lambda kv: int(kv[0]))
         }
         if not pairs:
@@ -274,8 +278,7 @@ def spread(m: Metrics) -> Table | None:
             {
                 "preset": preset,
                 "": name,
-                "LESA": float(pair[0]),
-                "noise": float(pair[1]),
+                **{SIDES[name]: float(value) for name, value in zip(SIDES, pair, strict=True)},
                 "base": float(content["base"]) if name.startswith("seed") else "",
                 "held-out tokens": int(content["heldout_tokens"])
                 if name.startswith("seed")
@@ -287,8 +290,8 @@ def spread(m: Metrics) -> Table | None:
         return None
     return Table(
         "spread",
-        "Perplexity at initialisation over predictor seeds: LESA and Gaussian "
-        "noise of the same norms",
+        "Perplexity at initialisation over predictor seeds: LESA, Gaussian noise of the same "
+        "norms, and random matrices of the same singular values",
         files("spread", list(m.spread)),
         rows,
     )

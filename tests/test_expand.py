@@ -29,7 +29,8 @@ from tests.conftest import LAYERS, logits_of, save_random, tensors_of, tiny_conf
 
 GAPS = (3, 4)  # two new layers: they divide the six
 WIDTH = 8  # of the random predictors
-NAMES = ("lesa", "average", "noise", "llama_pro", "solar")
+NAMES = ("lesa", "average", "noise", "spectrum", "llama_pro", "solar")
+CONTROLS = ("noise", "spectrum")
 
 
 def prepare(base: Path, folder: Path, concat: bool = False) -> None:
@@ -55,14 +56,14 @@ def deepen(
     out: str | None = None,
     gaps: tuple[int, int] = GAPS,
 ) -> Path:
-    """Expand `base` by the method `name` below `work`; noise needs lesa there."""
+    """Expand `base` by the method `name` below `work`; controls need lesa there."""
     method = methods.get(name)
     folder = work / (out or name)
     with Checkpoint(base) as checkpoint:
         source = Source(
             base=checkpoint,
             svd=work / "svd",
-            needs=work / ("lesa" if name == "noise" else "fit"),
+            needs=work / ("lesa" if name in CONTROLS else "fit"),
             unpredicted=unpredicted,
             seed=0,
         )
@@ -264,6 +265,21 @@ def test_noise_has_lesas_norms_and_nothing_else_of_it(models: dict[str, Path]) -
             assert abs(cosine) < 0.25
 
 
+def test_spectrum_keeps_every_singular_value_and_no_direction(models: dict[str, Path]) -> None:
+    for index in (4, 6):
+        lesa, other = layer(models["lesa"], index), layer(models["spectrum"], index)
+        for suffix, tensor in lesa.items():
+            if suffix not in KINDS.values():
+                assert same_bits(other[suffix], tensor)
+                continue
+            drawn, wanted = (torch.linalg.svdvals(t.double()) for t in (other[suffix], tensor))
+            exact = 1e-2 if tensor.dtype == torch.bfloat16 else 1e-5
+            assert float((drawn - wanted).abs().max()) <= exact * float(wanted[0])
+            one, two = tensor.double(), other[suffix].double()
+            # A nearly rank-one matrix leaves few directions to differ in: a looser bound.
+            assert abs(float((one * two).sum() / one.norm() / two.norm())) < 0.5
+
+
 def test_noise_is_deterministic_and_differs_between_matrices(models: dict[str, Path]) -> None:
     work = models["lesa"].parent
     again = deepen(models["base"], "noise", work, out="noise_again")
@@ -291,7 +307,7 @@ def test_noise_depends_on_its_seed(models: dict[str, Path]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_qwen2_expands_with_its_biases(qwen: Path, tmp_path: Path, name: str) -> None:
     prepare(qwen, tmp_path)
-    if name == "noise":
+    if name in CONTROLS:
         deepen(qwen, "lesa", tmp_path)
     folder = deepen(qwen, name, tmp_path)
     model = load(folder)
@@ -300,7 +316,7 @@ def test_qwen2_expands_with_its_biases(qwen: Path, tmp_path: Path, name: str) ->
     for slot in plan_of(folder):
         made = layer(folder, slot.layer_idx)
         assert "self_attn.q_proj.bias" in made
-        if slot.new and name in ("lesa", "noise"):
+        if slot.new and name in ("lesa", *CONTROLS):
             for part in ("q", "k", "v"):
                 suffix = f"self_attn.{part}_proj.bias"
                 assert torch.equal(made[suffix], layer(qwen, 0)[suffix])

@@ -122,7 +122,7 @@ def test_lesa_as_in_the_official_code() -> None:
     assert slots[47].copy_of == 31
 
 
-@pytest.mark.parametrize("name", ["lesa", "average", "noise"])
+@pytest.mark.parametrize("name", ["lesa", "average", "noise", "spectrum"])
 def test_methods_between_layers_share_the_gaps(name: str) -> None:
     assert methods.get(name).plan(30, 14, 28) == plan.insert_between(30, 14, 28)
 
@@ -133,5 +133,5 @@ def test_methods_over_the_whole_depth_take_the_number_of_gaps() -> None:
 
 
 def test_unknown_method() -> None:
-    with pytest.raises(UserError, match=r"'opt_deus'.*average, lesa, llama_pro, noise, solar"):
+    with pytest.raises(UserError, match=r"'opt_deus'.*average, lesa, .*noise, solar, spectrum"):
         methods.get("opt_deus")

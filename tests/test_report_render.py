@@ -103,6 +103,7 @@ def test_conclusions_turn_with_the_numbers(made: tuple[Path, Path], tmp_path: Pa
     change(metrics, "spread/official_code", "seeds", "0", "noise", value=20.0)
     render(params(), metrics, tmp_path / "out")
     text = (tmp_path / "out" / "REPORT.md").read_text()
+    assert "LESA beats random matrices of its singular values at initialisation" in text
     assert "LESA does not beat its noise control at initialisation with preset `paper`" in text
     assert "depends on the seed at initialisation with preset `official_code`" in text
 

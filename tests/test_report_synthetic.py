@@ -268,7 +268,10 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
                     "preset": preset,
                     "heldout_tokens": 6144,
                     "base": 23.3,
-                    "seeds": {str(s): {"lesa": 29.5 + s, "noise": 33.25 + s} for s in SEEDS},
+                    "seeds": {
+                        str(s): {"lesa": 29.5 + s, "noise": 33.25 + s, "spectrum": 31.5 + s}
+                        for s in SEEDS
+                    },
                 },
             )
         save(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lesa.structure import structure
+from lesa.structure import span_coordinates, structure
 
 
 def test_rank_one_matrices_have_share_one() -> None:
@@ -14,6 +14,13 @@ def test_rank_one_matrices_have_share_one() -> None:
     assert found is not None
     assert found.rank_one_share == pytest.approx(1.0)
     assert found.mean_cosine == pytest.approx(1.0)
+
+
+def test_span_coordinates_keep_inner_products() -> None:
+    rows = torch.randn(5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turned = span_coordinates(rows)
+    assert turned.shape == (5, 5)
+    assert torch.allclose(turned @ turned.T, rows @ rows.T, atol=1e-10)
 
 
 def test_orthogonal_matrix_spreads_evenly() -> None:
