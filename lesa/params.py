@@ -223,13 +223,24 @@ class Params(Strict):
         return self
 
 
+def _key(loc: tuple[int | str, ...], tree: object) -> str:
+    """The dotted key as in the file: pydantic's path has the chosen `source` as a level too."""
+    parts: list[str] = []
+    for part in loc:
+        if isinstance(tree, dict) and part not in tree and part == tree.get("source"):
+            continue
+        parts.append(str(part))
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return ".".join(parts) or "(top level)"
+
+
 def parse(tree: object, where: str) -> Params:
     """Validate a nested dict; `where` names its file in the error."""
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        key = _key(first["loc"], tree)
         given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
         raise UserError(f"{where}: {key}: {first['msg']}{given}") from None
 

@@ -56,6 +56,8 @@ def test_the_written_parameters_are_valid() -> None:
         ("svd.method", "exact"),
         ("svd.rank_tolerance", 1),
         ("corpus.block_size", "many"),
+        ("corpus.text.member", 3),
+        ("base.sha256", 3),
         ("train.max_steps", -3),
         ("train.learning_rates.lesa", "fast"),
         ("train.max_grad_norm", 0),
@@ -74,7 +76,7 @@ def test_bad_value_names_its_key(key: str, value: Any) -> None:
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("key", ["seed", "gaps", "fit", "train.bf16", "models"])
+@pytest.mark.parametrize("key", ["seed", "gaps", "fit", "train.bf16", "models", "base.member"])
 def test_missing_key_is_named(key: str) -> None:
     tree = default_tree()
     *path, last = key.split(".")
