@@ -97,7 +97,7 @@ def run(m: Metrics) -> Table:
     gaps = f"{first}|{first + 1} … {end}|{end + 1}"
     rows: list[tuple[str, Cell]] = [
         ("profile", base["profile"]),
-        ("base model", f"{_origin(params.base)} ({base['source']})"),
+        ("base model", base["source"]),
         ("model licence", base["license"]),
         ("layers of the base", base["num_hidden_layers"]),
         ("parameters of the base", base["parameters"]),

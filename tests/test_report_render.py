@@ -197,6 +197,17 @@ def test_claims_follow_their_thresholds(made: tuple[Path, Path], tmp_path: Path)
     assert found["C7"] == claims.NOT_SUPPORTED
 
 
+def test_training_time_is_judged_by_the_slowest_of_equal_work(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    for name, seconds in (("lesa", 10.0), ("noise", 12.0), ("llama_pro", 13.0), ("solar", 15.0)):
+        change(metrics, f"pretrain/{name}", "seconds", value=seconds)
+    for name in ("average", "lesa_official"):
+        change(metrics, f"pretrain/{name}", "seconds", value=11.0)
+    assert verdicts(metrics)["C6"] == claims.SUPPORTED
+    change(metrics, "pretrain/noise", "seconds", value=14.0)
+    assert verdicts(metrics)["C6"] == claims.NOT_SUPPORTED
+
+
 def test_half_of_the_steps_must_have_been_measured(tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics")
     assert verdicts(metrics)["C5"] == claims.SUPPORTED

@@ -202,7 +202,13 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
                         else {"rank_one_share": 0.93, "mean_cosine": 0.91}
                         for kind in KINDS
                     },
-                    "plan": [{"layer_idx": n} for n in range(layers * 3 // 2)],
+                    "plan": [
+                        {
+                            "layer_idx": n,
+                            "copy_of": model if model in ("llama_pro", "solar") else None,
+                        }
+                        for n in range(layers * 3 // 2)
+                    ],
                 },
             )
         start = [3.15, 3.37, 4.11, 3.15, 3.55, 3.91, 3.5][i]
