@@ -111,10 +111,7 @@ def random_checkpoint(base: RandomBase, folder: Path) -> None:
 
     tokenizer = byte_tokenizer()
     config = LlamaConfig(
-        **base.model_dump(exclude={"source", "seed", "license"}),
-        vocab_size=BYTE_VOCABULARY,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
+        **random_config(base),
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id,
@@ -122,6 +119,15 @@ def random_checkpoint(base: RandomBase, folder: Path) -> None:
     torch.manual_seed(base.seed)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def random_config(base: RandomBase) -> dict[str, Any]:
+    """What shapes the random base: arguments of `LlamaConfig`, its tokens' ids apart."""
+    return base.model_dump(exclude={"source", "seed", "license"}) | {
+        "vocab_size": BYTE_VOCABULARY,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    }
 
 
 def byte_tokenizer() -> Any:
