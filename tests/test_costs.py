@@ -1,0 +1,306 @@
+"""Costs against counters of torch itself, bytes of real outputs, and how they grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from lesa import costs, model_costs, plan, predictor
+from lesa.architecture import Architecture, architecture
+from lesa.basis import Basis, gram
+from lesa.costs import Cost
+from lesa.layers import predict, save_basis
+from lesa.params import Evaluate, Predictor, Train
+from lesa.plan import LayerPlan
+from tests.conftest import tiny_config
+
+SETTINGS = Predictor(
+    norm_weight=5e-5, epochs=2, hidden_size=32, batch_size=64, learning_rate=1e-3, weight_decay=0.01
+)
+TRAIN = Train(
+    max_steps=1,
+    eval_every=1,
+    save_every=1,
+    per_device_batch_size=2,
+    gradient_accumulation_steps=1,
+    warmup_steps=0,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    bf16=False,
+    seed=0,
+    learning_rates={},
+)
+EVALUATE = Evaluate(
+    offline_documents=6,
+    offline_examples=32,
+    tasks=[],
+    limit=None,
+    mirror=None,
+    batch_size=8,
+    dtype="bfloat16",
+    bootstrap_iters=10,
+)
+LENGTH = 48  # of the sequences, within the tiny model's context
+PLANS: dict[str, LayerPlan] = {
+    "base": [],
+    "inserted": plan.insert_between(6, 3, 4),
+    "llama_pro": plan.llama_pro(6, 2),
+    "solar": plan.solar(6, 2),
+}
+
+
+def tiny_shapes(**changes: Any) -> Architecture:
+    return architecture(tiny_config(**changes).to_dict(), "tiny")
+
+
+def counted(action: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        action()
+    return int(counter.get_total_flops())
+
+
+def tiny_model(slots: LayerPlan) -> Any:
+    """A model whose parameters train as the plan says; attention in plain products, all counted."""
+    from transformers import LlamaForCausalLM
+
+    config = tiny_config(num_hidden_layers=len(slots) or 6, attn_implementation="eager")
+    model = LlamaForCausalLM(config)
+    if not all(slot.trainable for slot in slots):
+        model.requires_grad_(False)
+        for slot in slots:
+            model.model.layers[slot.layer_idx].requires_grad_(slot.trainable)
+    return model
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_training_step_does_the_operations_torch_counts(name: str) -> None:
+    slots = PLANS[name]
+    model = tiny_model(slots)
+    ids = torch.randint(64, (TRAIN.per_device_batch_size, LENGTH))
+    found = counted(lambda: model(input_ids=ids, labels=ids).loss.backward())
+    cost = model_costs.pretrain(tiny_shapes(), slots, TRAIN, blocks=0, length=LENGTH)
+    assert cost.flops == pytest.approx(found, rel=0.02)
+
+
+def test_scoring_does_the_operations_torch_counts() -> None:
+    model = tiny_model([])
+    ids = torch.randint(64, (3, LENGTH))
+    cost = model_costs.held_out(tiny_shapes(), 6, blocks=3, length=LENGTH, batch=2, bf16=False)
+    with torch.no_grad():
+        assert cost.flops == pytest.approx(counted(lambda: model(input_ids=ids)), rel=0.02)
+
+
+def test_extract_does_the_operations_torch_counts() -> None:
+    a = tiny_shapes()
+    # One layer at a time: the counter does not see the sum that later layers are added to.
+    one_layer = counted(lambda: [gram([torch.randn(shape)]) for shape in a.kinds.values()])
+    assert costs.extract(a).work["float64"] == a.layers * one_layer
+
+
+def test_fit_does_the_operations_torch_counts() -> None:
+    a = tiny_shapes()
+
+    def everything() -> None:
+        for kind, (d1, d2) in a.kinds.items():
+            basis = Basis(torch.randn(d1, a.rank(kind)), torch.rand(a.rank(kind)))
+            v = torch.stack([basis.coefficients(torch.randn(d1, d2)) for _ in range(a.layers)])
+            model = predictor.fit(v, [1, 2, 3, 4], SETTINGS, 0)
+            predictor.score(model, v, [1, 2, 3, 4], 0.0)
+            blind = predictor.fit(v, [1, 3], SETTINGS, 0)
+            predictor.score(blind, v, [2, 4], 0.0)
+
+    cost = costs.fit(a, SETTINGS, heldout_every=2, workers=2)
+    assert cost.flops == pytest.approx(counted(everything), rel=0.05)  # biases are not products
+
+
+def test_a_predicted_matrix_takes_the_operations_torch_counts() -> None:
+    a = tiny_shapes()
+    slots = plan.insert_between(6, 3, 4)
+    still = costs.expand(a, slots, "average", 32)  # what is measured of any new layer
+    found = 0
+    for kind, (d1, d2) in a.kinds.items():
+        basis = Basis(torch.randn(d1, a.rank(kind)), torch.rand(a.rank(kind)))
+        model = predictor.network(d2, 32)
+
+        class Pair:
+            def matrix(self, kind: str, layer: int, shape: tuple[int, int] = (d1, d2)) -> Any:
+                return torch.randn(shape)
+
+        pair: Any = Pair()
+        found += 2 * counted(lambda: predict(pair, basis, model, kind, (3, 4)))  # noqa: B023
+    cost = costs.expand(a, slots, "lesa", 32)
+    assert cost.flops - still.flops == pytest.approx(found, rel=0.05)
+
+
+def saved_bytes(action: Callable[[], Any], model: Any) -> int:
+    """Bytes that autograd keeps for the backward pass, weights themselves apart."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = action()
+    assert output is not None
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", PLANS)
+def test_activations_are_what_autograd_keeps(name: str, bf16: bool) -> None:
+    from transformers import LlamaModel
+
+    slots = PLANS[name]
+    config = tiny_config(num_hidden_layers=len(slots) or 6)
+    whole = tiny_model(slots)
+    model = LlamaModel(config)
+    for ours, theirs in zip(model.parameters(), whole.model.parameters(), strict=True):
+        ours.requires_grad_(theirs.requires_grad)
+    a = tiny_shapes()
+    tokens = 4 * LENGTH
+
+    def forward() -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return model(torch.randint(64, (4, LENGTH)), use_cache=False)
+
+    # Layers that train, and frozen ones above the first of these.
+    moved, frozen = {"base": (6, 0), "inserted": (2, 2), "llama_pro": (2, 3), "solar": (8, 0)}[name]
+    cast = 2 * (moved + frozen) * model_costs.layer_matrices(a) if bf16 else 0
+    kept = moved * model_costs.activation_bytes(a, bf16, trains=True)
+    kept += frozen * model_costs.activation_bytes(a, bf16, trains=False)
+    modelled = tokens * kept + cast
+    assert saved_bytes(forward, model) == pytest.approx(modelled, rel=0.05)
+
+
+def test_outputs_are_the_bytes_of_the_files(tmp_path: Path) -> None:
+    a = tiny_shapes()
+    sizes = {"gram": 0, "basis": 0, "fit": 0}
+    for kind, (d1, d2) in a.kinds.items():
+        r = a.rank(kind)
+        save_file({"gram": torch.zeros(d1, d1, dtype=torch.float64)}, tmp_path / "gram")
+        save_basis(Basis(torch.zeros(d1, r), torch.zeros(r)), tmp_path / "basis")
+        save_file(predictor.network(d2, 32).state_dict(), tmp_path / "fit")
+        for name in sizes:
+            sizes[name] += (tmp_path / name).stat().st_size
+    header = 7 * 600  # of safetensors, in bytes and more than enough
+    for name, cost in (
+        ("gram", costs.extract(a)),
+        ("basis", costs.svd(a, "gram")),
+        ("fit", costs.fit(a, SETTINGS, 5, 2)),
+    ):
+        assert 0 <= sizes[name] - cost.output < header, name
+
+
+def test_coefficients_of_the_widest_kinds_lie_on_disk() -> None:
+    a = tiny_shapes()
+    one, two = (costs.fit(a, SETTINGS, 5, workers) for workers in (1, 2))
+    widest = 4 * 6 * 48 * 32  # gate and up: L layers of 48 rows of 32, float32
+    down = 4 * 6 * 32 * 48
+    assert one.scratch - one.output == max(widest, down)
+    assert two.scratch - two.output == 2 * widest
+    assert two.processes == one.processes + 1 == 3
+
+
+def deepened(layers: int) -> list[tuple[str, Cost]]:
+    a = tiny_shapes(num_hidden_layers=layers)
+    inserted = plan.insert_between(layers, 0, layers - 2)
+    return [
+        ("base", costs.base(a, "hub")),
+        ("extract", costs.extract(a)),
+        ("svd", costs.svd(a, "gram")),
+        ("svd of the concatenation", costs.svd(a, "concat")),
+        ("fit", costs.fit(a, SETTINGS, 5, 2)),
+        ("expand", costs.expand(a, inserted, "lesa", 32)),
+        ("spectrum", costs.expand(a, inserted, "spectrum", 32)),
+        ("spread", model_costs.spread(a, inserted, 32, 2, 4, 64, TRAIN)),
+        ("pretrain", model_costs.pretrain(a, inserted, TRAIN, 4, 64)),
+        ("pretrain the base", model_costs.pretrain(a, [], TRAIN, 4, 64)),
+        ("evaluate", model_costs.evaluate(a, layers, EVALUATE)),
+    ]
+
+
+def test_deeper_costs_more_and_streaming_stages_hold_no_more() -> None:
+    flat = {"extract", "svd", "fit", "expand", "spectrum"}
+    for (name, small), (_, large) in zip(deepened(5), deepened(9), strict=True):
+        assert large.work["disk"] > small.work["disk"], name
+        assert large.flops > small.flops or name == "base", name
+        assert large.output >= small.output, name
+        if name in flat:
+            assert large.memory == small.memory, name
+        elif name != "base":  # a shard outweighs what a tiny model needs in the spread
+            assert large.memory > small.memory or name == "spread", name
+    grams = [dict(deepened(layers))["extract"].output for layers in (5, 9)]
+    assert grams[0] == grams[1]
+
+
+def test_a_wider_model_costs_more() -> None:
+    one, two = tiny_shapes(), tiny_shapes(hidden_size=64, intermediate_size=96)
+    for cost in (
+        costs.extract,
+        lambda a: costs.svd(a, "gram"),
+        lambda a: costs.fit(a, SETTINGS, 5, 2),
+    ):
+        assert cost(two).flops > cost(one).flops
+        assert cost(two).memory > cost(one).memory
+
+
+def test_training_pays_for_what_trains() -> None:
+    a = tiny_shapes(num_hidden_layers=12)
+    inserted = plan.insert_between(12, 6, 9)
+    pro, solar = plan.llama_pro(12, 4), plan.solar(12, 4)
+    some, over, everything = (
+        model_costs.pretrain(a, slots, TRAIN, 4, 64) for slots in (inserted, pro, solar)
+    )
+    # Equal parameters train, but the lowest of LLaMA Pro's lies further down.
+    assert model_costs.trainable(a, inserted) == model_costs.trainable(a, pro)
+    assert some.flops < over.flops < everything.flops
+    assert some.memory < over.memory < everything.memory
+    assert some.scratch == over.scratch < everything.scratch
+    # A checkpoint: weights and two moments of what trains, float32.
+    p, moving = a.parameters(16), model_costs.trainable(a, inserted)
+    assert some.scratch == 4 * p + 8 * moving
+    twice = model_costs.pretrain(a, inserted, TRAIN.model_copy(update={"max_steps": 2}), 4, 64)
+    assert twice.scratch == 2 * some.scratch
+
+
+def test_gradients_stay_over_micro_batches() -> None:
+    a = tiny_shapes()
+    one = model_costs.pretrain(a, [], TRAIN, 4, 64)
+    more = TRAIN.model_copy(update={"gradient_accumulation_steps": 2})
+    assert model_costs.pretrain(a, [], more, 4, 64).memory == one.memory + 4 * a.parameters(6)
+
+
+def test_bfloat16_counts_as_its_own_unit() -> None:
+    a = tiny_shapes()
+    bf16 = model_costs.pretrain(a, [], TRAIN.model_copy(update={"bf16": True}), 0, 64)
+    assert bf16.work["bfloat16"] > 0
+    assert bf16.work["float32"] == 0
+    assert bf16.flops == model_costs.pretrain(a, [], TRAIN, 0, 64).flops
+
+
+def test_a_head_that_is_not_tied_is_stored_and_a_tied_one_still_multiplied() -> None:
+    tied, apart = (tiny_shapes(tie_word_embeddings=tie) for tie in (True, False))
+    assert apart.other_parameters - tied.other_parameters == 64 * 32
+    assert replace(tied, other_parameters=apart.other_parameters) == apart
+    one, other = (model_costs.held_out(a, 6, 4, 64, 2, False) for a in (tied, apart))
+    assert one.flops == other.flops
+
+
+def test_lengths_are_bounds_of_what_the_evaluation_builds() -> None:
+    from eval import offline
+
+    assert model_costs.DOCUMENT_TOKENS >= offline.DOCUMENT_CHARACTERS / 4
+    assert model_costs.PASSAGE_TOKENS >= offline.CONTEXT_CHARACTERS / 4
+    longest = (offline.CONTEXT_CHARACTERS + offline.CHOICE_CHARACTERS[1]) / 4
+    assert 4 * longest <= model_costs.CHOICE_TOKENS
