@@ -1,0 +1,82 @@
+"""What costs come to on a machine: seconds, memory, disk, and whether it will do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lesa.costs import Cost
+from lesa.errors import UserError
+from lesa.machine import Machine
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes at a stage's peak: in main memory, libraries too, and on the accelerator."""
+
+    memory: int
+    accelerator: int
+
+
+def need(cost: Cost, machine: Machine) -> Need:
+    libraries = cost.processes * machine.process
+    if cost.accelerated and machine.accelerator:
+        return Need(cost.host + libraries, cost.memory)
+    return Need(cost.memory + libraries, 0)
+
+
+def seconds(cost: Cost, machine: Machine) -> float:
+    """Each unit's work at its rate, one after another: nothing is taken to overlap."""
+    rates = dict(machine.rates)
+    if cost.accelerated and machine.accelerator:
+        rates |= machine.accelerator.rates
+    return sum(amount / rates[unit] for unit, amount in cost.work.items() if amount)
+
+
+def disk_peak(costs: Sequence[Cost], machine: Machine) -> int:
+    """Bytes at the fullest moment of a run from nothing.
+
+    DVC's cache and the work tree share an output by a hard link, or hold it twice where there are
+    none. Either way DVC copies an output into the cache first, when the stage's scratch is gone.
+    """
+    kept = sum(cost.output * (1 if machine.hard_links else 2) + cost.outside for cost in costs)
+    return kept + max(max(cost.scratch, cost.output) for cost in costs)
+
+
+def check(costs: Mapping[str, Cost], machine: Machine, present: int = 0) -> None:
+    """Raise UserError, one line with the figures, if memory or disk will not do.
+
+    `present`: bytes of the run that lie on the disk already.
+    """
+    needs = {stage: need(cost, machine) for stage, cost in costs.items()}
+    short = []
+    memory = {stage: amount.memory for stage, amount in needs.items()}
+    short += _short("memory", memory, machine.memory)
+    if machine.accelerator:
+        device = {stage: amount.accelerator for stage, amount in needs.items()}
+        short += _short(f"memory of {machine.accelerator.name}", device, machine.accelerator.memory)
+    disk = disk_peak(list(costs.values()), machine) - present
+    short += _short("disk", {"the run": disk}, machine.disk)
+    if short:
+        hint = "a larger machine, a smaller model or batch, or fewer models would do"
+        raise UserError(f"{'; '.join(short)}; {hint}")
+
+
+def _short(what: str, needs: Mapping[str, int], available: int) -> list[str]:
+    worst = max(needs, key=lambda stage: needs[stage])
+    lacking = needs[worst] - available
+    if lacking <= 0:
+        return []
+    others = sum(amount > available for amount in needs.values()) - 1
+    more = f" ({others} more stages need too much)" if others else ""
+    return [
+        f"{what}: {worst} needs {gib(needs[worst])}, {gib(available)} are free: "
+        f"{gib(lacking)} too little{more}"
+    ]
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB, or in MiB where they are less than one."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
