@@ -13,7 +13,7 @@ BIN := $(abspath $(VENV))/bin
 # Stages call `python`: the environment's, whether make or a user's shell starts DVC.
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help setup report repro test test-slow lint profile grid ui clean
+.PHONY: help setup report repro test test-slow lint profile plan grid ui clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -46,6 +46,9 @@ lint: $(STAMP) ## ruff and mypy
 
 profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qwen2.5-1.5b
 	$(RUN) python -m pipelines.profile $(PROFILE)
+
+plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
+	@$(RUN) python -m pipelines.plan $(PROFILE)
 
 grid: $(STAMP) ## The learning-rate grid, outside the default run; metrics to metrics/grid
 	$(RUN) dvc repro pipelines/grid/dvc.yaml

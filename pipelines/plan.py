@@ -1,0 +1,274 @@
+"""`make plan`: layer plans, parameters and what every stage costs on this machine, before it runs.
+
+From the profile and the model's config alone: no weight is read and params.yaml stays as it is.
+Exit status 2, after the tables, when memory or disk will not do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import baselines  # noqa: F401  (registers the baselines)
+from lesa import costs, methods, model_costs
+from lesa.architecture import Architecture, architecture, find_config
+from lesa.base import describe
+from lesa.budget import check, disk_peak, gib, need, seconds
+from lesa.checkpoint import KINDS
+from lesa.costs import Cost
+from lesa.errors import UserError
+from lesa.machine import Machine, this_machine
+from lesa.params import Params, load, parse
+from lesa.plan import LayerPlan
+from pipelines.profile import compose
+from pipelines.stage import fail
+
+T = TypeVar("T")
+KEPT = Path("conf/models")
+ARTIFACTS = Path("artifacts")
+
+
+def layer_plans(params: Params, layers: int) -> dict[str, LayerPlan]:
+    """Plan of every model that the expand stage makes, and none for the base."""
+    first, last = params.gaps.first, params.gaps.last
+    plans = {
+        name: methods.get(method.method).plan(layers, first, last)
+        for name, method in params.methods.items()
+    }
+    return {"base": [], **plans}
+
+
+def stage_costs(
+    params: Params, a: Architecture, plans: Mapping[str, LayerPlan], cores: int
+) -> dict[str, Cost]:
+    """Cost of a run of each stage of dvc.yaml but corpus and report, which depend on the text."""
+    corpus, train = params.corpus, params.train
+    found = {
+        "base": costs.base(a, params.base.source),
+        "extract": costs.extract(a),
+        "svd": costs.svd(a, params.svd.method),
+    }
+    for name, run in params.fit.runs.items():
+        found[f"fit@{name}"] = costs.fit(
+            a, params.fit.presets[run.preset], params.fit.heldout_every, min(cores, len(KINDS))
+        )
+    for name, method in params.methods.items():
+        found[f"expand@{name}"] = costs.expand(
+            a, plans[name], method.method, hidden_size(params, method.needs)
+        )
+    paper = params.fit.seeds("paper")  # the preset of which dvc.yaml measures the spread
+    found["spread@paper"] = model_costs.spread(
+        a,
+        methods.get("lesa").plan(a.layers, params.gaps.first, params.gaps.last),
+        params.fit.presets["paper"].hidden_size,
+        len(paper),
+        corpus.heldout_blocks,
+        corpus.block_size,
+        train,
+    )
+    for name in params.models:
+        found[f"pretrain@{name}"] = model_costs.pretrain(
+            a, plans[name], train, corpus.heldout_blocks, corpus.block_size
+        )
+    for phase in ("init", "trained"):
+        for name in params.models:
+            found[f"evaluate@{phase}-{name}"] = model_costs.evaluate(
+                a, len(plans[name]) or a.layers, params.evaluate
+            )
+    return found
+
+
+def hidden_size(params: Params, needs: str) -> int:
+    """Of the predictors below `needs`, artifacts/fit/<preset>/<seed>; 0 where it is no fit."""
+    preset = Path(needs).parent.name
+    return params.fit.presets[preset].hidden_size if preset in params.fit.presets else 0
+
+
+def strip(plan: LayerPlan) -> str:
+    """A plan in one line: `0-14` copies of base layers, `+` a new layer between its neighbours,
+    `+3` a new layer made of layer 3."""
+    runs: list[list[int]] = []
+    words: list[str] = []
+
+    def close() -> None:
+        words.extend(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        runs.clear()
+
+    for slot in plan:
+        if slot.new:
+            close()
+            words.append("+" if slot.copy_of is None else f"+{slot.copy_of}")
+        elif slot.copy_of is not None:
+            if runs and slot.copy_of == runs[-1][-1] + 1:
+                runs[-1].append(slot.copy_of)
+            else:
+                runs.append([slot.copy_of])
+    close()
+    return " ".join(words)
+
+
+def alike(named: Mapping[str, T]) -> list[tuple[list[str], T]]:
+    """Names of equal values together, in the order of the first of them."""
+    groups: list[tuple[list[str], T]] = []
+    for name, value in named.items():
+        names = next((names for names, other in groups if other == value), None)
+        if names is None:
+            groups.append(([name], value))
+        else:
+            names.append(name)
+    return groups
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 5 else f"{names[0]} and {len(names) - 1} alike"
+
+
+def layer_table(a: Architecture, plans: Mapping[str, LayerPlan]) -> list[list[str]]:
+    rows = [["model", "layers", "parameters before", "after", "of these train", "layer plan"]]
+    for names, plan in alike(plans):
+        layers = len(plan) or a.layers
+        rows.append(
+            [
+                listed(names),
+                f"{a.layers} to {layers}",
+                f"{a.parameters(a.layers):,}",
+                f"{a.parameters(layers):,}",
+                f"{model_costs.trainable(a, plan):,}",
+                strip(plan) or f"0-{a.layers - 1}",
+            ]
+        )
+    return rows
+
+
+def stage_table(found: Mapping[str, Cost], machine: Machine) -> list[list[str]]:
+    """A row for every stage, its instances of equal cost on one; the last row is the whole run."""
+    rows = [["stage", "runs", "TFLOP", "memory", "output", "scratch", "time"]]
+    by_family = {stage: (stage.partition("@")[0], cost) for stage, cost in found.items()}
+    for stages, (family, cost) in alike(by_family):
+        names = [stage.partition("@")[2] for stage in stages]
+        rows.append(
+            [
+                f"{family}@{listed(names)}" if names[0] else family,
+                str(len(names)),
+                f"{cost.flops / 1e12:,.2f}",
+                memory(cost, machine),
+                gib(cost.output),
+                gib(cost.scratch),
+                duration(seconds(cost, machine)),
+            ]
+        )
+    every = list(found.values())
+    rows.append(
+        [
+            "whole run",
+            str(len(every)),
+            f"{sum(cost.flops for cost in every) / 1e12:,.2f}",
+            gib(max(need(cost, machine).memory for cost in every)),
+            gib(sum(cost.output + cost.outside for cost in every)),
+            gib(max(cost.scratch for cost in every)),
+            duration(sum(seconds(cost, machine) for cost in every)),
+        ]
+    )
+    return rows
+
+
+def memory(cost: Cost, machine: Machine) -> str:
+    amount = need(cost, machine)
+    device = f" + {gib(amount.accelerator)} GPU" if amount.accelerator else ""
+    return gib(amount.memory) + device
+
+
+def duration(amount: float) -> str:
+    """Seconds in the largest unit of which there are at least two."""
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if amount >= 2 * size:
+            return f"{amount / size:.1f} {unit}"
+    return f"{amount:.1f} s"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width; numbers, all but the first and a last of words, to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    left = {0} | ({len(widths) - 1} if rows[0][-1] == "layer plan" else set())
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def machine_text(machine: Machine) -> str:
+    def speeds(rates: Mapping[str, float]) -> str:
+        return ", ".join(
+            f"{unit} {rate / 1e9:.3g} {'GB/s' if unit in ('memory', 'disk') else 'GFLOP/s'}"
+            for unit, rate in rates.items()
+        )
+
+    text = (
+        f"This machine now: {machine.cores} cores, {gib(machine.memory)} of memory and "
+        f"{gib(machine.disk)} of disk free; measured {speeds(machine.rates)}."
+    )
+    if gpu := machine.accelerator:
+        text += f"\n{gpu.name}: {gib(gpu.memory)} free; measured {speeds(gpu.rates)}."
+    return text
+
+
+def present(params: Params) -> int:
+    """Bytes below artifacts if params.yaml, whose run they are of, has the same base."""
+    try:
+        same = load().base == params.base
+    except UserError:
+        return 0
+    files = (path for path in ARTIFACTS.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files) if same else 0
+
+
+def report(
+    params: Params, a: Architecture, where: str, machine: Machine, already: int
+) -> tuple[str, dict[str, Cost]]:
+    """The printed text, and the costs it shows."""
+    plans = layer_plans(params, a.layers)
+    found = stage_costs(params, a, plans, machine.cores)
+    total = disk_peak(list(found.values()), machine)
+    official = " and official tasks" if params.evaluate.tasks else ""
+    parts = [
+        f"Profile {params.profile}: {describe(params.base)}; shapes from {where}.\n"
+        f"Base: {a.layers} layers, {a.parameters(a.layers):,} parameters of {a.itemsize} bytes.",
+        aligned(layer_table(a, plans)),
+        "0-14: copies of base layers. +: new, between its neighbours. +3: new, made of layer 3.",
+        aligned(stage_table(found, machine)),
+        "Figures are of one run; the last row sums them, and has the largest memory and scratch.\n"
+        f"Disk at the fullest moment: {gib(total)}, of which {gib(already)} are there already.\n"
+        "Memory is a model (lesa/costs.py, lesa/model_costs.py) of what is held at once, with the\n"
+        "libraries. Time is an estimate from rates measured just now, without the stages' start;\n"
+        "work outside the matrix products makes it longer.\n"
+        f"Not counted: corpus and report, which depend on the text{official}; make grid.",
+        machine_text(machine),
+    ]
+    return "\n\n".join(parts), found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="pipelines.plan")
+    parser.add_argument("profile")
+    name = parser.parse_args().profile
+    try:
+        params = parse(compose(name), f"conf/{name}.yaml")
+        config, where = find_config(params.base, KEPT, ARTIFACTS / "init/base")
+        a = architecture(config, where)
+        machine, already = this_machine(), present(params)
+        text, found = report(params, a, where, machine, already)
+        print(text, flush=True)
+        check(found, machine, already)
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or Path.cwd()}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()
