@@ -1,0 +1,186 @@
+"""Compare programs: each side runs in a process of its own, in turn, and its time and memory count.
+
+A benchmark is a module run as `python -m benchmarks.<name>`. With `--side <side>` it does the work
+of one side and ends with `report`; without, it calls `compare` and `save`. The process that
+compares imports torch and reads data in none of its own code: the kernel counts what a process
+held when it started a side into that side's peak.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+INTERVAL = 0.02  # seconds between two looks at the memory of a side and its workers
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of one side.
+
+    seconds: wall time of the part the side passed to `report`, or of the whole process if it
+    reported none. peak_bytes: largest resident size of the process and all below it, added up:
+    pages that processes share, libraries above all, count once for each. The sum is sampled;
+    what one process took at most is the kernel's own figure and cannot be missed.
+    """
+
+    seconds: float
+    peak_bytes: int
+    result: dict[str, Any]
+
+
+def report(work: Callable[[], dict[str, Any]]) -> None:
+    """In a side's process: do the work, then print its time and result as the last line."""
+    start = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, "result": result}), flush=True)
+
+
+def side(module: str, *args: str) -> Measurement:
+    """Run `python -m module args…`, a side that ends with `report`."""
+    return command([sys.executable, "-m", module, *args])
+
+
+def command(argv: Sequence[str]) -> Measurement:
+    """Run any program; RuntimeError with the end of its output if it fails."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        start = time.perf_counter()
+        process = subprocess.Popen(argv, stdout=out, stderr=err)
+        peak = pid = 0
+        while not pid:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            peak = max(peak, tree_bytes(process.pid))
+            time.sleep(INTERVAL)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0), err.seek(0)
+        lines = out.read().decode().splitlines()
+        if process.returncode:
+            tail = "\n".join(lines[-20:]) + err.read().decode()[-4000:]
+            raise RuntimeError(f"{' '.join(argv)}: exit status {process.returncode}\n{tail}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    reported = reported_by(lines)
+    return Measurement(
+        reported.get("seconds", seconds),
+        max(peak, usage.ru_maxrss * unit),
+        reported.get("result", {}),
+    )
+
+
+def tree_bytes(pid: int) -> int:
+    """Resident bytes of a process and all below it, now; 0 once it is gone."""
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        for member in (process, *process.children(recursive=True)):
+            total += member.memory_info().rss
+    except psutil.Error:  # one ended between the two looks
+        pass
+    return total
+
+
+def reported_by(lines: Sequence[str]) -> dict[str, Any]:
+    """What `report` printed as the last line, or an empty dict."""
+    try:
+        found = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and "seconds" in found else {}
+
+
+def compare(
+    name: str,
+    sides: Mapping[str, Callable[[], Measurement] | Sequence[str]],
+    repetitions: int,
+) -> dict[str, Any]:
+    """Run all sides in turn, `repetitions` times, and print and return medians and ratios.
+
+    A side is an argv or a function that measures. The first is this project's: `ratios` say how
+    many times its median seconds and peak bytes each other side took. Every other round runs
+    backwards, so that no side is always the one after another.
+    """
+    runs: dict[str, list[Measurement]] = {key: [] for key in sides}
+    for number in range(repetitions):
+        for key in order(sides, number):
+            chosen = sides[key]
+            found = chosen() if callable(chosen) else command(chosen)
+            runs[key].append(found)
+            mib = found.peak_bytes / 2**20
+            print(f"{name}: {key}: {found.seconds:.2f} s, {mib:.0f} MiB", flush=True)
+    medians = {key: median(found) for key, found in runs.items()}
+    own, *others = sides
+    ratios = {
+        key: {what: medians[key][what] / medians[own][what] for what in medians[own]}
+        for key in others
+    }
+    for key, ratio in ratios.items():
+        print(
+            f"{name}: {key} over {own}: "
+            f"{ratio['seconds']:.2f} of its time, {ratio['peak_bytes']:.2f} of its peak memory"
+        )
+    return {
+        "repetitions": repetitions,
+        "medians": medians,
+        "ratios": ratios,
+        "runs": {key: [asdict(m) for m in found] for key, found in runs.items()},
+    }
+
+
+def order(sides: Iterable[str], number: int) -> list[str]:
+    """The sides' order in one round."""
+    names = list(sides)
+    return names[::-1] if number % 2 else names
+
+
+def median(found: Sequence[Measurement]) -> dict[str, float]:
+    return {
+        "seconds": statistics.median(m.seconds for m in found),
+        "peak_bytes": statistics.median(m.peak_bytes for m in found),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where a measurement was made: nothing that names the machine itself."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+        "processor": processor(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def processor() -> str:
+    """Its model, as Linux tells it; elsewhere the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def save(name: str, found: dict[str, Any]) -> Path:
+    """Write `benchmarks/results/<name>.json`: what was found, and on what machine."""
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"machine": machine(), **found}, indent=2, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
