@@ -24,7 +24,7 @@ class Basis:
 
     def coefficients(self, weight: Tensor) -> Tensor:
         """`V_i` (r, d2) float32 of a layer's matrix (d1, d2)."""
-        return (self.u.T @ weight.float()) / self.s[:, None]
+        return (self.u.T @ weight.float()).div_(self.s[:, None])
 
     def reconstruct(self, coefficients: Tensor) -> Tensor:
         """`U Σ V_i` (d1, d2) float32."""

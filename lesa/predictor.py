@@ -12,7 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lesa.coefficients import Coefficients
 from lesa.params import Predictor as Settings
+
+CPU = torch.device("cpu")
+SCORED_ROWS = 512  # predicted at once when scoring
 
 
 def network(d2: int, hidden_size: int) -> nn.Sequential:
@@ -34,49 +38,98 @@ def loss(prediction: Tensor, target: Tensor, norm_weight: float) -> Tensor:
     return total
 
 
-def neighbours(coefficients: Tensor, middle: int) -> Tensor:
-    """Input rows (r, 2·d2) for the layer `middle` of `coefficients` (L, r, d2)."""
-    return torch.cat([coefficients[middle - 1], coefficients[middle + 1]], dim=1)
+def loss_slope(prediction: Tensor, target: Tensor, norm_weight: float) -> Tensor:
+    """The derivative of `loss` by the prediction (n, d2).
+
+    `(1-λ)·2/(n·d2)·(pred - target) + λ·2·(‖pred‖₂ - ‖target‖₂)·pred/‖pred‖₂`; the second term is
+    0 where the prediction is, as in autograd.
+    """
+    size = torch.linalg.vector_norm(prediction)
+    excess = size - torch.linalg.vector_norm(target)
+    slope = (prediction - target).mul_((1 - norm_weight) * 2 / prediction.numel())
+    return slope.addcmul_(prediction, excess / size.clamp_min(1e-30), value=norm_weight * 2)
 
 
+def gradient(
+    parameters: Sequence[Tensor],
+    inputs: Tensor,
+    target: Tensor,
+    norm_weight: float,
+    out: Sequence[Tensor],
+) -> Tensor:
+    """The loss of a batch; its derivative by each of `network`'s parameters is written to `out`.
+
+    Autograd's arithmetic without its bookkeeping and without fresh memory for the gradients at
+    every step: of so small a batch the matrix products are short enough for both to show.
+    """
+    w1, b1, w2, b2, w3, b3 = parameters
+    by_w1, by_b1, by_w2, by_b2, by_w3, by_b3 = out
+    first = torch.addmm(b1, inputs, w1.T).relu_()
+    second = torch.addmm(b2, first, w2.T).relu_()
+    prediction = torch.addmm(b3, second, w3.T)
+
+    slope = loss_slope(prediction, target, norm_weight)
+    torch.mm(slope.T, second, out=by_w3)
+    torch.sum(slope, 0, out=by_b3)
+    slope = (slope @ w3).mul_(second > 0)
+    torch.mm(slope.T, first, out=by_w2)
+    torch.sum(slope, 0, out=by_b2)
+    slope = (slope @ w2).mul_(first > 0)
+    torch.mm(slope.T, inputs, out=by_w1)
+    torch.sum(slope, 0, out=by_b1)
+    return loss(prediction, target, norm_weight)
+
+
+def examples(v: Coefficients, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs (n, 2·d2) and targets (n, d2) of the target rows `rows`, counted over all layers."""
+    # A target's neighbours stand one layer before and one after it.
+    neighbours = torch.cat([v.take(rows - v.rows), v.take(rows + v.rows)], dim=1)
+    return neighbours.to(device), v.take(rows).to(device)
+
+
+def cut(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """A flat tensor's consecutive parts, seen in these shapes; no copies."""
+    parts = torch.split(flat, [shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+@torch.no_grad()
 def fit(
-    coefficients: Tensor,
+    v: Coefficients,
     middles: Sequence[int],
     settings: Settings,
     seed: int,
+    device: torch.device = CPU,
     on_epoch: Callable[[float], None] = lambda mean_loss: None,
 ) -> nn.Sequential:
-    """Train G_W on the triples (i-1, i, i+1) for i in `middles`.
+    """Train G_W on the triples (i-1, i, i+1) for i in `middles`, in the dtype of `v` on `device`.
 
-    `coefficients`: (L, r, d2) float32 on the device to train on. Batches are drawn without
-    replacement from all rows of all triples, shuffled anew each epoch; the last, smaller batch
-    counts (docs/method.md, official code).
+    Batches are drawn without replacement from all rows of all triples, shuffled anew each epoch;
+    the last, smaller batch counts (docs/method.md, official code).
     """
-    layers, rows, d2 = coefficients.shape
     torch.manual_seed(seed)
-    model = network(d2, settings.hidden_size).to(coefficients.device)
+    model = network(v.d2, settings.hidden_size).to(device, v.dtype)
+    # All parameters lie in one tensor, so that the optimiser's step is one pass over it.
+    shapes = [p.shape for p in model.parameters()]
+    flat = torch.cat([p.flatten() for p in model.parameters()]).requires_grad_()
+    flat.grad = torch.zeros_like(flat)
+    parameters, gradients = cut(flat.detach(), shapes), cut(flat.grad, shapes)
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
+        [flat], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    flat = coefficients.view(layers * rows, d2)
-    # Example e of the flattened list is row e of the target layer; neighbours lie `rows` away.
-    targets = torch.cat([torch.arange(i * rows, (i + 1) * rows) for i in middles])
+    targets = torch.cat([torch.arange(i * v.rows, (i + 1) * v.rows) for i in middles])
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.epochs):
-        order = targets[torch.randperm(len(targets), generator=generator)]
-        total = 0.0
-        batches = torch.split(order.to(flat.device), settings.batch_size)
+        order = targets[torch.randperm(len(targets), generator=generator)].to(v.device)
+        batches = torch.split(order, settings.batch_size)
+        total = torch.zeros((), device=device, dtype=torch.float64)
         for batch in batches:
-            inputs = torch.cat([flat[batch - rows], flat[batch + rows]], dim=1)
-            value = loss(model(inputs), flat[batch], settings.norm_weight)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(value)
+            inputs, target = examples(v, batch, device)
+            total += gradient(parameters, inputs, target, settings.norm_weight, gradients)
             optimizer.step()
-            total += float(value.detach())
-        on_epoch(total / len(batches))
+        on_epoch(float(total) / len(batches))
+    for parameter, trained in zip(model.parameters(), parameters, strict=True):
+        parameter.copy_(trained)
     return model.eval()
 
 
@@ -99,25 +152,47 @@ class Score:
 
 @torch.no_grad()
 def score(
-    model: nn.Module, coefficients: Tensor, middles: Sequence[int], norm_weight: float
+    model: nn.Module,
+    v: Coefficients,
+    middles: Sequence[int],
+    norm_weight: float,
+    device: torch.device = CPU,
 ) -> Score:
-    """Score G_W on the triples around `middles`; `coefficients` is (L, r, d2)."""
-    error = square = mean = predicted = cosine = objective = 0.0
-    count = 0
-    for i in middles:
-        prediction, target = model(neighbours(coefficients, i)), coefficients[i]
-        error += float((prediction - target).double().square().sum())
-        square += float(target.double().square().sum())
-        mean += float(target.double().sum())
-        predicted += float(prediction.double().square().sum())
-        cosine += float(torch.cosine_similarity(prediction.flatten(), target.flatten(), dim=0))
-        objective += float(loss(prediction, target, norm_weight))
-        count += target.numel()
-    variance = square / count - (mean / count) ** 2
+    """Score G_W, which lies on `device`, on the triples around `middles`.
+
+    Every score follows from five sums over a triple's entries, so no more than `SCORED_ROWS` rows
+    are predicted at once; the sums are float64.
+    """
+    sums = torch.stack([moments(model, v, i, device) for i in middles])  # (triples, 5)
+    errors, predicted, targets, products, _ = sums.T
+    entries = v.rows * v.d2
+    sizes = predicted.sqrt(), targets.sqrt()
+    cosines = products / (sizes[0] * sizes[1]).clamp_min(1e-300)
+    objectives = (1 - norm_weight) * errors / entries + norm_weight * (sizes[0] - sizes[1]) ** 2
+    error, square, mean = (float(sums[:, k].mean()) / entries for k in (0, 2, 4))
     return Score(
-        mse=error / count,
-        explained_variance=1 - error / count / variance,
-        cosine=cosine / len(middles),
-        norm_ratio=(predicted / square) ** 0.5,
-        loss=objective / len(middles),
+        mse=error,
+        explained_variance=1 - error / (square - mean**2),
+        cosine=float(cosines.mean()),
+        norm_ratio=float(predicted.sum() / targets.sum()) ** 0.5,
+        loss=float(objectives.mean()),
     )
+
+
+def moments(model: nn.Module, v: Coefficients, middle: int, device: torch.device) -> Tensor:
+    """Sums over one triple's entries (5,) float64: of squared errors, of squared predictions, of
+    squared targets, of the products of both, and of targets."""
+    total = torch.zeros(5, dtype=torch.float64)
+    for rows in torch.split(torch.arange(v.rows) + middle * v.rows, SCORED_ROWS):
+        inputs, target = examples(v, rows, device)
+        prediction, target = model(inputs).double(), target.double()
+        total += torch.stack(
+            [
+                (prediction - target).square().sum(),
+                prediction.square().sum(),
+                target.square().sum(),
+                (prediction * target).sum(),
+                target.sum(),
+            ]
+        ).cpu()
+    return total

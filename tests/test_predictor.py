@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.published_fit import published_fit
 from lesa import predictor
+from lesa.coefficients import Coefficients
 from lesa.params import Predictor as Settings
 
 SETTINGS = Settings(
@@ -21,75 +23,112 @@ def coefficients(layers: int = 6, rows: int = 5, d2: int = 4, seed: int = 0) -> 
     return torch.randn(layers, rows, d2, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_fit(
+def held(v: Tensor) -> Coefficients:
+    """Coefficients (L, r, d2) as the library holds them in memory."""
+    return Coefficients(v.flatten(0, 1), len(v))
+
+
+def plain(
     v: Tensor, middles: list[int], settings: Settings, seed: int
-) -> tuple[list[Tensor], list[float]]:
-    """docs/method.md steps 4 and 5 without the library: lists of rows, and AdamW written out."""
-    d2 = v.shape[2]
-    torch.manual_seed(seed)
-    layers = [
-        nn.Linear(2 * d2, settings.hidden_size),
-        nn.Linear(settings.hidden_size, settings.hidden_size),
-        nn.Linear(settings.hidden_size, d2),
-    ]
-    weights = [p for layer in layers for p in (layer.weight, layer.bias)]
-    first = [torch.zeros_like(p) for p in weights]
-    second = [torch.zeros_like(p) for p in weights]
-    examples = [
-        (torch.cat([v[i - 1, row], v[i + 1, row]]), v[i, row])
-        for i in middles
-        for row in range(v.shape[1])
-    ]
-    generator = torch.Generator().manual_seed(seed)
-    step, curve = 0, []
-    for _ in range(settings.epochs):
-        order = torch.randperm(len(examples), generator=generator).tolist()
-        losses = []
-        for start in range(0, len(order), settings.batch_size):
-            batch = [examples[e] for e in order[start : start + settings.batch_size]]
-            x = torch.stack([pair[0] for pair in batch])
-            target = torch.stack([pair[1] for pair in batch])
-            x = torch.relu(x @ weights[0].T + weights[1])
-            x = torch.relu(x @ weights[2].T + weights[3])
-            prediction = x @ weights[4].T + weights[5]
-            mse = ((prediction - target) ** 2).mean()
-            norms = ((prediction**2).sum().sqrt() - (target**2).sum().sqrt()) ** 2
-            value = (1 - settings.norm_weight) * mse + settings.norm_weight * norms
-            losses.append(float(value.detach()))
-            step += 1
-            for p, g, m, n in zip(
-                weights, torch.autograd.grad(value, weights), first, second, strict=True
-            ):
-                with torch.no_grad():
-                    p.mul_(1 - settings.learning_rate * settings.weight_decay)
-                    m.mul_(0.9).add_(g, alpha=0.1)
-                    n.mul_(0.999).add_(g * g, alpha=0.001)
-                    size = (n / (1 - 0.999**step)).sqrt() + 1e-8
-                    p.sub_(settings.learning_rate / (1 - 0.9**step) * m / size)
-        curve.append(sum(losses) / len(losses))
-    return [p.detach() for p in weights], curve
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Weights and curve of the published loop."""
+    model, curve = published_fit(list(v), middles, seed=seed, **settings.model_dump())
+    return model.state_dict(), curve
+
+
+def apart(model: nn.Module, wanted: dict[str, Tensor]) -> float:
+    """The largest difference of two networks' weights."""
+    found = model.state_dict()
+    assert list(found) == list(wanted)
+    return max(float((found[name] - wanted[name]).abs().max()) for name in found)
 
 
 # 20 rows in batches of 7: the last batch of an epoch has 6, and counts.
 @pytest.mark.parametrize("middles", [[1, 2, 3, 4], [2, 4], [3]])
-def test_fit_equals_a_plain_loop(middles: list[int]) -> None:
-    v = coefficients()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_fit_equals_the_published_loop(
+    middles: list[int], dtype: torch.dtype, tolerance: float
+) -> None:
+    v = coefficients().to(dtype)
     curve: list[float] = []
-    model = predictor.fit(v, middles, SETTINGS, seed=5, on_epoch=curve.append)
-    wanted, wanted_curve = plain_fit(v, middles, SETTINGS, seed=5)
-    assert curve == pytest.approx(wanted_curve, rel=1e-4)
-    for found, other in zip(model.parameters(), wanted, strict=True):
-        assert torch.allclose(found, other, atol=1e-4)
+    model = predictor.fit(held(v), middles, SETTINGS, seed=5, on_epoch=curve.append)
+    wanted, wanted_curve = plain(v, middles, SETTINGS, seed=5)
+    assert curve == pytest.approx(wanted_curve, rel=tolerance)
+    assert apart(model, wanted) < tolerance
     assert not model.training
+    assert next(model.parameters()).dtype == dtype
+
+
+@pytest.mark.parametrize("norm_weight", [0.0, 5e-5, 5e-4])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_hundreds_of_published_steps(
+    norm_weight: float, dtype: torch.dtype, tolerance: float
+) -> None:
+    """The presets' own settings, 300 steps; weights are of size 0.1."""
+    settings = Settings(
+        norm_weight=norm_weight,
+        epochs=5,
+        hidden_size=64,
+        batch_size=64,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+    )
+    v = coefficients(layers=14, rows=320, d2=24).to(dtype) / 10
+    middles = list(range(1, 13))
+    model = predictor.fit(held(v), middles, settings, seed=3)
+    wanted, _ = plain(v, middles, settings, seed=3)
+    assert apart(model, wanted) < tolerance
+    untrained, _ = plain(v, middles, settings.model_copy(update={"epochs": 0}), seed=3)
+    assert apart(model, untrained) > 100 * tolerance
+
+
+@pytest.mark.parametrize("norm_weight", [0.0, 5e-4, 0.5, 1.0])
+def test_gradient_is_that_of_autograd(norm_weight: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    model = predictor.network(6, 10).double()
+    parameters = list(model.parameters())
+    inputs = torch.randn(9, 12, generator=generator, dtype=torch.float64)
+    target = torch.randn(9, 6, generator=generator, dtype=torch.float64)
+    prediction = model(inputs)
+    value = (1 - norm_weight) * (prediction - target).square().mean()
+    value = value + norm_weight * (prediction.norm() - target.norm()) ** 2
+    wanted = torch.autograd.grad(value, parameters)
+    out = [torch.full_like(p, 7.0) for p in parameters]
+    with torch.no_grad():
+        found = predictor.gradient(parameters, inputs, target, norm_weight, out)
+    assert float(found) == pytest.approx(float(value.detach()), rel=1e-12)
+    for one, other in zip(out, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("norm_weight", [0.0, 5e-5, 0.5, 1.0])
+def test_loss_slope_by_finite_differences(norm_weight: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    prediction = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    target = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    slope = predictor.loss_slope(prediction, target, norm_weight)
+    for row, column in np.ndindex(4, 3):
+        step = torch.zeros(4, 3, dtype=torch.float64)
+        step[row, column] = 1e-6
+        rise = predictor.loss(prediction + step, target, norm_weight)
+        rise -= predictor.loss(prediction - step, target, norm_weight)
+        assert float(slope[row, column]) == pytest.approx(float(rise) / 2e-6, rel=1e-6, abs=1e-9)
+
+
+def test_loss_slope_of_a_zero_prediction_is_finite() -> None:
+    prediction = torch.zeros(2, 3, requires_grad=True)
+    target = torch.ones(2, 3)
+    (wanted,) = torch.autograd.grad(predictor.loss(prediction, target, 0.5), prediction)
+    assert torch.equal(predictor.loss_slope(prediction.detach(), target, 0.5), wanted)
 
 
 def test_fit_is_deterministic_and_depends_on_its_seed() -> None:
     v = coefficients()
     torch.manual_seed(1)
-    one = predictor.fit(v, [1, 2, 3, 4], SETTINGS, seed=0).state_dict()
+    one = predictor.fit(held(v), [1, 2, 3, 4], SETTINGS, seed=0).state_dict()
     torch.manual_seed(2)
-    same = predictor.fit(v, [1, 2, 3, 4], SETTINGS, seed=0).state_dict()
-    other = predictor.fit(v, [1, 2, 3, 4], SETTINGS, seed=1).state_dict()
+    same = predictor.fit(held(v), [1, 2, 3, 4], SETTINGS, seed=0).state_dict()
+    other = predictor.fit(held(v), [1, 2, 3, 4], SETTINGS, seed=1).state_dict()
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
 
@@ -99,8 +138,8 @@ def test_fit_reads_only_its_triples() -> None:
     v = coefficients(layers=8)
     changed = v.clone()
     changed[4:] = 100.0
-    one = predictor.fit(v, [1, 2], SETTINGS, seed=0).state_dict()
-    other = predictor.fit(changed, [1, 2], SETTINGS, seed=0).state_dict()
+    one = predictor.fit(held(v), [1, 2], SETTINGS, seed=0).state_dict()
+    other = predictor.fit(held(changed), [1, 2], SETTINGS, seed=0).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -120,10 +159,13 @@ def test_loss_closed_form() -> None:
         assert float(predictor.loss(prediction, target, weight)) == pytest.approx(wanted)
 
 
-def test_neighbours_stand_side_by_side() -> None:
+def test_examples_are_the_neighbours_side_by_side_and_the_layer_between() -> None:
     v = coefficients()
-    rows = predictor.neighbours(v, 2)
-    assert torch.equal(rows, torch.stack([torch.cat([v[1, r], v[3, r]]) for r in range(5)]))
+    inputs, target = predictor.examples(held(v), torch.tensor([7, 19]), torch.device("cpu"))
+    # Five rows a layer: row 2 of layer 1, row 4 of layer 3.
+    assert torch.equal(inputs[0], torch.cat([v[0, 2], v[2, 2]]))
+    assert torch.equal(inputs[1], torch.cat([v[2, 4], v[4, 4]]))
+    assert torch.equal(target, torch.stack([v[1, 2], v[3, 4]]))
 
 
 class Apply(nn.Module):
@@ -140,7 +182,7 @@ class Apply(nn.Module):
 
 def test_score_of_zero() -> None:
     v = coefficients() + 0.5
-    found = predictor.score(Apply(0, 0), v, [1, 2, 4], 0.1)
+    found = predictor.score(Apply(0, 0), held(v), [1, 2, 4], 0.1)
     targets = v[[1, 2, 4]].double().numpy()
     assert found.mse == pytest.approx((targets**2).mean())
     assert found.explained_variance == pytest.approx(1 - (targets**2).mean() / targets.var())
@@ -152,7 +194,7 @@ def test_score_of_zero() -> None:
 def test_score_of_the_mean_explains_nothing() -> None:
     v = coefficients()
     mean = float(v[[2, 3]].double().mean())
-    found = predictor.score(Apply(0, 0, mean), v, [2, 3], 0.1)
+    found = predictor.score(Apply(0, 0, mean), held(v), [2, 3], 0.1)
     assert found.explained_variance == pytest.approx(0, abs=1e-6)
 
 
@@ -160,7 +202,7 @@ def test_score_of_perfect_predictions() -> None:
     """Coefficients on a straight line: the mean of the neighbours is the layer."""
     start, slope = coefficients(2)
     v = torch.stack([start + i * slope for i in range(6)])
-    found = predictor.score(Apply(0.5, 0.5), v, [1, 2, 3, 4], 0.1)
+    found = predictor.score(Apply(0.5, 0.5), held(v), [1, 2, 3, 4], 0.1)
     assert found.mse == pytest.approx(0, abs=1e-12)
     assert found.explained_variance == pytest.approx(1)
     assert found.cosine == pytest.approx(1)
@@ -168,9 +210,11 @@ def test_score_of_perfect_predictions() -> None:
     assert found.loss == pytest.approx(0, abs=1e-9)
 
 
-def test_score_against_numpy() -> None:
+@pytest.mark.parametrize("at_once", [512, 2, 5])
+def test_score_against_numpy(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "SCORED_ROWS", at_once)
     v, middles = coefficients() + 0.2, [1, 3, 4]
-    found = predictor.score(Apply(0.7, -0.2, 0.1), v, middles, 0.25)
+    found = predictor.score(Apply(0.7, -0.2, 0.1), held(v), middles, 0.25)
     a = v.double().numpy()
     pairs = [(0.7 * a[i - 1] - 0.2 * a[i + 1] + 0.1, a[i]) for i in middles]
     predicted, targets = (np.stack(column) for column in zip(*pairs, strict=True))
