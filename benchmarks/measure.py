@@ -1,9 +1,7 @@
 """Compare programs: each side runs in a process of its own, in turn, and its time and memory count.
 
 A benchmark is a module run as `python -m benchmarks.<name>`. With `--side <side>` it does the work
-of one side and ends with `report`; without, it calls `compare` and `save`. The process that
-compares imports torch and reads data in none of its own code: the kernel counts what a process
-held when it started a side into that side's peak.
+of one side and ends with `report`; without, it calls `compare` and `save`.
 """
 
 from __future__ import annotations
@@ -26,7 +24,8 @@ from typing import Any
 import psutil
 
 RESULTS = Path(__file__).parent / "results"
-INTERVAL = 0.02  # seconds between two looks at the memory of a side and its workers
+ENDED = 0.02  # seconds between two looks whether a side has ended, and at its own memory
+LOOK = 0.2  # seconds between two looks at the memory of its workers: these cost some time
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Measurement:
 
     seconds: wall time of the part the side passed to `report`, or of the whole process if it
     reported none. peak_bytes: largest resident size of the process and all below it, added up:
-    pages that processes share, libraries above all, count once for each. The sum is sampled;
-    what one process took at most is the kernel's own figure and cannot be missed.
+    pages that processes share, libraries above all, count once for each. The sum is sampled; of
+    the process itself the kernel keeps the peak, read until its last moments (on Linux).
     """
 
     seconds: float
@@ -63,10 +62,14 @@ def command(argv: Sequence[str]) -> Measurement:
         start = time.perf_counter()
         process = subprocess.Popen(argv, stdout=out, stderr=err)
         peak = pid = 0
+        looked = start
         while not pid:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            peak = max(peak, tree_bytes(process.pid))
-            time.sleep(INTERVAL)
+            time.sleep(ENDED)
+            peak = max(peak, high_water(process.pid))
+            if time.perf_counter() - looked > LOOK:
+                peak = max(peak, tree_bytes(process.pid))
+                looked = time.perf_counter()
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0), err.seek(0)
@@ -74,13 +77,20 @@ def command(argv: Sequence[str]) -> Measurement:
         if process.returncode:
             tail = "\n".join(lines[-20:]) + err.read().decode()[-4000:]
             raise RuntimeError(f"{' '.join(argv)}: exit status {process.returncode}\n{tail}")
-    unit = 1 if sys.platform == "darwin" else 1024
     reported = reported_by(lines)
-    return Measurement(
-        reported.get("seconds", seconds),
-        max(peak, usage.ru_maxrss * unit),
-        reported.get("result", {}),
-    )
+    return Measurement(reported.get("seconds", seconds), peak, reported.get("result", {}))
+
+
+def high_water(pid: int) -> int:
+    """The largest resident size a process has had, in bytes; 0 once it is gone.
+
+    Not `ru_maxrss`, which counts in what the process that started it held at that moment.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM")), 0)
 
 
 def tree_bytes(pid: int) -> int:

@@ -30,8 +30,10 @@ def published_fit(
     `coefficients`: `V_1 … V_L`, (r, d2) each.
     """
     d2 = coefficients[0].shape[1]
-    pairs = [torch.cat([coefficients[i - 1], coefficients[i + 1]], dim=1) for i in middles]
-    data = TensorDataset(torch.cat(pairs), torch.cat([coefficients[i] for i in middles]))
+    data = TensorDataset(
+        torch.cat([torch.cat([coefficients[i - 1], coefficients[i + 1]], 1) for i in middles]),
+        torch.cat([coefficients[i] for i in middles]),
+    )
     torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Linear(2 * d2, hidden_size),

@@ -109,6 +109,9 @@ def fit_kinds(job: Job, title: str) -> dict[str, dict[str, Any]]:
         for part, triples in split.items()
         if not job.report(kind, part).is_file()
     }
+    for kind in KINDS:
+        if not tasks_of(kind, tasks):  # a stopped run may not have come to removing them
+            job.coefficients(kind).unlink(missing_ok=True)
     if tasks:
         threads, gpus = torch.get_num_threads(), torch.cuda.device_count()
         run(job, tasks, worker_devices(threads, gpus, len(tasks)), title)
@@ -130,10 +133,10 @@ def entry(job: Job, kind: str, split: dict[str, Part]) -> dict[str, Any]:
 def run(job: Job, tasks: dict[tuple[str, str], int], devices: list[str], title: str) -> None:
     """Run the fits (kind, part) of the given epoch's work, one worker a device.
 
-    The widest kinds first: they take longest. Kind by kind: the predictors of one kind read the
-    same file, so that few files are on disk and in the file cache at a time.
+    Kind by kind: the predictors of one kind read the same file, so that few files are on disk and
+    in the file cache at a time.
     """
-    waiting = sorted({kind for kind, _ in tasks}, key=lambda k: (-tasks_of(k, tasks)[0][1], k))
+    waiting = widest_first(tasks)
     context = multiprocessing.get_context("spawn")
     queue: SimpleQueue[str] = context.SimpleQueue()
     for device in devices:
@@ -168,6 +171,12 @@ def run(job: Job, tasks: dict[tuple[str, str], int], devices: list[str], title: 
         finally:
             # After an error, what runs is finished and kept; what waits is not begun.
             pool.shutdown(cancel_futures=True)
+
+
+def widest_first(tasks: dict[tuple[str, str], int]) -> list[str]:
+    """The kinds in the order they are begun: what takes longest must not come last."""
+    kinds = sorted({kind for kind, _ in tasks})
+    return sorted(kinds, key=lambda kind: tasks_of(kind, tasks)[0][1], reverse=True)
 
 
 def tasks_of(kind: str, tasks: dict[tuple[str, str], int]) -> list[tuple[str, int]]:
@@ -222,7 +231,7 @@ def fit_part(job: Job, kind: str, part: str, work: int) -> None:
         layers, d2 = base.num_layers, base.matrix(kind, 0).shape[1]
     triples = parts(layers, job.heldout_every)[part]
     device, settings = WORKER.device, job.settings
-    v = coefficients.near(coefficients.read(job.coefficients(kind), layers, d2), device)
+    v = coefficients.read(job.coefficients(kind), layers, d2, device)
     start = time.perf_counter()
     model = fit(
         v, triples.fitted, settings, kind_seed(job.seed, kind), device, lambda _: advance(work)

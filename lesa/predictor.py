@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from lesa.coefficients import Coefficients
 from lesa.params import Predictor as Settings
@@ -111,11 +113,26 @@ def fit(
     model = network(v.d2, settings.hidden_size).to(device, v.dtype)
     # All parameters lie in one tensor, so that the optimiser's step is one pass over it.
     shapes = [p.shape for p in model.parameters()]
-    flat = torch.cat([p.flatten() for p in model.parameters()]).requires_grad_()
-    flat.grad = torch.zeros_like(flat)
-    parameters, gradients = cut(flat.detach(), shapes), cut(flat.grad, shapes)
-    optimizer = torch.optim.AdamW(
-        [flat], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    flat = torch.cat([p.flatten() for p in model.parameters()])
+    flat_gradient, first, second = (torch.zeros_like(flat) for _ in range(3))
+    parameters, gradients = cut(flat, shapes), cut(flat_gradient, shapes)
+    # AdamW with torch's defaults. Its class would load torch's compiler, in every worker.
+    step = partial(
+        adamw,
+        [flat],
+        [flat_gradient],
+        [first],
+        [second],
+        [],
+        [torch.zeros((), device=device)],
+        fused=True,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        eps=1e-8,
+        maximize=False,
     )
     targets = torch.cat([torch.arange(i * v.rows, (i + 1) * v.rows) for i in middles])
     generator = torch.Generator().manual_seed(seed)
@@ -126,7 +143,7 @@ def fit(
         for batch in batches:
             inputs, target = examples(v, batch, device)
             total += gradient(parameters, inputs, target, settings.norm_weight, gradients)
-            optimizer.step()
+            step()
         on_epoch(float(total) / len(batches))
     for parameter, trained in zip(model.parameters(), parameters, strict=True):
         parameter.copy_(trained)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.published_fit import published_fit
 from lesa import predictor
-from lesa.coefficients import Coefficients
+from lesa.coefficients import InMemory
 from lesa.params import Predictor as Settings
 
 SETTINGS = Settings(
@@ -21,11 +21,6 @@ SETTINGS = Settings(
 
 def coefficients(layers: int = 6, rows: int = 5, d2: int = 4, seed: int = 0) -> Tensor:
     return torch.randn(layers, rows, d2, generator=torch.Generator().manual_seed(seed))
-
-
-def held(v: Tensor) -> Coefficients:
-    """Coefficients (L, r, d2) as the library holds them in memory."""
-    return Coefficients(v.flatten(0, 1), len(v))
 
 
 def plain(
@@ -51,7 +46,7 @@ def test_fit_equals_the_published_loop(
 ) -> None:
     v = coefficients().to(dtype)
     curve: list[float] = []
-    model = predictor.fit(held(v), middles, SETTINGS, seed=5, on_epoch=curve.append)
+    model = predictor.fit(InMemory(v), middles, SETTINGS, seed=5, on_epoch=curve.append)
     wanted, wanted_curve = plain(v, middles, SETTINGS, seed=5)
     assert curve == pytest.approx(wanted_curve, rel=tolerance)
     assert apart(model, wanted) < tolerance
@@ -75,7 +70,7 @@ def test_hundreds_of_published_steps(
     )
     v = coefficients(layers=14, rows=320, d2=24).to(dtype) / 10
     middles = list(range(1, 13))
-    model = predictor.fit(held(v), middles, settings, seed=3)
+    model = predictor.fit(InMemory(v), middles, settings, seed=3)
     wanted, _ = plain(v, middles, settings, seed=3)
     assert apart(model, wanted) < tolerance
     untrained, _ = plain(v, middles, settings.model_copy(update={"epochs": 0}), seed=3)
@@ -125,10 +120,10 @@ def test_loss_slope_of_a_zero_prediction_is_finite() -> None:
 def test_fit_is_deterministic_and_depends_on_its_seed() -> None:
     v = coefficients()
     torch.manual_seed(1)
-    one = predictor.fit(held(v), [1, 2, 3, 4], SETTINGS, seed=0).state_dict()
+    one = predictor.fit(InMemory(v), [1, 2, 3, 4], SETTINGS, seed=0).state_dict()
     torch.manual_seed(2)
-    same = predictor.fit(held(v), [1, 2, 3, 4], SETTINGS, seed=0).state_dict()
-    other = predictor.fit(held(v), [1, 2, 3, 4], SETTINGS, seed=1).state_dict()
+    same = predictor.fit(InMemory(v), [1, 2, 3, 4], SETTINGS, seed=0).state_dict()
+    other = predictor.fit(InMemory(v), [1, 2, 3, 4], SETTINGS, seed=1).state_dict()
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
 
@@ -138,8 +133,8 @@ def test_fit_reads_only_its_triples() -> None:
     v = coefficients(layers=8)
     changed = v.clone()
     changed[4:] = 100.0
-    one = predictor.fit(held(v), [1, 2], SETTINGS, seed=0).state_dict()
-    other = predictor.fit(held(changed), [1, 2], SETTINGS, seed=0).state_dict()
+    one = predictor.fit(InMemory(v), [1, 2], SETTINGS, seed=0).state_dict()
+    other = predictor.fit(InMemory(changed), [1, 2], SETTINGS, seed=0).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -161,7 +156,7 @@ def test_loss_closed_form() -> None:
 
 def test_examples_are_the_neighbours_side_by_side_and_the_layer_between() -> None:
     v = coefficients()
-    inputs, target = predictor.examples(held(v), torch.tensor([7, 19]), torch.device("cpu"))
+    inputs, target = predictor.examples(InMemory(v), torch.tensor([7, 19]), torch.device("cpu"))
     # Five rows a layer: row 2 of layer 1, row 4 of layer 3.
     assert torch.equal(inputs[0], torch.cat([v[0, 2], v[2, 2]]))
     assert torch.equal(inputs[1], torch.cat([v[2, 4], v[4, 4]]))
@@ -182,7 +177,7 @@ class Apply(nn.Module):
 
 def test_score_of_zero() -> None:
     v = coefficients() + 0.5
-    found = predictor.score(Apply(0, 0), held(v), [1, 2, 4], 0.1)
+    found = predictor.score(Apply(0, 0), InMemory(v), [1, 2, 4], 0.1)
     targets = v[[1, 2, 4]].double().numpy()
     assert found.mse == pytest.approx((targets**2).mean())
     assert found.explained_variance == pytest.approx(1 - (targets**2).mean() / targets.var())
@@ -194,7 +189,7 @@ def test_score_of_zero() -> None:
 def test_score_of_the_mean_explains_nothing() -> None:
     v = coefficients()
     mean = float(v[[2, 3]].double().mean())
-    found = predictor.score(Apply(0, 0, mean), held(v), [2, 3], 0.1)
+    found = predictor.score(Apply(0, 0, mean), InMemory(v), [2, 3], 0.1)
     assert found.explained_variance == pytest.approx(0, abs=1e-6)
 
 
@@ -202,7 +197,7 @@ def test_score_of_perfect_predictions() -> None:
     """Coefficients on a straight line: the mean of the neighbours is the layer."""
     start, slope = coefficients(2)
     v = torch.stack([start + i * slope for i in range(6)])
-    found = predictor.score(Apply(0.5, 0.5), held(v), [1, 2, 3, 4], 0.1)
+    found = predictor.score(Apply(0.5, 0.5), InMemory(v), [1, 2, 3, 4], 0.1)
     assert found.mse == pytest.approx(0, abs=1e-12)
     assert found.explained_variance == pytest.approx(1)
     assert found.cosine == pytest.approx(1)
@@ -214,7 +209,7 @@ def test_score_of_perfect_predictions() -> None:
 def test_score_against_numpy(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor, "SCORED_ROWS", at_once)
     v, middles = coefficients() + 0.2, [1, 3, 4]
-    found = predictor.score(Apply(0.7, -0.2, 0.1), held(v), middles, 0.25)
+    found = predictor.score(Apply(0.7, -0.2, 0.1), InMemory(v), middles, 0.25)
     a = v.double().numpy()
     pairs = [(0.7 * a[i - 1] - 0.2 * a[i + 1] + 0.1, a[i]) for i in middles]
     predicted, targets = (np.stack(column) for column in zip(*pairs, strict=True))
@@ -228,3 +223,15 @@ def test_score_against_numpy(at_once: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert found.norm_ratio == pytest.approx(size(predicted) / size(targets), rel=1e-5)
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert all(math.isfinite(x) for x in vars(found).values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("rows_on", ["cpu", "cuda"])
+def test_fit_on_a_gpu_equals_the_published_loop(rows_on: str) -> None:
+    v, device = coefficients().double(), torch.device("cuda")
+    model = predictor.fit(InMemory(v.to(rows_on)), [1, 2, 3, 4], SETTINGS, seed=5, device=device)
+    wanted, _ = plain(v, [1, 2, 3, 4], SETTINGS, seed=5)
+    assert next(model.parameters()).device.type == "cuda"
+    assert apart(model.cpu(), wanted) < 1e-10
+    found = predictor.score(model.to(device), InMemory(v.to(rows_on)), [2], 0.1, device)
+    assert vars(found) == pytest.approx(vars(predictor.score(model.cpu(), InMemory(v), [2], 0.1)))

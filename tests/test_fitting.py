@@ -1,0 +1,199 @@
+"""The seven kinds fitted side by side: the published loop's weights, also after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.published_fit import published_fit
+from lesa import coefficients, fitting
+from lesa.basis import from_gram, gram
+from lesa.checkpoint import KINDS, Checkpoint
+from lesa.coefficients import InMemory
+from lesa.fitting import Job
+from lesa.layers import load_basis, load_predictor, save_basis
+from lesa.params import Predictor
+from lesa.predictor import score
+
+SETTINGS = Predictor(
+    norm_weight=5e-4, epochs=2, hidden_size=8, batch_size=8, learning_rate=1e-3, weight_decay=0.01
+)
+LAYERS = 6
+
+
+def make_job(base: Path, folder: Path, settings: Predictor = SETTINGS, every: int = 2) -> Job:
+    (folder / "svd").mkdir()
+    (folder / "work").mkdir()
+    with Checkpoint(base) as checkpoint:
+        for kind in KINDS:
+            layers = (checkpoint.matrix(kind, i) for i in range(LAYERS))
+            save_basis(from_gram(gram(layers), 1e-6), folder / "svd" / f"{kind}.safetensors")
+    return Job(base, folder / "svd", folder / "work", settings, 3, every)
+
+
+def stacked(job: Job, kind: str) -> torch.Tensor:
+    """All layers' coefficients (L, r, d2) at once."""
+    basis = load_basis(job.svd, kind)
+    with Checkpoint(job.base) as base:
+        return torch.stack([basis.coefficients(base.matrix(kind, i)) for i in range(LAYERS)])
+
+
+def test_a_kind_is_fitted_as_published(tiny: Path, tmp_path: Path) -> None:
+    job = make_job(tiny, tmp_path)
+    for kind in ("k_proj", "down_proj"):
+        v = stacked(job, kind)
+        fitting.store(job, kind)
+        for part in ("train", "heldout"):
+            fitting.fit_part(job, kind, part, work=1)
+        seed, settings = fitting.kind_seed(3, kind), SETTINGS.model_dump()
+        wanted, _ = published_fit(list(v), [1, 2, 3, 4], seed=seed, **settings)
+        found = load_predictor(job.folder, kind)
+        for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
+            assert torch.allclose(one, other, atol=1e-5)
+        entry = fitting.entry(job, kind, fitting.parts(LAYERS, 2))
+        assert (entry["triples"], entry["heldout_triples"]) == (4, 2)
+        assert entry["seconds"] > 0
+        seen = score(wanted, InMemory(v), [1, 2, 3, 4], SETTINGS.norm_weight)
+        assert entry["train"] == pytest.approx(asdict(seen), rel=1e-3, abs=1e-4)
+        blind, _ = published_fit(list(v), [1, 3], seed=seed, **settings)
+        unseen = score(blind, InMemory(v), [2, 4], SETTINGS.norm_weight)
+        assert entry["heldout"] == pytest.approx(asdict(unseen), rel=1e-3, abs=1e-4)
+
+
+def test_rows_from_disk_give_the_same_weights(
+    tiny32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tiny32, tmp_path)
+    fitting.store(job, "up_proj")
+    fitting.fit_part(job, "up_proj", "train", work=1)
+    held = load_file(job.weights("up_proj"))
+    monkeypatch.setattr(coefficients, "IN_MEMORY_BYTES", 0)
+    fitting.fit_part(job, "up_proj", "train", work=1)
+    assert all(torch.equal(t, held[k]) for k, t in load_file(job.weights("up_proj")).items())
+
+
+def test_stored_coefficients_are_not_written_again(tiny32: Path, tmp_path: Path) -> None:
+    job = make_job(tiny32, tmp_path)
+    job.coefficients("q_proj").write_bytes(b"whole")
+    fitting.store(job, "q_proj")
+    assert job.coefficients("q_proj").read_bytes() == b"whole"
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from lesa.fitting import Job, fit_kinds
+from lesa.params import Predictor
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    base, folder, settings = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    settings = Predictor.model_validate_json(settings)
+    fit_kinds(Job(base, folder / "svd", folder / "work", settings, 3, 2), "test")
+"""
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the workers: other threads may add in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_killed_and_run_again(tiny32: Path, tmp_path: Path) -> None:
+    """What was finished is kept, the rest is done, and all is as it is without a kill."""
+    settings = SETTINGS.model_copy(update={"epochs": 60})
+    job = make_job(tiny32, tmp_path, settings)
+    program = tmp_path / "program.py"  # a file: workers import the main module
+    program.write_text(PROGRAM)
+    argv = [sys.executable, str(program), str(tiny32), str(tmp_path), settings.model_dump_json()]
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    process = subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(job.folder.glob("*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1.5)  # the workers look for their parent once a second
+    kept = {path: path.stat().st_mtime_ns for path in job.folder.glob("*.json")}
+    assert 0 < len(kept) < 2 * len(KINDS)
+    time.sleep(1)
+    assert set(job.folder.glob("*.json")) == set(kept)  # no worker goes on by itself
+
+    subprocess.run(argv, env=environment, check=True, stderr=subprocess.DEVNULL)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(job.folder.glob("*.json"))) == 2 * len(KINDS)
+    assert not list(job.folder.glob("*.coefficients"))
+    again = {kind: load_file(job.weights(kind)) for kind in KINDS}
+    (tmp_path / "whole").mkdir()
+    whole = make_job(tiny32, tmp_path / "whole", settings)
+    for kind in KINDS:
+        fitting.store(whole, kind)
+        fitting.fit_part(whole, kind, "train", work=1)
+        wanted = load_file(whole.weights(kind))
+        assert all(torch.equal(again[kind][name], wanted[name]) for name in wanted)
+
+
+def test_finished_work_starts_no_worker(
+    tiny32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tiny32, tmp_path, every=5)  # four triples: none is held out
+    for kind in KINDS:
+        fitting.store(job, kind)
+        fitting.fit_part(job, kind, "train", work=1)
+    monkeypatch.setattr(fitting, "run", None)
+    found = fitting.fit_kinds(job, "test")
+    assert list(found) == list(KINDS)
+    assert all(
+        entry["heldout"] is None and not entry["heldout_triples"] for entry in found.values()
+    )
+
+
+def test_parts() -> None:
+    found = fitting.parts(8, 3)
+    assert found["train"].fitted == found["train"].scored == [1, 2, 3, 4, 5, 6]
+    assert found["heldout"].fitted == [1, 2, 4, 5]
+    assert found["heldout"].scored == [3, 6]
+    assert list(fitting.parts(8, 7)) == ["train"]
+    assert list(fitting.parts(3, 2)) == ["train"]
+
+
+def test_every_kind_and_seed_draws_its_own_weights() -> None:
+    seeds = [fitting.kind_seed(seed, kind) for seed in range(3) for kind in KINDS]
+    assert len(set(seeds)) == 3 * len(KINDS)
+    assert fitting.kind_seed(1, "q_proj") == fitting.kind_seed(1, "q_proj")
+
+
+def test_worker_devices() -> None:
+    assert fitting.worker_devices(2, 0, 14) == ["cpu", "cpu"]
+    assert fitting.worker_devices(64, 0, 14) == ["cpu"] * 14
+    assert fitting.worker_devices(2, 1, 14) == ["cuda:0"]
+    assert fitting.worker_devices(2, 4, 14) == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+    assert fitting.worker_devices(2, 4, 2) == ["cuda:0", "cuda:1"]
+
+
+def test_epoch_work_counts_multiplications() -> None:
+    """Twice the rows or triples is twice the work; per hidden unit a row of width d2 costs 3·d2
+    and the hidden layer."""
+    assert fitting.epoch_work((10, 7), 4, 3) == 3 * 10 * (2 * 7 + 4 + 7)
+
+
+def test_the_widest_kinds_and_their_larger_parts_come_first() -> None:
+    tasks = {("k", "train"): 4, ("k", "heldout"): 3, ("up", "train"): 40, ("up", "heldout"): 50}
+    assert fitting.tasks_of("up", tasks) == [("heldout", 50), ("train", 40)]
+    assert fitting.widest_first(tasks) == ["up", "k"]
