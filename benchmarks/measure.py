@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "metrics" / "benchmarks"  # where the report finds them
 ENDED = 0.02  # seconds between two looks whether a side has ended, and at its own memory
 LOOK = 0.2  # seconds between two looks at the memory of its workers: these cost some time
 
@@ -188,7 +188,7 @@ def processor() -> str:
 
 
 def save(name: str, found: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/<name>.json`: what was found, and on what machine."""
+    """Write `metrics/benchmarks/<name>.json`: what was found, and on what machine."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine(), **found}, indent=2, sort_keys=True)
