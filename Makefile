@@ -9,11 +9,14 @@ PROFILE ?= default
 
 VENV := .venv
 STAMP := $(VENV)/.installed
+# A peer of the benchmarks, in an environment of its own; what both use has the same version there.
+MERGEKIT := benchmarks/.venv-mergekit
+BENCH ?=
 BIN := $(abspath $(VENV))/bin
 # Stages call `python`: the environment's, whether make or a user's shell starts DVC.
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help setup report repro test test-slow lint profile plan grid ui clean
+.PHONY: help setup report repro test test-slow lint profile plan grid bench ui clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -53,6 +56,15 @@ plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, m
 grid: $(STAMP) ## The learning-rate grid, outside the default run; metrics to metrics/grid
 	$(RUN) dvc repro pipelines/grid/dvc.yaml
 	mkdir -p metrics/grid && cp artifacts/grid/*.json metrics/grid/
+
+$(MERGEKIT)/.installed: benchmarks/requirements-mergekit.txt requirements.txt constraints.txt
+	$(PYTHON) -m venv $(if $(SYSTEM_SITE),--system-site-packages) $(MERGEKIT)
+	$(if $(SYSTEM_SITE),,$(MERGEKIT)/bin/pip install $(TORCH))
+	$(MERGEKIT)/bin/pip install -r $< -c requirements.txt -c constraints.txt
+	touch $@
+
+bench: $(STAMP) $(MERGEKIT)/.installed ## Speed and memory beside peers (BENCH=name: one of them)
+	$(RUN) python -m benchmarks $(BENCH)
 
 ui: $(STAMP) ## Open MLflow's pages on the runs so far
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"

@@ -1,0 +1,65 @@
+"""Continual pre-training of the new layers, against a plain Trainer in float32."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure, summary
+from benchmarks.base import default_base, run, work_folder
+from benchmarks.shapes import DEFAULT, layer_bytes, upper_gaps
+from benchmarks.summary import Comparison
+from lesa import plan
+from lesa.files import write_json
+
+STEPS = 14  # of a run: three to warm up, the others timed
+
+
+def deepened(base: Path, work: Path) -> Path:
+    """The default's 15 new layers, each its neighbours' mean: their weights change no work."""
+    slots = plan.insert_between(DEFAULT.layers, *upper_gaps(DEFAULT.layers))
+    write_json(work / "plan.json", plan.to_json(slots))
+    argv = [str(path) for path in (work / "plan.json", base, work / "deepened")]
+    measure.side("benchmarks.sides.expansion", "average", *argv)
+    return work / "deepened"
+
+
+def loss_differences(comparison: Comparison) -> list[float]:
+    """|relative difference| of the two sides' losses at every step of the first run."""
+    ours, theirs = (comparison["runs"][side][0]["result"]["losses"] for side in ("lesa", "trainer"))
+    return [abs(a - b) / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def compare(folder: Path, steps: int, repetitions: int) -> dict[str, Any]:
+    """The median step, and the whole run with loading, caching and evaluation counted in."""
+    argv = [sys.executable, "-m", "benchmarks.sides.pretrain"]
+    sides = {side: [*argv, side, str(folder), str(steps)] for side in ("lesa", "trainer")}
+    whole = measure.compare("pretrain", sides, repetitions)
+    one = summary.by_result(whole, "step_seconds")
+    for side, ratio in one["ratios"].items():
+        print(f"pretrain: tokens/s, {summary.own_side(one)} over {side}: {ratio['seconds']:.2f}")
+    tokens = whole["runs"]["lesa"][0]["result"]["tokens_per_step"]
+    speeds = {side: tokens / values["seconds"] for side, values in one["medians"].items()}
+    return {
+        "one step": {**one, "largest_loss_difference": max(loss_differences(whole))},
+        "whole run": whole,
+        "tokens_per_second": speeds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.pretrain", description=__doc__)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--repetitions", type=int, default=3)
+    args = parser.parse_args()
+    with work_folder(needed_bytes=4 * DEFAULT.layers * layer_bytes(DEFAULT)) as work:
+        base, origin = default_base(work)
+        found = compare(deepened(base, work), args.steps, args.repetitions)
+    measure.save("pretrain", {"weights": origin, "shape": asdict(DEFAULT), **found})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,150 @@
+"""Train for some steps: `python -m benchmarks.sides.pretrain <side> <checkpoint> <steps>`.
+
+Both sides train the same layers of the same checkpoint on the same batches in the same order, and
+are timed alike: from one step's log to the next, which takes in whatever a step needs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.base import ROOT
+from benchmarks.measure import report
+from lesa import params
+from lesa.files import read_json
+from lesa.params import Train
+from lesa.pretrain import freeze, train
+
+BLOCK = 512  # tokens of a packed sequence, corpus.block_size of the default profile
+BATCH = 2  # sequences, train.per_device_batch_size of the default profile
+RATE = 1e-3
+WARM_UP = 3  # steps that are not timed: allocations, first use of kernels
+
+
+def settings(steps: int) -> Train:
+    """The repository's own, in bfloat16 autocast, without evaluations between the steps."""
+    own = params.load(ROOT / "params.yaml").train
+    return own.model_copy(
+        update={
+            "max_steps": steps,
+            "eval_every": steps,
+            "save_every": steps,
+            "per_device_batch_size": BATCH,
+            "gradient_accumulation_steps": 1,
+            "warmup_steps": 0,
+            "bf16": True,
+        }
+    )
+
+
+def random_blocks(vocabulary: int, count: int) -> list[Tensor]:
+    """Blocks of random tokens: what they say changes nothing in the work."""
+    generator = torch.Generator().manual_seed(0)
+    return list(torch.randint(vocabulary, (count, BLOCK), generator=generator))
+
+
+class StepLog:
+    """Time and loss of every optimiser step, from the Trainer's own log."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.losses: list[float] = []
+
+    def __call__(self, numbers: dict[str, float], step: int) -> None:
+        if "loss" in numbers:
+            self.times.append(time.perf_counter())
+            self.losses.append(numbers["loss"])
+
+    def result(self) -> dict[str, Any]:
+        tokens = BATCH * BLOCK
+        seconds = median_step(self.times)
+        return {
+            "step_seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "tokens_per_step": tokens,
+            "losses": self.losses,
+        }
+
+
+def median_step(times: Sequence[float]) -> float:
+    """Median seconds between consecutive logs, those of the warm-up left out."""
+    return statistics.median(
+        after - before for before, after in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False)
+    )
+
+
+class Listen(TrainerCallback):
+    def __init__(self, log: StepLog) -> None:
+        self.log = log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.log(logs or {}, state.global_step)
+
+
+def lesa_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) -> dict[str, Any]:
+    """This project's continual pre-training."""
+    log = StepLog()
+    data = Dataset.from_dict({"input_ids": torch.stack(blocks).tolist()}).with_format("torch")
+    _, curve = train(
+        folder, data, blocks[:1], chosen, RATE, work, on_log=log, resumable=False
+    )  # fmt: skip
+    return {**log.result(), "trainable_parameters": curve["trainable_parameters"]}
+
+
+def plain_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) -> dict[str, Any]:
+    """transformers' Trainer in float32 as its documentation shows it, the same layers frozen."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    trainable = freeze(model, folder)
+    ids = torch.stack(blocks).tolist()
+    log = StepLog()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(work),
+            max_steps=chosen.max_steps,
+            per_device_train_batch_size=chosen.per_device_batch_size,
+            gradient_accumulation_steps=chosen.gradient_accumulation_steps,
+            learning_rate=RATE,
+            lr_scheduler_type="cosine",
+            warmup_steps=chosen.warmup_steps,
+            weight_decay=chosen.weight_decay,
+            max_grad_norm=chosen.max_grad_norm,
+            seed=chosen.seed,
+            data_seed=chosen.seed,
+            save_strategy="no",
+            logging_steps=1,
+            report_to=[],
+            dataloader_pin_memory=torch.cuda.is_available(),
+        ),
+        train_dataset=Dataset.from_dict({"input_ids": ids, "labels": ids}),
+        callbacks=[Listen(log)],
+    )
+    trainer.train()
+    return {**log.result(), "trainable_parameters": trainable}
+
+
+SIDES = {"lesa": lesa_side, "trainer": plain_side}
+
+
+def measured(side: str, folder: Path, steps: int) -> dict[str, Any]:
+    chosen = settings(steps)
+    vocabulary = read_json(folder / "config.json")["vocab_size"]
+    blocks = random_blocks(vocabulary, steps * BATCH)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        return SIDES[side](folder, blocks, chosen, Path(work))
+
+
+if __name__ == "__main__":
+    _, side, folder, steps = sys.argv
+    report(lambda: measured(side, Path(folder), int(steps)))
