@@ -22,6 +22,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "pretrain": ("learning_rate", "trainable_parameters", "steps", "tokens_per_second", "seconds"),
     "grid": ("runs", "best"),
     "evaluate": ("tasks",),
+    "benchmarks": ("machine",),
 }
 
 
@@ -39,6 +40,7 @@ class Metrics:
     pretrain: dict[str, Json]
     grid: dict[str, Json]  # optional: models that were measured
     evaluate: dict[str, dict[str, Json]]  # phase -> model -> file
+    benchmarks: dict[str, Json]  # optional: those that were run, of no profile
 
     @property
     def models(self) -> list[str]:
@@ -130,4 +132,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
             phase: {m: _read(folder / "evaluate" / phase / f"{m}.json", "evaluate") for m in models}
             for phase in PHASES
         },
+        benchmarks=_optional(
+            folder, "benchmarks", sorted(path.stem for path in folder.glob("benchmarks/*.json"))
+        ),
     )

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lesa.errors import UserError
 from lesa.files import whole_folder, write_text
 from lesa.params import Params
-from reports import claims, conclusions, figures, measured, tables
+from reports import claims, conclusions, figures, measured, speed, tables
 
 HERE = Path(__file__).parent
 START, END = "<!-- results -->", "<!-- /results -->"
@@ -69,6 +69,9 @@ def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any
         "claims": claims.table(judged),
         "scores": tables.all_scores(m),
         "predictors": [tables.predictors(m, preset) for preset in m.fit],
+        "benchmarks": speed.beside_peers(m),
+        "benchmark_depth": [t for t in (speed.over_depths(m), speed.depth_lines(m)) if t],
+        "benchmark_machines": speed.machines(m),
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lesa.errors import UserError
-from reports import claims, continuity, figures, measured, tables
+from reports import claims, continuity, figures, measured, speed, tables
 from reports.render import HERE, inline, render, replace_results
 from tests.test_report_synthetic import KINDS, change, params, save, write
 
@@ -78,10 +78,21 @@ def test_numbers_follow_the_files(made: tuple[Path, Path], tmp_path: Path) -> No
         value=0.7653,
     )
     change(metrics, "corpus", "tokens", "train", value=987654)
+    peer = ("deeper", "solar", "medians", "mergekit", "seconds")
+    change(metrics, "benchmarks/expansion", *peer, value=43.21)
     render(params(), metrics, tmp_path / "out")
     for name in ("REPORT.md", "report.html"):
         old, new = ((folder / name).read_text() for folder in (before, tmp_path / "out"))
-        for number in ("19.37", "77.75", "0.1234", "0.432 ± 0.080", "6.543", "0.765", "987,654"):
+        for number in (
+            "19.37",
+            "77.75",
+            "0.1234",
+            "0.432 ± 0.080",
+            "6.543",
+            "0.765",
+            "987,654",
+            "43.21",
+        ):
             assert number not in old, number
             assert number in new, number
     assert "19.37" in (tmp_path / "out" / "results.md").read_text()
@@ -135,7 +146,13 @@ def test_what_is_optional_is_said_to_be_missing(tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics", optional=False, layers=6)
     render(params(), metrics, tmp_path / "out")
     text = (tmp_path / "out" / "REPORT.md").read_text()
-    for section in ("Official tasks", "Spread over predictor seeds", "Learning-rate grid"):
+    for section in (
+        "Official tasks",
+        "Spread over predictor seeds",
+        "Learning-rate grid",
+        "Speed and memory beside a peer",
+        "Growing depth",
+    ):
         assert f"{section}: not measured." in text
     assert not (tmp_path / "out" / "tables" / "spread.csv").exists()
 
@@ -231,6 +248,31 @@ def test_parity_of_losses_is_judged_per_predictor(tmp_path: Path) -> None:
     assert verdicts(metrics)["C2"] == claims.SUPPORTED
     change(metrics, "fit/paper-0", "kinds", "k_proj", "heldout", "loss", value=1.2)
     assert verdicts(metrics)["C2"] == claims.NOT_SUPPORTED
+
+
+def test_benchmarks_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    run = measured.load(write(tmp_path / "metrics"), params())
+    table = speed.beside_peers(run)
+    assert table is not None
+    merge, basis = sorted(table.rows, key=lambda row: str(row["peer"]), reverse=True)
+    assert basis["benchmark"] == "basis-default, q_proj"
+    assert merge["benchmark"] == "expansion, deeper, solar"
+    assert (basis["side"], basis["peer"], basis["runs"]) == ("gram", "concat", 3)
+    assert (basis["seconds"], basis["seconds, peer"], basis["times as fast"]) == (1.25, 8.75, 7.0)
+    assert (basis["peak MiB"], basis["peak MiB, peer"]) == (300, 900)
+    assert basis["agreement"] == "singular values to 3.5e-07"
+    assert merge["agreement"] == "10 of 12 tensors bit for bit, 2 but for the sign of zeros"
+
+
+def test_depths_and_their_lines(tmp_path: Path) -> None:
+    run = measured.load(write(tmp_path / "metrics"), params())
+    depths, lines = speed.over_depths(run), speed.depth_lines(run)
+    assert depths is not None
+    assert lines is not None
+    assert [row["layers"] for row in depths.rows] == [4, 8]
+    assert depths.cells[0][-1] == "not measured"
+    assert depths.rows[1]["peak MiB, no file pages"] == 640
+    assert [row["stage"] for row in lines.rows] == ["all stages"]  # one depth makes no line
 
 
 def test_continuity_tells_a_path_from_noise() -> None:

@@ -293,7 +293,53 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
                 ],
             },
         )
+        benchmarks(folder)
     return folder
+
+
+def benchmarks(folder: Path) -> None:
+    """Two comparisons, one of them a level deeper, and a measurement over depths."""
+    machine = {
+        "cores": 3,
+        "memory_bytes": 5 * 2**30,
+        "processor": "made-up",
+        "python": "3.11",
+        "torch": "0.0",
+        "date": "2000-01-01",
+    }
+
+    def compared(own: str, peer: str, seconds: float, **more: Any) -> dict[str, Any]:
+        return {
+            "repetitions": 3,
+            "medians": {
+                peer: {"seconds": 7 * seconds, "peak_bytes": 900 * 2**20},
+                own: {"seconds": seconds, "peak_bytes": 300 * 2**20},
+            },
+            "ratios": {peer: {"seconds": 7.0, "peak_bytes": 3.0}},
+            **more,
+        }
+
+    basis = {"q_proj": compared("gram", "concat", 1.25, largest_relative_difference=3.5e-7)}
+    save(folder, "benchmarks/basis-default", {"machine": machine, "shape": {}, **basis})
+    tensors = {"tensors": 12, "bit_for_bit": 10, "zeros_differ_in_sign": 2}
+    merge = {"solar": compared("lesa", "mergekit", 0.5, **tensors)}
+    save(folder, "benchmarks/expansion", {"machine": machine, "deeper": merge})
+    depths = [
+        {
+            "layers": layers,
+            "layers_after": layers * 3 // 2,
+            "base_bytes": layers * 2**20,
+            "seconds": 10.0 + layers,
+            "seconds_per_layer": 10.0 / layers + 1,
+            "seconds_by_stage": {"extract": 4.0, "expand": 6.0 + layers},
+            "peak_bytes": 700 * 2**20,
+            "peak_anonymous_bytes": 640 * 2**20 if layers > 4 else None,
+        }
+        for layers in (4, 8)
+    ]
+    line = {"seconds_per_layer": 1.0, "seconds_at_no_depth": 10.0, "largest_residual": 0.0625}
+    lines = {"all stages": line, "extract": None}
+    save(folder, "benchmarks/depth", {"machine": machine, "depths": depths, "lines": lines})
 
 
 def score(rng: np.random.Generator, low: float, high: float, stderr: float = 0.08) -> Any:

@@ -1,0 +1,141 @@
+"""Tables of the benchmarks: what `make bench` measured, beside each peer and over depths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from reports.measured import Json, Metrics, files
+from reports.tables import Cell, Table, number
+
+MIB = 2**20
+
+
+def comparisons(label: str, content: Json) -> Iterator[tuple[str, Json]]:
+    """Every comparison in a benchmark's file, wherever it stands, with the keys that lead to it."""
+    if "medians" in content and "ratios" in content:
+        yield label, content
+        return
+    for key, inner in content.items():
+        if isinstance(inner, dict):
+            yield from comparisons(f"{label}, {key}", inner)
+
+
+def agreement(comparison: Json) -> str:
+    """How far the two sides' results are the same, as far as the benchmark says."""
+    if (value := comparison.get("largest_relative_difference")) is not None:
+        return f"singular values to {number(value)}"
+    if (value := comparison.get("largest_loss_difference")) is not None:
+        return f"losses to {number(value)}"
+    if (tensors := comparison.get("tensors")) is not None:
+        signs = comparison["zeros_differ_in_sign"]
+        said = f"{comparison['bit_for_bit']} of {tensors} tensors bit for bit"
+        return f"{said}, {signs} but for the sign of zeros" if signs else said
+    return ""
+
+
+def beside_peers(m: Metrics) -> Table | None:
+    """A row per comparison and peer: medians of both sides and what the peer takes over ours."""
+    rows: list[dict[str, Cell]] = []
+    for name, content in m.benchmarks.items():
+        for label, comparison in comparisons(name, content):
+            medians: dict[str, Any] = comparison["medians"]
+            (own,) = medians.keys() - comparison["ratios"].keys()
+            for peer, ratio in comparison["ratios"].items():
+                rows.append(
+                    {
+                        "benchmark": label,
+                        "side": own,
+                        "peer": peer,
+                        "runs": int(comparison["repetitions"]),
+                        "seconds": float(medians[own]["seconds"]),
+                        "seconds, peer": float(medians[peer]["seconds"]),
+                        "times as fast": float(ratio["seconds"]),
+                        "peak MiB": medians[own]["peak_bytes"] / MIB,
+                        "peak MiB, peer": medians[peer]["peak_bytes"] / MIB,
+                        "memory, peer over side": float(ratio["peak_bytes"]),
+                        "agreement": agreement(comparison),
+                    }
+                )
+    if not rows:
+        return None
+    return Table(
+        "benchmarks",
+        "Speed and memory beside a peer: medians over runs, each in a fresh process",
+        files("benchmarks", list(m.benchmarks)),
+        rows,
+    )
+
+
+def over_depths(m: Metrics) -> Table | None:
+    """LESA end to end at growing depth."""
+    content = m.benchmarks.get("depth")
+    if content is None:
+        return None
+    rows: list[dict[str, Cell]] = []
+    for depth in content["depths"]:
+        anonymous = depth["peak_anonymous_bytes"]
+        rows.append(
+            {
+                "layers": int(depth["layers"]),
+                "layers after": int(depth["layers_after"]),
+                "base, MiB": depth["base_bytes"] / MIB,
+                **{f"{stage}, s": float(s) for stage, s in depth["seconds_by_stage"].items()},
+                "all, s": float(depth["seconds"]),
+                "all, s a layer": float(depth["seconds_per_layer"]),
+                "peak MiB": depth["peak_bytes"] / MIB,
+                "peak MiB, no file pages": None if anonymous is None else anonymous / MIB,
+            }
+        )
+    return Table(
+        "benchmark_depth",
+        "LESA end to end at Llama-3-8B's widths, random weights, one epoch of the fit",
+        files("benchmarks", ["depth"]),
+        rows,
+    )
+
+
+def depth_lines(m: Metrics) -> Table | None:
+    """How well each stage's time is a straight line in the depth."""
+    lines = m.benchmarks.get("depth", {}).get("lines", {})
+    rows: list[dict[str, Cell]] = [
+        {
+            "stage": stage,
+            "seconds a layer": line["seconds_per_layer"],
+            "seconds at no depth": line["seconds_at_no_depth"],
+            "largest distance from the line": line["largest_residual"],
+        }
+        for stage, line in lines.items()
+        if line is not None
+    ]
+    if not rows:
+        return None
+    return Table(
+        "benchmark_depth_lines",
+        "Seconds over depth as a straight line (distance: relative to the measured seconds)",
+        files("benchmarks", ["depth"]),
+        rows,
+    )
+
+
+def machines(m: Metrics) -> Table | None:
+    """What each benchmark ran on."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "benchmark": name,
+            "processor": str(content["machine"]["processor"]),
+            "cores": int(content["machine"]["cores"]),
+            "memory, GiB": content["machine"]["memory_bytes"] / 2**30,
+            "torch": str(content["machine"]["torch"]),
+            "date": str(content["machine"]["date"]),
+        }
+        for name, content in m.benchmarks.items()
+    ]
+    if not rows:
+        return None
+    return Table(
+        "benchmark_machines",
+        "What the benchmarks ran on",
+        files("benchmarks", list(m.benchmarks)),
+        rows,
+    )
