@@ -16,6 +16,7 @@ from lesa.errors import UserError
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Command = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
@@ -167,15 +168,17 @@ class Method(Strict):
 
 
 class Train(Strict):
+    launch: Command  # what runs the stage, in one process or several (docs/scaling.md)
     max_steps: Positive
     eval_every: Positive  # steps between held-out losses; step 0 is always measured
     save_every: Positive  # steps between resumable checkpoints
     per_device_batch_size: Positive
-    gradient_accumulation_steps: Positive
+    gradient_accumulation_steps: Positive  # batches a step, shared by all processes
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     bf16: bool
+    prefix_cache: bool  # keep the output of the layers below the first trainable one on disk
     seed: int
     learning_rates: dict[str, Rate]  # per model, chosen by the grid
 
@@ -188,6 +191,7 @@ class Grid(Strict):
 
 
 class Evaluate(Strict):
+    launch: Command  # as train.launch
     offline_documents: Positive  # held-out documents scored by perplexity
     offline_examples: Positive  # per generated multiple-choice or cloze task
     tasks: list[str]  # official lm-eval tasks, with their data from `mirror` or the hub

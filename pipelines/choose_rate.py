@@ -12,6 +12,7 @@ from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
 CORPUS = Path("artifacts/corpus")
+PREFIX = Path("artifacts/work/prefix")
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
@@ -26,14 +27,14 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             "warmup_steps": params.train.warmup_steps * steps // params.train.max_steps,
         }
     )
-    key = key_of(
-        settings.model_dump(exclude={"learning_rates"}), tree_digest(init), tree_digest(CORPUS)
-    )
-    runs = []
+    kept = settings.model_dump(exclude={"launch", "learning_rates"})
+    key = key_of(kept, tree_digest(init), tree_digest(CORPUS))
+    runs: list[dict[str, float]] = []
     with work_folder(f"artifacts/work/grid/{name}", key) as unfinished:
         for rate in params.grid.learning_rates:
             done = unfinished / f"{rate}.json"
             if not done.is_file():
+                start = runs[0]["validation_loss_at_0"] if runs else None  # the same at any rate
                 _, curve = train(
                     init,
                     load_blocks(CORPUS, "train"),
@@ -42,12 +43,14 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
                     rate,
                     unfinished / "trainer",
                     resumable=False,
+                    measure_start=start is None,
+                    prefix_cache=PREFIX if settings.prefix_cache else None,
                 )
-                first, last = curve["steps"][0], curve["steps"][-1]
+                measured = [row["heldout_loss"] for row in curve["steps"]]
                 row = {
                     "learning_rate": rate,
-                    "validation_loss_at_0": first["heldout_loss"],
-                    "validation_loss": last["heldout_loss"],
+                    "validation_loss_at_0": measured[0] if start is None else start,
+                    "validation_loss": measured[-1],
                 }
                 write_json(done, row)
             runs.append(read_json(done))

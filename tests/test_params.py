@@ -61,6 +61,8 @@ def test_the_written_parameters_are_valid() -> None:
         ("train.max_steps", -3),
         ("train.learning_rates.lesa", "fast"),
         ("train.max_grad_norm", 0),
+        ("train.prefix_cache", "sometimes"),
+        ("train.launch", ""),
         ("methods.lesa.unpredicted", "zero"),
         ("evaluate.dtype", "float8"),
         ("evaluate.batchsize", 4),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import AutoModelForCausalLM
 
 import baselines  # noqa: F401  (registers the baselines)
 from eval.perplexity import held_out
-from lesa import methods, pretrain
+from lesa import methods, pretrain, training_state
 from lesa.checkpoint import Checkpoint
 from lesa.errors import UserError
 from lesa.expand import expand
@@ -33,6 +38,7 @@ NEW = {4, 6}  # indexes of the new layers that gaps 3 and 4 make
 
 def settings(**changes: Any) -> Train:
     values: dict[str, Any] = {
+        "launch": "python",
         "max_steps": 7,
         "eval_every": 3,
         "save_every": 2,
@@ -42,6 +48,7 @@ def settings(**changes: Any) -> Train:
         "weight_decay": 0.1,
         "max_grad_norm": 1.0,
         "bf16": False,
+        "prefix_cache": False,
         "seed": 0,
         "learning_rates": {},
     }
@@ -61,11 +68,11 @@ def blocks() -> Dataset:
 HELD_OUT = list(tokens(5, 2))
 
 
-def deepened(base: Path, name: str, folder: Path) -> Path:
+def deepened(base: Path, name: str, folder: Path, first: int = 3, last: int = 4) -> Path:
     method = methods.get(name)
     with Checkpoint(base) as checkpoint:
         source = Source(checkpoint, folder, folder, "neighbours", 0)
-        expand(source, method, method.plan(checkpoint.num_layers, 3, 4), folder / name)
+        expand(source, method, method.plan(checkpoint.num_layers, first, last), folder / name)
     return folder / name
 
 
@@ -86,12 +93,13 @@ def is_new(name: str) -> bool:
 @pytest.mark.parametrize("bf16", [False, True])
 def test_only_new_layers_train(averaged: Path, blocks: Dataset, tmp_path: Path, bf16: bool) -> None:
     before = tensors_of(averaged)
-    model, curve = pretrain.train(
+    trained, curve = pretrain.train(
         averaged, blocks, HELD_OUT, settings(bf16=bf16), RATE, tmp_path, resumable=False
     )
-    after = model.state_dict()
-    for name, tensor in before.items():
-        assert torch.equal(after[name], tensor) != is_new(name), name
+    assert trained.keys() == {name for name in before if is_new(name)}
+    for name, tensor in trained.items():
+        assert tensor.dtype == torch.float32
+        assert not torch.equal(before[name], tensor), name
     new = sum(tensor.numel() for name, tensor in before.items() if is_new(name))
     assert curve["trainable_parameters"] == new
     assert list(tmp_path.glob("checkpoint-*")) == []
@@ -102,10 +110,10 @@ def test_everything_trains(tiny32: Path, blocks: Dataset, tmp_path: Path, name: 
     init = tiny32 if name == "base" else deepened(tiny32, name, tmp_path)
     before = tensors_of(init)
     # Every token occurs in some step, so that every row of the embedding has a gradient.
-    model, curve = pretrain.train(
+    after, curve = pretrain.train(
         init, blocks, HELD_OUT, settings(), RATE, tmp_path / "work", resumable=False
     )
-    after = model.state_dict()
+    assert after.keys() == before.keys()
     assert not [key for key, tensor in before.items() if torch.equal(after[key], tensor)]
     assert curve["trainable_parameters"] == sum(tensor.numel() for tensor in before.values())
 
@@ -150,6 +158,26 @@ def test_curve(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     assert evaluations == [0, 3, 6, 7]
 
 
+def test_the_start_is_measured_unless_it_is_known(
+    averaged: Path, blocks: Dataset, tmp_path: Path
+) -> None:
+    found = [
+        pretrain.train(
+            averaged,
+            blocks,
+            HELD_OUT,
+            settings(),
+            RATE,
+            tmp_path,
+            resumable=False,
+            measure_start=measure_start,
+        )[1]
+        for measure_start in (True, False)
+    ]
+    assert heldout_losses(found[1]) == heldout_losses(found[0])[1:]
+    assert found[1]["train"] == found[0]["train"]
+
+
 def test_training_lowers_the_loss_of_its_own_blocks(averaged: Path, tmp_path: Path) -> None:
     one = tokens(1, 3).repeat(2, 1)
     data = Dataset.from_dict({"input_ids": one.tolist()}).with_format("torch")
@@ -157,6 +185,160 @@ def test_training_lowers_the_loss_of_its_own_blocks(averaged: Path, tmp_path: Pa
         averaged, data, list(one), settings(max_steps=9), RATE, tmp_path, resumable=False
     )
     assert curve["steps"][-1]["heldout_loss"] < curve["steps"][0]["heldout_loss"] - 0.3
+
+
+def plain_curve(init: Path, rows: list[Tensor], chosen: Train) -> tuple[list[float], Any]:
+    """Losses of the steps, and the model: torch alone, every layer run, float32 weights."""
+    model: Any = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32)
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.1}, {"params": []}]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = is_new(name)
+        if is_new(name):
+            groups["norm" in name or "bias" in name]["params"].append(parameter)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    losses = []
+    for step in range(chosen.max_steps):
+        batch = torch.stack(rows[2 * step : 2 * step + 2])
+        with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
+            logits = model(input_ids=batch).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), batch[:, 1:].flatten()
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), chosen.max_grad_norm)
+        warm, left = chosen.warmup_steps, chosen.max_steps - chosen.warmup_steps
+        share = step / warm if step < warm else (1 + math.cos(math.pi * (step - warm) / left)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * share
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, model
+
+
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-6), (True, 1e-4)])
+@pytest.mark.parametrize("base", ["tiny32", "qwen"])
+def test_curve_of_a_plain_loop(
+    base: str, request: pytest.FixtureRequest, tmp_path: Path, bf16: bool, tolerance: float
+) -> None:
+    init = deepened(request.getfixturevalue(base), "average", tmp_path)
+    data = Dataset.from_dict({"input_ids": tokens(20, 1).tolist()}).with_format("torch")
+    chosen = settings(bf16=bf16)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(chosen.seed))
+    wanted, model = plain_curve(init, list(tokens(20, 1)[order]), chosen)
+    trained, curve = pretrain.train(
+        init, data, HELD_OUT, chosen, RATE, tmp_path / "work", resumable=False
+    )
+    assert [row["loss"] for row in curve["train"]] == pytest.approx(wanted, rel=tolerance)
+    end = held_out(model, HELD_OUT, bf16, 2)
+    assert curve["steps"][-1]["heldout_loss"] == pytest.approx(end.loss, rel=tolerance)
+    for name, tensor in trained.items():
+        # AdamW divides by what may be small: a rounded gradient can turn a step around.
+        torch.testing.assert_close(
+            tensor, model.get_parameter(name).data, rtol=0, atol=1e-2 if bf16 else 1e-4
+        )
+
+
+def test_blocks_are_all_drawn_before_any_is_drawn_again() -> None:
+    drawn = pretrain.draw(9, 25, seed=3)
+    assert len(drawn) == 25
+    assert sorted(drawn[:9]) == sorted(drawn[9:18]) == list(range(9))
+    assert drawn[:9] != drawn[9:18] != list(range(9))
+    assert len(set(drawn[18:])) == 7
+    assert pretrain.draw(9, 12, seed=3) == drawn[:12]
+    assert pretrain.draw(9, 12, seed=4) != drawn[:12]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_graph_below_the_first_trainable_layer(averaged: Path, checkpointing: bool) -> None:
+    model = pretrain.load_model(averaged)
+    pretrain.freeze(model, averaged)
+    first = min(NEW)
+    model.train()
+    forwards = [0] * len(model.model.layers)
+    outputs: dict[int, Tensor] = {}
+    kept: list[int] = []  # the layer that was running when a tensor was kept for the backward pass
+    running = [-1]
+
+    for index, layer in enumerate(model.model.layers):
+
+        def before(*_: Any, index: int = index) -> None:
+            forwards[index] += 1
+            running[0] = index
+
+        def after(_: Any, __: Any, output: Tensor, index: int = index) -> None:
+            outputs.setdefault(index, output)
+
+        layer.register_forward_pre_hook(before)
+        layer.register_forward_hook(after)
+        if checkpointing:  # as FSDP's option does it: layers run again for their gradients
+            model.model.layers[index] = checkpoint_wrapper(layer)
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(running[0])
+        return tensor
+
+    batch = tokens(2, 4)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(input_ids=batch, labels=batch).loss
+    loss.backward()
+    if not checkpointing:  # which has hooks of its own
+        assert min(kept) == first
+    for index, output in outputs.items():
+        assert output.requires_grad == (index >= first)
+        assert forwards[index] == (2 if checkpointing and index >= first else 1)
+    for name, parameter in model.named_parameters():
+        own = name.replace("_checkpoint_wrapped_module.", "")
+        assert (parameter.grad is not None) == is_new(own)
+
+
+def test_state_is_kept_for_what_trains_alone(
+    averaged: Path, blocks: Dataset, tmp_path: Path
+) -> None:
+    trained, curve = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
+    checkpoint = Path(pretrain.last_whole_checkpoint(tmp_path) or "")
+    state = load_file(checkpoint / "optimizer.safetensors")
+    steps = [tensor for name, tensor in state.items() if name.endswith(".step")]
+    assert len(steps) == len(trained)
+    total = sum(tensor.numel() for tensor in state.values())
+    assert total == 2 * curve["trainable_parameters"] + len(steps)
+    stored = load_file(checkpoint / "trained.safetensors")
+    assert stored.keys() == trained.keys()
+    assert all(is_new(name) for name in stored)
+
+
+def test_a_full_disk_is_said_as_python_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: … (os error 28)")
+
+    monkeypatch.setattr(training_state, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        training_state.write_tensors(tmp_path / "a", {})
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(tmp_path / "a")
+
+
+def test_a_stored_tied_output_layer_follows_the_embedding(qwen: Path, tmp_path: Path) -> None:
+    init = tmp_path / "init"
+    shutil.copytree(qwen, init)
+    tensors = tensors_of(qwen)
+    assert "lm_head.weight" not in tensors
+    for path in init.glob("*safetensors*"):
+        path.unlink()
+    save_file(
+        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
+        init / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    model = pretrain.load_model(init)
+    pretrain.freeze(model, init)
+    trained = {name: tensor + 1 for name, tensor in training_state.trained_tensors(model).items()}
+    pretrain.save(trained, init, tmp_path / "trained")
+    after = tensors_of(tmp_path / "trained")
+    assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"])
+    assert torch.equal(after["lm_head.weight"], tensors["model.embed_tokens.weight"] + 1)
 
 
 class KilledError(Exception):
@@ -180,7 +362,7 @@ def test_resumed_run_has_the_same_curve(
         pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, work, on_log=kill)
     assert bool(list(work.glob("checkpoint-*"))) == (stop_at > 2)
     resumed_steps: list[int] = []
-    model, resumed = pretrain.train(
+    trained, resumed = pretrain.train(
         averaged,
         blocks,
         HELD_OUT,
@@ -192,16 +374,16 @@ def test_resumed_run_has_the_same_curve(
     assert resumed_steps[0] == (stop_at - 1) // 2 * 2 + 1  # it did go on, not start again
     assert heldout_losses(resumed) == heldout_losses(curve)
     assert resumed["train"] == curve["train"]
-    wanted = whole.state_dict()
-    assert all(torch.equal(t, wanted[name]) for name, t in model.state_dict().items())
+    assert trained.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in trained.items())
 
 
 def test_resume_after_the_last_step(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     """A stage killed while it saves its result finds all steps done."""
-    model, curve = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
+    whole, curve = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
     same, again = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
-    wanted = model.state_dict()
-    assert all(torch.equal(t, wanted[name]) for name, t in same.state_dict().items())
+    assert same.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in same.items())
     assert again["trainable_parameters"] == curve["trainable_parameters"]
     assert heldout_losses(again) == heldout_losses(curve)
     assert again["train"] == curve["train"]
@@ -228,16 +410,16 @@ def test_save_keeps_dtype_plan_and_frozen_bits(tiny: Path, tmp_path: Path, block
     init = deepened(tiny, "average", tmp_path)
     (init / "tokenizer.json").write_text("{}")
     before = tensors_of(init)
-    model, _ = pretrain.train(
+    trained, _ = pretrain.train(
         init, blocks, HELD_OUT, settings(max_steps=3), RATE, tmp_path / "work", resumable=False
     )
-    pretrain.save(model, init, tmp_path / "trained")
+    pretrain.save(trained, init, tmp_path / "trained")
     after = tensors_of(tmp_path / "trained")
     assert after.keys() == before.keys()
     for name, tensor in before.items():
         assert after[name].dtype == tensor.dtype
-        if not is_new(name):
-            assert torch.equal(after[name], tensor)
+        wanted = trained[name].to(tensor.dtype) if is_new(name) else tensor
+        assert torch.equal(after[name], wanted)
     plan = json.loads((tmp_path / "trained" / "layer_plan.json").read_text())
     assert from_json(plan) == insert_between(6, 3, 4)
     assert (tmp_path / "trained" / "tokenizer.json").is_file()

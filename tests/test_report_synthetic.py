@@ -57,6 +57,7 @@ def params(**changes: Any) -> Params:
         },
         "methods": methods,
         "train": {
+            "launch": "python",
             "max_steps": 40,
             "eval_every": 5,
             "save_every": 5,
@@ -66,11 +67,13 @@ def params(**changes: Any) -> Params:
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
             "bf16": False,
+            "prefix_cache": False,
             "seed": 0,
             "learning_rates": dict.fromkeys(MODELS, 0.0005),
         },
         "grid": {"learning_rates": [0.0005], "max_steps": 5},
         "evaluate": {
+            "launch": "python",
             "offline_documents": 2,
             "offline_examples": 2,
             "tasks": ["arc_easy", "piqa"],
