@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from eval.statistics import bootstrap_stderr
 from eval.suite import Suite, task_manager
 from lesa.errors import UserError
+from lesa.processes import group
 
 SEED = 1234  # lm-eval's own default, for its generators and for the bootstrap here
 
@@ -29,14 +30,15 @@ def evaluate(
     batch_size: int,
     limit: int | None,
     bootstrap_iters: int,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Score the Hugging Face folder `checkpoint` on every task of `suites`, zero-shot.
 
     `limit` bounds the examples of each official task; the offline suite is always scored whole.
     Returns {"dtype", "tasks": {task: {"metrics": {metric: {"value", "stderr",
     "higher_is_better"}}, "examples", "source"}}}; a group (blimp) also has "subtasks", the
-    metrics and examples of each member. Raises UserError for a checkpoint that cannot be
-    loaded, data that cannot be read, or a score that is not finite.
+    metrics and examples of each member. Several processes of one launcher share the documents of
+    each task: the first returns the scores, the others None. Raises UserError for a checkpoint
+    that cannot be loaded, data that cannot be read, or a score that is not finite.
     """
     _check(checkpoint)
     loaded = [(suite, suite.load()) for suite in suites]  # bad data shows before the model loads
@@ -56,6 +58,8 @@ def evaluate(
             torch_random_seed=SEED,
             fewshot_random_seed=SEED,
         )
+        if results is None:  # lm-eval's to all processes but the first
+            continue
         for name, whole in zip(suite.names, objects, strict=True):
             if isinstance(whole, Group):
                 members = {
@@ -70,13 +74,14 @@ def evaluate(
             else:
                 scored = _task(name, whole, results, bootstrap_iters)
             tasks[name] = {**scored, "source": suite.source}
-    return {"dtype": dtype, "tasks": tasks}
+    return {"dtype": dtype, "tasks": tasks} if group().is_main_process else None
 
 
 def _load(checkpoint: Path, dtype: str, batch_size: int) -> HFLM:
     """What lm-eval's model="hf" builds, once for all suites, from local files alone."""
+    among = group()
     try:
-        return HFLM(
+        model = HFLM(
             pretrained=str(checkpoint.resolve()),  # absolute: never taken for a hub id
             dtype=dtype,
             device="cuda" if torch.cuda.is_available() else "cpu",
@@ -86,6 +91,9 @@ def _load(checkpoint: Path, dtype: str, batch_size: int) -> HFLM:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{checkpoint}: cannot be loaded ({line[:200]})") from error
+    # Of itself lm-eval shares documents only between the GPUs of one machine.
+    model._rank, model._world_size = among.process_index, among.num_processes
+    return model
 
 
 def _task(name: str, task: Any, results: Mapping[str, Any], iterations: int) -> dict[str, Any]:
@@ -113,9 +121,11 @@ def _metrics(
         if not isinstance(stderr, (int, float)):  # lm-eval's "N/A"
             stderr = None
             if task is not None:
+                # Several processes give them in another order, and a bootstrap depends on it.
+                samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
                 values = [
                     sample[metric]
-                    for sample in results["samples"][name]
+                    for sample in samples
                     if sample["filter"] == filtered and metric in sample
                 ]
                 stderr = bootstrap_stderr(values, task.aggregation()[metric], iterations, SEED)

@@ -45,6 +45,8 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             limit=options.limit,
             bootstrap_iters=options.bootstrap_iters,
         )
+    if scores is None:  # the first of several processes has them
+        return
     path = Path("metrics/evaluate") / args.phase / f"{args.model}.json"
     write_json(path, {"model": args.model, "phase": args.phase, **scores})
     log.metrics(

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from lesa import params as parameters
 from lesa.errors import UserError
@@ -22,7 +23,8 @@ def run_stage(name: str, work: Work, *argument_names: str) -> None:
     """Run one stage as a command: exit status 0, or 2 after one line on stderr for bad input.
 
     `argument_names` are positional arguments of the command, found in `args`; they tell the
-    instances of a stage apart. Errors that are not the user's keep their traceback.
+    instances of a stage apart. Errors that are not the user's keep their traceback. Of several
+    processes that a launcher started for one stage, the first alone tracks.
     """
     parser = argparse.ArgumentParser(prog=f"pipelines.{name}")
     for argument in argument_names:
@@ -32,7 +34,12 @@ def run_stage(name: str, work: Work, *argument_names: str) -> None:
     try:
         params = parameters.load()
         settle()
-        with track(instance, params.profile, params.model_dump(mode="json")) as log:
+        tracker = (
+            track(instance, params.profile, params.model_dump(mode="json"))
+            if os.environ.get("RANK", "0") == "0"  # set by torchrun and `accelerate launch`
+            else nullcontext(Tracker())
+        )
+        with tracker as log:
             log.tags({"stage": name, **vars(args)})
             work(params, log, args)
     except UserError as error:
@@ -44,12 +51,14 @@ def run_stage(name: str, work: Work, *argument_names: str) -> None:
 
 
 def settle() -> None:
-    """Use the cores that this process may use, and start every generator from one seed."""
+    """Use this process's share of the cores, and start every generator from one seed."""
     import numpy
     import torch
 
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    torch.set_num_threads(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of one launcher, on this machine
+    torch.set_num_threads(max(1, cores // processes))
     random.seed(SEED)
     numpy.random.seed(SEED)
     torch.manual_seed(SEED)
