@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from lesa.architecture import Architecture
 from lesa.checkpoint import SHARD_BYTES
+from lesa.coefficients import IN_MEMORY_BYTES
 from lesa.params import Predictor
 from lesa.plan import LayerPlan
+from lesa.predictor import SCORED_ROWS
 
 # Units of work. The first four are floating-point operations: of matrix products, by their
 # precision, and of the reduction to tridiagonal or bidiagonal form, which has a rate of its own
@@ -146,10 +148,10 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
     layer's inputs. Every row of all triples is seen `epochs` times, and all but the held-out
     triples' again by the second predictor; then both are scored. AdamW moves its state each step.
 
-    Coefficients lie in a memory-mapped file, 4·L·r·d2 bytes a kind: on disk, not in memory. Held by
-    a worker: basis, a layer and its coefficients while these are made, later the predictor that is
-    kept, and of the one in training weights, gradients and two moments, beside the scoring of a
-    whole layer in float64, 24·r·d2.
+    Coefficients lie in a file, 4·L·r·d2 bytes a kind, read whole only if small
+    (`lesa.coefficients`). Held by a worker: basis, a layer and its coefficients while these are
+    made, later the predictor that is kept, and of the one in training weights, gradients and two
+    moments, beside a scored chunk's inputs, targets and predictions, the last two in float64 too.
     """
     work, output = Work(), 0
     memory: list[int] = []
@@ -176,7 +178,8 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
             },
         )
         making = 4 * d1 * r + (a.itemsize + 4) * d1 * d2 + 8 * r * d2
-        memory.append(max(making, 20 * p + 24 * r * d2))
+        held_file = file if file <= IN_MEMORY_BYTES else 0
+        memory.append(max(making, 20 * p + 32 * min(r, SCORED_ROWS) * d2 + held_file))
         files.append(file)
         output += 4 * p
     return Cost(

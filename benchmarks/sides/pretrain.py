@@ -97,8 +97,16 @@ def lesa_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) -> 
     log = StepLog()
     data = Dataset.from_dict({"input_ids": torch.stack(blocks).tolist()}).with_format("torch")
     _, curve = train(
-        folder, data, blocks[:1], chosen, RATE, work, on_log=log, resumable=False
-    )  # fmt: skip
+        folder,
+        data,
+        blocks[:1],
+        chosen,
+        RATE,
+        work,
+        on_log=log,
+        resumable=False,
+        prefix_cache=work / "prefix",
+    )
     return {**log.result(), "trainable_parameters": curve["trainable_parameters"]}
 
 
