@@ -154,6 +154,13 @@ def c5(m: Metrics) -> Found:
     return evidence, ahead and cheap
 
 
+def _cached(m: Metrics) -> str:
+    """What the timed steps leave out."""
+    if not m.params.train.prefix_cache:
+        return ""
+    return "; frozen layers below a model's first trainable one ran before (train.prefix_cache)"
+
+
 def c6(m: Metrics) -> Found:
     """Training seconds for the same tokens, against how much equal work differs.
 
@@ -176,7 +183,7 @@ def c6(m: Metrics) -> Found:
     )
     return (
         f"{shares}; the same work took {number(min(times))} to {number(max(times))} s "
-        f"({', '.join(equal)}); {files('pretrain', [*m.expand])}",
+        f"({', '.join(equal)}){_cached(m)}; {files('pretrain', [*m.expand])}",
         max(times) < min(seconds["llama_pro"], seconds["solar"]),
     )
 
