@@ -55,10 +55,10 @@ def settle() -> None:
     import numpy
     import torch
 
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    from lesa.machine import usable_cores
+
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of one launcher, on this machine
-    torch.set_num_threads(max(1, cores // processes))
+    torch.set_num_threads(max(1, usable_cores() // processes))
     random.seed(SEED)
     numpy.random.seed(SEED)
     torch.manual_seed(SEED)
