@@ -13,38 +13,25 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.base import work_folder
 from benchmarks.measure import compare, report, save, side
+from benchmarks.shapes import DEFAULT, Shape
 
 MODULE = "benchmarks.fit"
 SEED = 0
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Of a random base without a vocabulary; `kv` is the width of keys and values."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    kv: int
-
-
-DEFAULT = Shape(30, 576, 1536, 192)  # SmolLM2-135M
-TINY = Shape(5, 24, 40, 8)
+TINY = Shape(24, 40, heads=3, kv_heads=1, layers=5, vocabulary=8, dtype="float32")
 
 
 def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
     """Make `folder`/base and `folder`/svd; the result says of what."""
-    import torch
-
+    from benchmarks.sides import checkpoint
     from lesa.basis import from_gram, gram
-    from lesa.checkpoint import KINDS, Checkpoint, layer_tensor, write_checkpoint
-    from lesa.files import write_json
+    from lesa.checkpoint import KINDS, Checkpoint
     from lesa.layers import save_basis
 
     made = Path("artifacts/init/base"), Path("artifacts/svd")
@@ -52,31 +39,11 @@ def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
         (folder / "base").symlink_to(made[0].resolve())
         (folder / "svd").symlink_to(made[1].resolve())
     else:
-        shape = TINY if tiny else DEFAULT
-        sizes = {
-            "q_proj": (shape.hidden, shape.hidden),
-            "k_proj": (shape.kv, shape.hidden),
-            "v_proj": (shape.kv, shape.hidden),
-            "o_proj": (shape.hidden, shape.hidden),
-            "gate_proj": (shape.intermediate, shape.hidden),
-            "up_proj": (shape.intermediate, shape.hidden),
-            "down_proj": (shape.hidden, shape.intermediate),
-        }
-        (folder / "base").mkdir()
-        write_json(folder / "base" / "config.json", {"model_type": "llama"})
-        generator = torch.Generator().manual_seed(SEED)
-        write_checkpoint(
-            folder / "base",
-            (
-                (layer_tensor(i, KINDS[kind]), torch.randn(size, generator=generator) / 50)
-                for i in range(shape.layers)
-                for kind, size in sizes.items()
-            ),
-        )
+        checkpoint.write(TINY if tiny else DEFAULT, folder / "base")
         (folder / "svd").mkdir()
         with Checkpoint(folder / "base") as base:
             for kind in KINDS:
-                total = gram(base.matrix(kind, i) for i in range(shape.layers))
+                total = gram(base.matrix(kind, i) for i in range(base.num_layers))
                 save_basis(from_gram(total, 1e-6), folder / "svd" / f"{kind}.safetensors")
     with Checkpoint(folder / "base") as base:
         return {
@@ -160,15 +127,12 @@ def main() -> None:
         report(lambda: SIDES[args.side](args.folder, args.tiny))
         return
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # Beside the artifacts, not in memory: /tmp may be a file system in memory.
-    work = Path("artifacts/work")
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work, prefix="benchmark-fit-") as folder:
+    with work_folder() as folder:
 
         def run(name: str) -> Any:
-            shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
+            shutil.rmtree(folder / name, ignore_errors=True)
             tiny = ["--tiny"] if args.tiny else []
-            return side(MODULE, "--side", name, "--folder", folder, *tiny)
+            return side(MODULE, "--side", name, "--folder", str(folder), *tiny)
 
         inputs = run("prepare").result
         sides = {name: lambda name=name: run(name) for name in ("project", "published")}

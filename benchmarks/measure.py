@@ -23,6 +23,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.summary import compared
+
 RESULTS = Path(__file__).parents[1] / "metrics" / "benchmarks"  # where the report finds them
 ENDED = 0.02  # seconds between two looks whether a side has ended, and at its own memory
 LOOK = 0.2  # seconds between two looks at the memory of its workers: these cost some time
@@ -129,27 +131,19 @@ def compare(
     for number in range(repetitions):
         for key in order(sides, number):
             chosen = sides[key]
-            found = chosen() if callable(chosen) else command(chosen)
-            runs[key].append(found)
-            mib = found.peak_bytes / 2**20
-            print(f"{name}: {key}: {found.seconds:.2f} s, {mib:.0f} MiB", flush=True)
-    medians = {key: median(found) for key, found in runs.items()}
-    own, *others = sides
-    ratios = {
-        key: {what: medians[key][what] / medians[own][what] for what in medians[own]}
-        for key in others
-    }
-    for key, ratio in ratios.items():
+            taken = chosen() if callable(chosen) else command(chosen)
+            runs[key].append(taken)
+            mib = taken.peak_bytes / 2**20
+            print(f"{name}: {key}: {taken.seconds:.2f} s, {mib:.0f} MiB", flush=True)
+    medians = {key: median(taken) for key, taken in runs.items()}
+    own = next(iter(sides))
+    found = compared(medians, own, repetitions)
+    for key, ratio in found["ratios"].items():
         print(
             f"{name}: {key} over {own}: "
             f"{ratio['seconds']:.2f} of its time, {ratio['peak_bytes']:.2f} of its peak memory"
         )
-    return {
-        "repetitions": repetitions,
-        "medians": medians,
-        "ratios": ratios,
-        "runs": {key: [asdict(m) for m in found] for key, found in runs.items()},
-    }
+    return {**found, "runs": {key: [asdict(m) for m in taken] for key, taken in runs.items()}}
 
 
 def order(sides: Iterable[str], number: int) -> list[str]:
