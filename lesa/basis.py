@@ -11,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy
+import scipy.linalg
 import torch
 from torch import Tensor
+
+ROWS = 2048  # of a Gram matrix, computed at once
 
 
 @dataclass(frozen=True)
@@ -36,26 +40,48 @@ def gram(weights: Iterable[Tensor]) -> Tensor:
     total: Tensor | None = None
     for weight in weights:
         w = weight.double()
-        total = w @ w.T if total is None else total.addmm_(w, w.T)
+        if total is None:
+            total = w.new_zeros(len(w), len(w))
+        for top in range(0, len(w), ROWS):  # of a symmetric matrix only up to the diagonal
+            end = min(top + ROWS, len(w))
+            total[top:end, :end].addmm_(w[top:end], w[:end].T)
     if total is None:
         raise ValueError("no weights")
+    for top in range(ROWS, len(total), ROWS):
+        below = total[top : top + ROWS, :top]
+        total[:top, top : top + ROWS] = below.T
     return total
 
 
 def _kept(u: Tensor, s: Tensor, tolerance: float) -> Basis:
     """Drop singular values below `tolerance` times the largest; fix the columns' signs."""
     rank = int((s > tolerance * s[0]).sum())
-    u = u[:, :rank]
+    u = u[:, :rank].float().contiguous()
     # A singular vector's sign is arbitrary: make each column's largest entry positive, so that
     # both ways to the basis, and every machine, feed the predictor the same rows.
-    peak = u.gather(0, u.abs().argmax(dim=0, keepdim=True))
-    return Basis((u * peak.sign()).float().contiguous(), s[:rank].float().contiguous())
+    u *= torch.where(u.amax(dim=0) >= -u.amin(dim=0), 1.0, -1.0)
+    return Basis(u, s[:rank].float().contiguous())
+
+
+def eigenvectors(gram_matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (d1,) float64, descending, and their vectors (d1, d1), which are float32 on the
+    CPU. The matrix is lost: its memory is used."""
+    if gram_matrix.is_cuda:
+        values, vectors = torch.linalg.eigh(gram_matrix)
+        return values.flip(0), vectors.flip(1)
+    # LAPACK's MRRR in the matrix's own memory holds half of what torch's driver does, and takes
+    # no longer. The transpose of a symmetric matrix in C's order is the same one in Fortran's.
+    found = scipy.linalg.eigh(
+        gram_matrix.numpy().T, overwrite_a=True, check_finite=False, driver="evr"
+    )
+    values, vectors = found[0][::-1].copy(), found[1][:, ::-1].astype(numpy.float32, order="C")
+    return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
 def from_gram(gram_matrix: Tensor, tolerance: float) -> Basis:
-    """Basis from a Gram matrix (d1, d1) float64."""
-    values, vectors = torch.linalg.eigh(gram_matrix)
-    return _kept(vectors.flip(1), values.flip(0).clamp_min(0).sqrt(), tolerance)
+    """Basis from a Gram matrix (d1, d1) float64, which is lost: its memory is used."""
+    values, vectors = eigenvectors(gram_matrix)
+    return _kept(vectors, values.clamp_min(0).sqrt(), tolerance)
 
 
 def from_concat(weights: Iterable[Tensor], tolerance: float) -> Basis:

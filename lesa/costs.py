@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lesa.architecture import Architecture
+from lesa.basis import ROWS
 from lesa.checkpoint import SHARD_BYTES
 from lesa.coefficients import IN_MEMORY_BYTES
 from lesa.params import Predictor
@@ -76,17 +77,19 @@ def base(a: Architecture, source: str) -> Cost:
 
 
 def extract(a: Architecture) -> Cost:
-    """Gram matrices: 2·d1²·d2 a layer, in float64.
+    """Gram matrices, in float64: 2·d1²·d2 a layer, of wide ones down to half of it.
 
-    Held: a layer's matrix as stored, its float64 copy beside the previous layer's, this Gram
-    matrix and the previous kind's: (b + 16)·d1·d2 + 16·d1², whatever the depth.
+    Held: a layer's matrix as stored, its float64 copy beside the previous layer's, and the Gram
+    matrix: (b + 16)·d1·d2 + 8·d1², whatever the depth.
     """
     work, peak, output = Work(), 0, 0
     for d1, d2 in a.kinds.values():
         read = a.layers * a.itemsize * d1 * d2
-        product = {"float64": 2.0 * a.layers * d1 * d1 * d2, "disk": read + 2.0 * 8 * d1 * d1}
+        ends = [min(top + ROWS, d1) for top in range(0, d1, ROWS)]  # only up to the diagonal
+        entries = sum((end - top) * end for top, end in zip(range(0, d1, ROWS), ends, strict=True))
+        product = {"float64": 2.0 * a.layers * entries * d2, "disk": read + 2.0 * 8 * d1 * d1}
         work = added(work, product)
-        peak = max(peak, (a.itemsize + 16) * d1 * d2 + 16 * d1 * d1)
+        peak = max(peak, (a.itemsize + 16) * d1 * d2 + 8 * d1 * d1)
         output += 8 * d1 * d1
     return Cost(work, peak, output)
 
@@ -106,18 +109,18 @@ def structure_memory(a: Architecture, d1: int, d2: int) -> int:
 def svd(a: Architecture, method: str) -> Cost:
     """Basis of each kind, its layers' top coefficients and structure.
 
-    `gram`: eigenvectors of a d1 × d1 matrix, 4/3·d1³ for the reduction and 4·d1³ for the rest.
-    Held: the Gram matrix, its eigenvectors three times (as solved, in descending order, with
-    their signs fixed) and in float32, 36·d1²; later the Gram matrix, the basis and what one layer
-    needs. `concat`: an SVD of d1 × L·d2, 6·m·n² + 20·n³ (Golub and Van Loan, Matrix Computations,
-    4th edition, figure 8.6.1), of which 4·m·n² is the reduction; held three times in float32.
+    `gram`: eigenvectors of a d1 × d1 matrix, 4/3·d1³ for the reduction and 2·d1³ to turn its
+    vectors back. Held: the Gram matrix and its eigenvectors, as solved and in float32, 20·d1²;
+    later the basis and what one layer needs. `concat`: an SVD of d1 × L·d2, 6·m·n² + 20·n³ (Golub
+    and Van Loan, Matrix Computations, 4th edition, figure 8.6.1), of which 4·m·n² is the
+    reduction; held three times in float32.
     """
     work, peak, output = Work(), 0, 0
     for kind, (d1, d2) in a.kinds.items():
         r, n = a.rank(kind), d1 * d2
         if method == "gram":
-            decompose = {"reduction": 4 / 3 * d1**3, "float64": 4.0 * d1**3, "disk": 8.0 * d1 * d1}
-            held, kept = 36 * d1 * d1, 8 * d1 * d1
+            decompose = {"reduction": 4 / 3 * d1**3, "float64": 2.0 * d1**3, "disk": 8.0 * d1 * d1}
+            held = 20 * d1 * d1
         else:
             short, long = sorted((d1, a.layers * d2))
             decompose = {
@@ -125,12 +128,11 @@ def svd(a: Architecture, method: str) -> Cost:
                 "float32": 2.0 * long * short**2 + 20.0 * short**3,
                 "disk": float(a.layers * a.itemsize * n),
             }
-            held, kept = 4 * (3 * a.layers * n + 3 * d1 * d1), 0
+            held = 4 * (3 * a.layers * n + 3 * d1 * d1)
         basis = 4 * (d1 * r + r)
-        layers = {"float32": 2.0 * a.layers * r * n, "disk": 2.0 * a.layers * a.itemsize * n}
+        layers = {"float32": 2.0 * a.layers * n, "disk": 2.0 * a.layers * a.itemsize * n}
         work = added(work, decompose, layers, structure_work(d1, d2, a.layers))
-        top = (a.itemsize + 4) * n + 8 * r * d2
-        peak = max(peak, held, kept + basis + max(top, structure_memory(a, d1, d2)))
+        peak = max(peak, held, basis + structure_memory(a, d1, d2))
         output += basis
     return Cost(added(work, {"disk": 2.0 * output}), peak, output)
 

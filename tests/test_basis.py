@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lesa import basis as basis_module
 from lesa.basis import Basis, from_concat, from_gram, gram
 from lesa.checkpoint import Checkpoint
 
@@ -97,6 +98,15 @@ def test_bfloat16_weights_are_accumulated_exactly() -> None:
     assert_reconstructs(basis, weights)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 16, 20, 64])
+def test_blocks_of_rows_give_the_whole_matrix(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis_module, "ROWS", rows)
+    weights = random_layers(3, 20, 12)
+    wanted = torch.cat(weights, dim=1).double()
+    found = gram(weights)
+    assert torch.allclose(found, wanted @ wanted.T, rtol=1e-12, atol=1e-12)
+
+
 def test_no_weights() -> None:
     with pytest.raises(ValueError, match="no weights"):
         gram([])
@@ -115,10 +125,10 @@ def test_no_weights() -> None:
 def test_on_the_real_base(kind: str, every: int) -> None:
     if not (BASE / "config.json").is_file():
         pytest.skip("artifacts/init/base is not there (dvc repro base): NOT tested on real weights")
-    with Checkpoint(BASE) as base:
-        if base.config["hidden_size"] > 1024:
-            pytest.skip("the base is too wide for an SVD in a test: NOT tested on real weights")
-        weights = [base.matrix(kind, i) for i in range(0, base.num_layers, every)]
+    base = Checkpoint(BASE)
+    if base.config["hidden_size"] > 1024:
+        pytest.skip("the base is too wide for an SVD in a test: NOT tested on real weights")
+    weights = [base.matrix(kind, i) for i in range(0, base.num_layers, every)]
     basis = from_gram(gram(weights), TOLERANCE)
     wanted = torch.linalg.svdvals(torch.cat(weights, dim=1).double())
     assert basis.s.shape == wanted.shape

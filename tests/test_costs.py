@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lesa import costs, model_costs, plan, predictor
+from lesa import basis, costs, model_costs, plan, predictor
 from lesa.architecture import Architecture, architecture
 from lesa.basis import Basis, gram
 from lesa.coefficients import InMemory
@@ -65,7 +65,9 @@ def tiny_shapes(**changes: Any) -> Architecture:
 
 
 def counted(action: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    # torch counts addmm, and not the one in place.
+    mapping = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         action()
     return int(counter.get_total_flops())
 
@@ -101,11 +103,19 @@ def test_scoring_does_the_operations_torch_counts() -> None:
         assert cost.flops == pytest.approx(counted(lambda: model(input_ids=ids)), rel=0.02)
 
 
-def test_extract_does_the_operations_torch_counts() -> None:
+@pytest.mark.parametrize("rows", [basis.ROWS, 20])  # in one block, in several
+def test_extract_does_the_operations_torch_counts(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a = tiny_shapes()
-    # One layer at a time: the counter does not see the sum that later layers are added to.
-    one_layer = counted(lambda: [gram([torch.randn(shape)]) for shape in a.kinds.values()])
-    assert costs.extract(a).work["float64"] == a.layers * one_layer
+    for module in (basis, costs):
+        monkeypatch.setattr(module, "ROWS", rows)
+
+    def everything() -> None:
+        for shape in a.kinds.values():
+            gram(torch.randn(shape) for _ in range(a.layers))
+
+    assert costs.extract(a).work["float64"] == counted(everything)
 
 
 def test_fit_does_the_operations_torch_counts() -> None:
@@ -113,8 +123,8 @@ def test_fit_does_the_operations_torch_counts() -> None:
 
     def everything() -> None:
         for kind, (d1, d2) in a.kinds.items():
-            basis = Basis(torch.randn(d1, a.rank(kind)), torch.rand(a.rank(kind)))
-            layers = [basis.coefficients(torch.randn(d1, d2)) for _ in range(a.layers)]
+            made = Basis(torch.randn(d1, a.rank(kind)), torch.rand(a.rank(kind)))
+            layers = [made.coefficients(torch.randn(d1, d2)) for _ in range(a.layers)]
             v = InMemory(torch.stack(layers))
             model = predictor.fit(v, [1, 2, 3, 4], SETTINGS, 0)
             predictor.score(model, v, [1, 2, 3, 4], 0.0)
