@@ -46,8 +46,7 @@ def _control(draw: Draw) -> Method:
     def tensor(source: Source, slot: Slot, suffix: str) -> Tensor:
         """`source.needs` is the LESA checkpoint that is matched."""
         name = layer_tensor(slot.layer_idx, suffix)
-        with Checkpoint(source.needs) as lesa:
-            weight = lesa.tensor(name)
+        weight = Checkpoint(source.needs).tensor(name)
         if suffix not in KIND_OF:
             return weight
         # A seed of its own for every matrix: no draw depends on the order of writing. Hashed with

@@ -41,16 +41,16 @@ def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
     else:
         checkpoint.write(TINY if tiny else DEFAULT, folder / "base")
         (folder / "svd").mkdir()
-        with Checkpoint(folder / "base") as base:
-            for kind in KINDS:
-                total = gram(base.matrix(kind, i) for i in range(base.num_layers))
-                save_basis(from_gram(total, 1e-6), folder / "svd" / f"{kind}.safetensors")
-    with Checkpoint(folder / "base") as base:
-        return {
-            "weights": "random" if tiny or not (folder / "base").is_symlink() else str(made[0]),
-            "layers": base.num_layers,
-            "shapes": {kind: list(base.matrix(kind, 0).shape) for kind in KINDS},
-        }
+        base = Checkpoint(folder / "base")
+        for kind in KINDS:
+            total = gram(base.matrix(kind, i) for i in range(base.num_layers))
+            save_basis(from_gram(total, 1e-6), folder / "svd" / f"{kind}.safetensors")
+    base = Checkpoint(folder / "base")
+    return {
+        "weights": "random" if tiny or not (folder / "base").is_symlink() else str(made[0]),
+        "layers": base.num_layers,
+        "shapes": {kind: list(base.matrix(kind, 0).shape) for kind in KINDS},
+    }
 
 
 def preset(tiny: bool) -> Any:
@@ -83,15 +83,15 @@ def published(folder: Path, tiny: bool) -> dict[str, Any]:
     settings = preset(tiny).model_dump()
     losses = {}
     (folder / "published").mkdir()
-    with Checkpoint(folder / "base") as base:
-        for kind in KINDS:
-            basis = load_basis(folder / "svd", kind)
-            layers = [basis.coefficients(base.matrix(kind, i)) for i in range(base.num_layers)]
-            middles = range(1, base.num_layers - 1)
-            seed = kind_seed(SEED, kind)
-            model, curve = published_fit(layers, middles, seed=seed, **settings)
-            save_file(model.state_dict(), folder / "published" / f"{kind}.safetensors")
-            losses[kind] = curve[-1]
+    base = Checkpoint(folder / "base")
+    for kind in KINDS:
+        basis = load_basis(folder / "svd", kind)
+        layers = [basis.coefficients(base.matrix(kind, i)) for i in range(base.num_layers)]
+        middles = range(1, base.num_layers - 1)
+        seed = kind_seed(SEED, kind)
+        model, curve = published_fit(layers, middles, seed=seed, **settings)
+        save_file(model.state_dict(), folder / "published" / f"{kind}.safetensors")
+        losses[kind] = curve[-1]
     return {"losses": losses}
 
 

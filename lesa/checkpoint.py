@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -47,7 +45,8 @@ def split_layer(name: str) -> tuple[int, str] | None:
 class Checkpoint:
     """Lazy reader of a folder with `config.json` and safetensors, sharded or single.
 
-    No tensor is read until asked for. Use as a context manager.
+    No tensor is read until asked for, and no file stays open: a shard that does keeps every page
+    read from it in the process, so memory would grow with the depth.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -61,15 +60,13 @@ class Checkpoint:
         files = sorted(self.folder.glob("*.safetensors"))
         if not files:
             raise UserError(f"{self.folder}: holds no .safetensors file")
-        self._stack = ExitStack()
-        self._where: dict[str, Any] = {}
+        self._where: dict[str, Path] = {}
         for path in files:
             try:
-                shard = self._stack.enter_context(safe_open(path, framework="pt"))
+                with safe_open(path, framework="pt") as shard:
+                    self._where.update(dict.fromkeys(shard.keys(), path))
             except SafetensorError as error:
-                self._stack.close()
                 raise UserError(f"{path}: not a whole safetensors file ({error})") from None
-            self._where.update(dict.fromkeys(shard.keys(), shard))
         layers = [split[0] for name in self._where if (split := split_layer(name))]
         self.num_layers = max(layers, default=-1) + 1
         missing = [
@@ -79,23 +76,11 @@ class Checkpoint:
             if layer_tensor(i, suffix) not in self._where
         ]
         if missing or not layers:
-            self._stack.close()
             name = missing[0] if missing else layer_tensor(0, KINDS["q_proj"])
             raise UserError(
                 f"{self.folder}: model type {self.config.get('model_type')!r} lacks {name}; "
                 f"the method needs {', '.join(KINDS)} in every layer"
             )
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def names(self) -> list[str]:
         return list(self._where)
@@ -105,7 +90,8 @@ class Checkpoint:
         return [s[1] for name in self._where if (s := split_layer(name)) and s[0] == 0]
 
     def tensor(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._where[name].get_tensor(name)
+        with safe_open(self._where[name], framework="pt") as shard:
+            tensor: torch.Tensor = shard.get_tensor(name)
         return tensor
 
     def matrix(self, kind: str, layer_idx: int) -> torch.Tensor:

@@ -100,9 +100,9 @@ def epoch_work(shape: Sequence[int], hidden_size: int, triples: int) -> int:
 
 def fit_kinds(job: Job, title: str) -> dict[str, dict[str, Any]]:
     """Fit whatever `job.folder` lacks; returns every kind's entry for the metrics file."""
-    with Checkpoint(job.base) as base:
-        shapes = {kind: base.matrix(kind, 0).shape for kind in KINDS}
-        split = parts(base.num_layers, job.heldout_every)
+    base = Checkpoint(job.base)
+    shapes = {kind: base.matrix(kind, 0).shape for kind in KINDS}
+    split = parts(base.num_layers, job.heldout_every)
     tasks = {
         (kind, part): epoch_work(shapes[kind], job.settings.hidden_size, len(triples.fitted))
         for kind in KINDS
@@ -218,17 +218,15 @@ def layer_coefficients(job: Job, kind: str, device: torch.device) -> Iterator[Te
     """`V_1 … V_L` of a kind, (r, d2) float32 each."""
     stored = load_basis(job.svd, kind)
     basis = Basis(stored.u.to(device), stored.s.to(device))
-    with Checkpoint(job.base) as base:
-        layers = range(base.num_layers)
-    for i in layers:
-        with Checkpoint(job.base) as base:  # left open, it would keep all it has read mapped
-            yield basis.coefficients(base.matrix(kind, i).to(device))
+    base = Checkpoint(job.base)
+    for i in range(base.num_layers):
+        yield basis.coefficients(base.matrix(kind, i).to(device))
 
 
 def fit_part(job: Job, kind: str, part: str, work: int) -> None:
     """Fit and score one predictor; `work` is that of an epoch. The one that is used is saved."""
-    with Checkpoint(job.base) as base:
-        layers, d2 = base.num_layers, base.matrix(kind, 0).shape[1]
+    base = Checkpoint(job.base)
+    layers, d2 = base.num_layers, base.matrix(kind, 0).shape[1]
     triples = parts(layers, job.heldout_every)[part]
     device, settings = WORKER.device, job.settings
     v = coefficients.read(job.coefficients(kind), layers, d2, device)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from lesa import predictor
 from lesa.basis import Basis
 from lesa.checkpoint import Checkpoint
+from lesa.machine import compute_device
 
 
 def save_basis(basis: Basis, path: Path) -> None:
-    save_file({"u": basis.u, "s": basis.s}, path)
+    save_file({"u": basis.u.cpu(), "s": basis.s.cpu()}, path)
 
 
 def load_basis(folder: str | Path, kind: str) -> Basis:
@@ -34,7 +35,12 @@ def load_predictor(folder: str | Path, kind: str) -> nn.Sequential:
 def predict(
     base: Checkpoint, basis: Basis, model: nn.Module, kind: str, between: tuple[int, int]
 ) -> Tensor:
-    """The matrix (d1, d2) predicted between two adjacent base layers, in the base's dtype."""
-    left, right = (base.matrix(kind, i) for i in between)
+    """The matrix (d1, d2) predicted between two adjacent base layers, in the base's dtype.
+
+    Computed on `compute_device()`, given on the CPU.
+    """
+    device = compute_device()
+    basis = Basis(basis.u.to(device), basis.s.to(device))
+    left, right = (base.matrix(kind, i).to(device) for i in between)
     inputs = torch.cat([basis.coefficients(left), basis.coefficients(right)], dim=1)
-    return basis.reconstruct(model(inputs)).to(left.dtype)
+    return basis.reconstruct(model.to(device)(inputs)).to(left.dtype).cpu()

@@ -70,6 +70,11 @@ def this_machine(project: Path = Path()) -> Machine:
     )
 
 
+def compute_device() -> torch.device:
+    """Where a single process does its linear algebra: on the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def usable_cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -7,7 +7,6 @@ all epochs and evaluations, and for all methods that put their first new layer i
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lesa import processes
+from lesa.budget import gib
 from lesa.checkpoint import Checkpoint, split_layer
 from lesa.errors import UserError
-from lesa.files import key_of
+from lesa.files import key_of, whole_file
 
-GIB = 2**30
 LAYERS = "model.layers"
 
 
@@ -102,14 +101,14 @@ def prefix_key(init: Path, layer_idx: int, bf16: bool, device: str) -> str:
     Methods that share the tensors below `layer_idx` get the same key.
     """
     digest = hashlib.sha256()
-    with Checkpoint(init) as checkpoint:
-        config = dict(checkpoint.config)
-        for name in sorted(checkpoint.names()):
-            layer = split_layer(name)
-            if layer is None or layer[0] < layer_idx:
-                tensor = checkpoint.tensor(name)
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(raw(tensor))
+    checkpoint = Checkpoint(init)
+    config = dict(checkpoint.config)
+    for name in sorted(checkpoint.names()):
+        layer = split_layer(name)
+        if layer is None or layer[0] < layer_idx:
+            tensor = checkpoint.tensor(name)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(raw(tensor))
     config.pop("num_hidden_layers", None)
     config["layer_types"] = (config.get("layer_types") or [])[:layer_idx]
     versions = [torch.__version__, transformers.__version__]
@@ -151,14 +150,9 @@ class PrefixCache:
             return False
 
     def write(self, block: Tensor, states: Tensor) -> None:
-        path = self.path(block)
-        partial = path.with_name(f".{path.name}.partial")
         digest = hashlib.sha256(raw(states)).hexdigest()
-        try:
+        with whole_file(self.path(block)) as partial:
             partial.write_bytes(save({"hidden": states}, metadata={"sha256": digest}))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def fill(self, model: nn.Module, layer_idx: int, blocks: Iterable[Tensor], bf16: bool) -> None:
         """Compute what is missing or damaged of `blocks`, shared between all processes.
@@ -175,7 +169,7 @@ class PrefixCache:
         if needed > free:
             raise UserError(
                 f"params.yaml: train.prefix_cache: {len(missing)} blocks need "
-                f"{needed / GIB:.1f} GiB in {self.folder}, {free / GIB:.1f} GiB are free; "
+                f"{gib(needed)} in {self.folder}, {gib(free)} are free; "
                 "free some space or set it to false"
             )
         group = processes.group()

@@ -282,7 +282,8 @@ def save(trained: Mapping[str, Tensor], init: Path, folder: Path) -> None:
 
     All others are copied bit for bit, one shard in memory at a time.
     """
-    with Checkpoint(init) as start, whole_folder(folder) as partial_folder:
+    start = Checkpoint(init)
+    with whole_folder(folder) as partial_folder:
         for path in init.iterdir():
             if "safetensors" not in path.name:
                 shutil.copyfile(path, partial_folder / path.name)

@@ -30,27 +30,25 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     method = methods.get(settings.method)
     folder = Path("artifacts/init") / args.model
     start = time.perf_counter()
-    with Checkpoint("artifacts/init/base") as base:
-        plan = method.plan(base.num_layers, params.gaps.first, params.gaps.last)
-        source = Source(
-            base=base,
-            svd=Path("artifacts/svd"),
-            needs=Path(settings.needs),
-            unpredicted=settings.unpredicted,
-            seed=settings.seed or 0,
-        )
-        after = expand(source, method, plan, folder)
-        before = sum(base.tensor(name).numel() for name in base.names())
+    base = Checkpoint("artifacts/init/base")
+    plan = method.plan(base.num_layers, params.gaps.first, params.gaps.last)
+    source = Source(
+        base=base,
+        svd=Path("artifacts/svd"),
+        needs=Path(settings.needs),
+        unpredicted=settings.unpredicted,
+        seed=settings.seed or 0,
+    )
+    after = expand(source, method, plan, folder)
+    before = sum(base.tensor(name).numel() for name in base.names())
     seconds = time.perf_counter() - start
-    with Checkpoint(folder) as new:
-        norms = {
-            kind: [float(new.matrix(kind, s.layer_idx).float().norm()) for s in plan if s.new]
-            for kind in KINDS
-        }
-        made = {
-            kind: structure(new.matrix(kind, s.layer_idx) for s in plan if s.new) for kind in KINDS
-        }
-        one_layer = sum(new.tensor(layer_tensor(0, s)).numel() for s in new.suffixes())
+    new = Checkpoint(folder)
+    norms = {
+        kind: [float(new.matrix(kind, s.layer_idx).float().norm()) for s in plan if s.new]
+        for kind in KINDS
+    }
+    made = {kind: structure(new.matrix(kind, s.layer_idx) for s in plan if s.new) for kind in KINDS}
+    one_layer = sum(new.tensor(layer_tensor(0, s)).numel() for s in new.suffixes())
     everything = all(slot.trainable for slot in plan)
     trainable = after if everything else one_layer * sum(slot.trainable for slot in plan)
     report = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -11,17 +10,20 @@ from tqdm import tqdm
 from lesa.basis import gram
 from lesa.checkpoint import KINDS, Checkpoint
 from lesa.files import whole_folder
+from lesa.machine import compute_device
 from lesa.params import Params
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    with Checkpoint("artifacts/init/base") as base, whole_folder("artifacts/extract") as folder:
+    base, device = Checkpoint("artifacts/init/base"), compute_device()
+    with whole_folder("artifacts/extract") as folder:
         for kind in KINDS:
             layers = tqdm(range(base.num_layers), desc=f"extract {kind}", unit="layer")
-            total = gram(base.matrix(kind, i) for i in layers)
-            save_file({"gram": total}, Path(folder) / f"{kind}.safetensors")
+            total = gram(base.matrix(kind, i).to(device) for i in layers)
+            save_file({"gram": total.cpu()}, folder / f"{kind}.safetensors")
+            del total  # before the next kind's is made
         log.params({"kinds": ",".join(KINDS), "layers": base.num_layers})
 
 

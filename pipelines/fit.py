@@ -23,9 +23,9 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         raise UserError(
             f"params.yaml: fit.presets: no preset {preset!r}; it has {sorted(params.fit.presets)}"
         )
-    with Checkpoint(BASE) as base:
-        if base.num_layers < 3:
-            raise UserError(f"{BASE}: {base.num_layers} layers; a predictor needs at least 3")
+    base = Checkpoint(BASE)
+    if base.num_layers < 3:
+        raise UserError(f"{BASE}: {base.num_layers} layers; a predictor needs at least 3")
     settings, every = params.fit.presets[preset], params.fit.heldout_every
     name = f"{preset}-{seed}"
     key = key_of(settings.model_dump(), seed, every, tree_digest(SVD))

@@ -34,9 +34,9 @@ def measure(folder: Path, params: Params) -> HeldOut:
 def build(params: Params, preset: str, seed: int, name: str, needs: Path, folder: Path) -> None:
     """Expand in `folder` with this seed's predictors, or a control of the same seed."""
     method = methods.get(name)
-    with Checkpoint("artifacts/init/base") as base:
-        plan = method.plan(base.num_layers, params.gaps.first, params.gaps.last)
-        expand(Source(base, Path("artifacts/svd"), needs, "layer_0", seed), method, plan, folder)
+    base = Checkpoint("artifacts/init/base")
+    plan = method.plan(base.num_layers, params.gaps.first, params.gaps.last)
+    expand(Source(base, Path("artifacts/svd"), needs, "layer_0", seed), method, plan, folder)
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from lesa.basis import from_concat, from_gram
+from lesa.basis import Basis, from_concat, from_gram
 from lesa.checkpoint import KINDS, Checkpoint
 from lesa.files import whole_folder, write_json
 from lesa.layers import save_basis
+from lesa.machine import compute_device
 from lesa.params import Params
 from lesa.structure import span_coordinates, structure
 from pipelines.stage import run_stage
@@ -29,19 +30,23 @@ def rounded(values: list[float]) -> list[float]:
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     method, tolerance = params.svd.method, params.svd.rank_tolerance
     report: dict[str, Any] = {}
-    with Checkpoint("artifacts/init/base") as base, whole_folder("artifacts/svd") as folder:
-        layers = range(base.num_layers)
+    base, device = Checkpoint("artifacts/init/base"), compute_device()
+    layers = range(base.num_layers)
+    with whole_folder("artifacts/svd") as folder:
         for kind in tqdm(KINDS, desc="svd", unit="kind"):
             start = time.perf_counter()
             if method == "gram":
                 gram = load_file(f"artifacts/extract/{kind}.safetensors")["gram"]
-                basis = from_gram(gram, tolerance)
+                basis = from_gram(gram.to(device), tolerance)
+                del gram
             else:
-                basis = from_concat((base.matrix(kind, i) for i in layers), tolerance)
+                weights = (base.matrix(kind, i).to(device) for i in layers)
+                basis = from_concat(weights, tolerance)
             seconds = time.perf_counter() - start
             save_basis(basis, folder / f"{kind}.safetensors")
-            tops = torch.stack([basis.coefficients(base.matrix(kind, i))[0] for i in layers])
-            of_layers = structure(base.matrix(kind, i) for i in layers)
+            top = Basis(basis.u[:, :1], basis.s[:1])
+            tops = torch.cat([top.coefficients(base.matrix(kind, i).to(device)) for i in layers])
+            of_layers = structure(base.matrix(kind, i).to(device) for i in layers)
             report[kind] = {
                 "method": method,
                 "rank": len(basis.s),

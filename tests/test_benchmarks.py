@@ -83,13 +83,13 @@ def test_shapes() -> None:
 
 
 def test_a_random_checkpoint_has_its_shape(tiny_base: Path) -> None:
-    with Checkpoint(tiny_base) as found:
-        assert found.num_layers == TINY.layers
-        for kind, shape in matrices(TINY).items():
-            weight = found.matrix(kind, 3)
-            assert weight.shape == shape
-            assert weight.dtype == torch.bfloat16
-            assert not torch.equal(weight, found.matrix(kind, 2))
+    found = Checkpoint(tiny_base)
+    assert found.num_layers == TINY.layers
+    for kind, shape in matrices(TINY).items():
+        weight = found.matrix(kind, 3)
+        assert weight.shape == shape
+        assert weight.dtype == torch.bfloat16
+        assert not torch.equal(weight, found.matrix(kind, 2))
     stored = sum(t.numel() * t.element_size() for t in tensors_of(tiny_base).values())
     rest = 2 * (TINY.vocabulary + 1) * TINY.hidden
     assert stored == TINY.layers * layer_bytes(TINY) + rest
@@ -103,8 +103,8 @@ def test_a_random_checkpoint_has_its_shape(tiny_base: Path) -> None:
 @pytest.mark.parametrize("kind", ["k_proj", "down_proj"])
 def test_both_ways_to_the_basis_agree(tiny_base: Path, kind: str) -> None:
     found = {way: basis_side.basis(way, tiny_base, kind) for way in ("gram", "concat")}
-    with Checkpoint(tiny_base) as stored:
-        weights = [stored.matrix(kind, i).double() for i in range(TINY.layers)]
+    stored = Checkpoint(tiny_base)
+    weights = [stored.matrix(kind, i).double() for i in range(TINY.layers)]
     wanted = torch.linalg.svdvals(torch.cat(weights, dim=1)).tolist()
     for side in found.values():
         assert basis.difference(side["singular_values"], wanted) < 1e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,22 +29,35 @@ def copy(tiny32: Path, tmp_path: Path) -> Path:
 
 def test_reads_every_tensor_as_stored(tiny: Path) -> None:
     wanted = tensors_of(tiny)
-    with Checkpoint(tiny) as base:
-        assert sorted(base.names()) == sorted(wanted)
-        assert base.num_layers == LAYERS
-        for name, tensor in wanted.items():
-            assert base.tensor(name).dtype == tensor.dtype
-            assert torch.equal(base.tensor(name), tensor)
-        for kind, suffix in KINDS.items():
-            assert torch.equal(base.matrix(kind, 3), wanted[f"model.layers.3.{suffix}"])
-        assert len(base.suffixes()) == 9
+    base = Checkpoint(tiny)
+    assert sorted(base.names()) == sorted(wanted)
+    assert base.num_layers == LAYERS
+    for name, tensor in wanted.items():
+        assert base.tensor(name).dtype == tensor.dtype
+        assert torch.equal(base.tensor(name), tensor)
+    for kind, suffix in KINDS.items():
+        assert torch.equal(base.matrix(kind, 3), wanted[f"model.layers.3.{suffix}"])
+    assert len(base.suffixes()) == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
+def test_nothing_stays_mapped_or_open(tiny: Path) -> None:
+    base = Checkpoint(tiny)
+    kept = base.matrix("q_proj", 0)
+    assert kept.isfinite().all()
+    del kept
+    for name in base.names():
+        base.tensor(name)
+    assert str(tiny) not in Path("/proc/self/maps").read_text()
+    opened = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [path for path in opened if path.startswith(str(tiny))]
 
 
 def test_reads_a_single_file(tiny32: Path, tmp_path: Path) -> None:
     shutil.copy(tiny32 / "config.json", tmp_path)
     save_file(tensors_of(tiny32), tmp_path / "model.safetensors")
-    with Checkpoint(tmp_path) as base:
-        assert base.num_layers == LAYERS
+    base = Checkpoint(tmp_path)
+    assert base.num_layers == LAYERS
 
 
 def test_split_layer() -> None:

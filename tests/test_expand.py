@@ -38,14 +38,14 @@ def prepare(base: Path, folder: Path, concat: bool = False) -> None:
     for name in ("svd", "fit"):
         (folder / name).mkdir(parents=True)
     generator = torch.Generator().manual_seed(3)
-    with Checkpoint(base) as checkpoint:
-        for kind in KINDS:
-            weights = [checkpoint.matrix(kind, i) for i in range(checkpoint.num_layers)]
-            basis = from_concat(weights, 1e-6) if concat else from_gram(gram(weights), 1e-6)
-            save_basis(basis, folder / "svd" / f"{kind}.safetensors")
-            state = network(weights[0].shape[1], WIDTH).state_dict()
-            drawn = {k: torch.randn(t.shape, generator=generator) * 0.5 for k, t in state.items()}
-            save_file(drawn, folder / "fit" / f"{kind}.safetensors")
+    checkpoint = Checkpoint(base)
+    for kind in KINDS:
+        weights = [checkpoint.matrix(kind, i) for i in range(checkpoint.num_layers)]
+        basis = from_concat(weights, 1e-6) if concat else from_gram(gram(weights), 1e-6)
+        save_basis(basis, folder / "svd" / f"{kind}.safetensors")
+        state = network(weights[0].shape[1], WIDTH).state_dict()
+        drawn = {k: torch.randn(t.shape, generator=generator) * 0.5 for k, t in state.items()}
+        save_file(drawn, folder / "fit" / f"{kind}.safetensors")
 
 
 def deepen(
@@ -59,15 +59,15 @@ def deepen(
     """Expand `base` by the method `name` below `work`; controls need lesa there."""
     method = methods.get(name)
     folder = work / (out or name)
-    with Checkpoint(base) as checkpoint:
-        source = Source(
-            base=checkpoint,
-            svd=work / "svd",
-            needs=work / ("lesa" if name in CONTROLS else "fit"),
-            unpredicted=unpredicted,
-            seed=0,
-        )
-        parameters = expand(source, method, method.plan(checkpoint.num_layers, *gaps), folder)
+    checkpoint = Checkpoint(base)
+    source = Source(
+        base=checkpoint,
+        svd=work / "svd",
+        needs=work / ("lesa" if name in CONTROLS else "fit"),
+        unpredicted=unpredicted,
+        seed=0,
+    )
+    parameters = expand(source, method, method.plan(checkpoint.num_layers, *gaps), folder)
     assert parameters == sum(tensor.numel() for tensor in tensors_of(folder).values())
     return folder
 
@@ -295,13 +295,13 @@ def test_noise_is_deterministic_and_differs_between_matrices(models: dict[str, P
 
 def test_noise_depends_on_its_seed(models: dict[str, Path]) -> None:
     method = methods.get("noise")
-    with Checkpoint(models["base"]) as base:
-        source = Source(base, Path(), models["lesa"], "copied", seed=0)
-        slot = method.plan(LAYERS, *GAPS)[4]
-        suffix = KINDS["q_proj"]
-        one = method.tensor(source, slot, suffix)
-        assert not torch.equal(one, method.tensor(replace(source, seed=1), slot, suffix))
-        assert torch.equal(one, method.tensor(source, slot, suffix))
+    base = Checkpoint(models["base"])
+    source = Source(base, Path(), models["lesa"], "copied", seed=0)
+    slot = method.plan(LAYERS, *GAPS)[4]
+    suffix = KINDS["q_proj"]
+    one = method.tensor(source, slot, suffix)
+    assert not torch.equal(one, method.tensor(replace(source, seed=1), slot, suffix))
+    assert torch.equal(one, method.tensor(source, slot, suffix))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -357,11 +357,11 @@ def test_failure_leaves_no_folder(tiny32: Path, tmp_path: Path) -> None:
     def broken(source: Source, slot: Any, suffix: str) -> Tensor:
         raise RuntimeError("out of memory")
 
-    with Checkpoint(tiny32) as base:
-        source = Source(base, tmp_path, tmp_path, "layer_0", 0)
-        plan = insert_between(LAYERS, *GAPS)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            expand(source, Method(insert_between, broken), plan, tmp_path / "out")
+    base = Checkpoint(tiny32)
+    source = Source(base, tmp_path, tmp_path, "layer_0", 0)
+    plan = insert_between(LAYERS, *GAPS)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        expand(source, Method(insert_between, broken), plan, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,18 +34,18 @@ LAYERS = 6
 def make_job(base: Path, folder: Path, settings: Predictor = SETTINGS, every: int = 2) -> Job:
     (folder / "svd").mkdir()
     (folder / "work").mkdir()
-    with Checkpoint(base) as checkpoint:
-        for kind in KINDS:
-            layers = (checkpoint.matrix(kind, i) for i in range(LAYERS))
-            save_basis(from_gram(gram(layers), 1e-6), folder / "svd" / f"{kind}.safetensors")
+    checkpoint = Checkpoint(base)
+    for kind in KINDS:
+        layers = (checkpoint.matrix(kind, i) for i in range(LAYERS))
+        save_basis(from_gram(gram(layers), 1e-6), folder / "svd" / f"{kind}.safetensors")
     return Job(base, folder / "svd", folder / "work", settings, 3, every)
 
 
 def stacked(job: Job, kind: str) -> torch.Tensor:
     """All layers' coefficients (L, r, d2) at once."""
     basis = load_basis(job.svd, kind)
-    with Checkpoint(job.base) as base:
-        return torch.stack([basis.coefficients(base.matrix(kind, i)) for i in range(LAYERS)])
+    base = Checkpoint(job.base)
+    return torch.stack([basis.coefficients(base.matrix(kind, i)) for i in range(LAYERS)])
 
 
 def test_a_kind_is_fitted_as_published(tiny: Path, tmp_path: Path) -> None:

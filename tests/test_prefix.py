@@ -209,7 +209,7 @@ def test_no_room_is_said_before_any_work(
     model, cache = frozen(averaged), PrefixCache(tmp_path / "cache")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))  # type: ignore[attr-defined]
     refused(
-        r"2 blocks need 0\.0 GiB in .*cache, 0\.0 GiB are free",
+        r"2 blocks need 0 MiB in .*cache, 0 MiB are free",
         lambda: cache.fill(model, FIRST, list(ids(2, BLOCK)), False),
     )
     assert list(cache.folder.iterdir()) == []

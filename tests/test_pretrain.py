@@ -70,9 +70,9 @@ HELD_OUT = list(tokens(5, 2))
 
 def deepened(base: Path, name: str, folder: Path, first: int = 3, last: int = 4) -> Path:
     method = methods.get(name)
-    with Checkpoint(base) as checkpoint:
-        source = Source(checkpoint, folder, folder, "neighbours", 0)
-        expand(source, method, method.plan(checkpoint.num_layers, first, last), folder / name)
+    checkpoint = Checkpoint(base)
+    source = Source(checkpoint, folder, folder, "neighbours", 0)
+    expand(source, method, method.plan(checkpoint.num_layers, first, last), folder / name)
     return folder / name
 
 

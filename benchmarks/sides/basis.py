@@ -15,12 +15,12 @@ TOLERANCE = 1e-6  # svd.rank_tolerance of every profile
 
 def basis(way: str, checkpoint: Path, kind: str) -> dict[str, Any]:
     """`way`: `gram`, layer after layer, or `concat`, an SVD of all layers side by side."""
-    with Checkpoint(checkpoint) as base:
-        weights = (base.matrix(kind, i) for i in range(base.num_layers))
-        if way == "gram":
-            found = from_gram(gram(weights), TOLERANCE)
-        else:
-            found = from_concat(weights, TOLERANCE)
+    base = Checkpoint(checkpoint)
+    weights = (base.matrix(kind, i) for i in range(base.num_layers))
+    if way == "gram":
+        found = from_gram(gram(weights), TOLERANCE)
+    else:
+        found = from_concat(weights, TOLERANCE)
     return {"singular_values": found.s.tolist()}
 
 

@@ -53,7 +53,8 @@ def settings() -> Settings:
 
 
 def make_basis(base: Path, kind: str, folder: Path, record: Record) -> None:
-    with record.of("extract", kind), Checkpoint(base) as opened:
+    opened = Checkpoint(base)
+    with record.of("extract", kind):
         total = gram(opened.matrix(kind, i) for i in range(opened.num_layers))
     with record.of("svd", kind):
         save_basis(from_gram(total, TOLERANCE), folder / f"{kind}.safetensors")
@@ -79,12 +80,12 @@ def end_to_end(folder: Path, work: Path, chosen: Settings) -> dict[str, Any]:
     svd.mkdir()
     for kind in KINDS:
         make_basis(folder, kind, svd, record)
-    with Checkpoint(folder) as base:
-        shapes = {kind: base.matrix(kind, 0).shape for kind in KINDS}
-        layers = base.num_layers
+    base = Checkpoint(folder)
+    shapes = {kind: base.matrix(kind, 0).shape for kind in KINDS}
+    layers = base.num_layers
     with record.of("fit", ALL):
         fit_seconds = make_predictors(folder, svd, fits, chosen, layers)
-    with record.of("expand", ALL), Checkpoint(folder) as base:
+    with record.of("expand", ALL):
         plan = insert_between(layers, *upper_gaps(layers))
         source = Source(base, svd=svd, needs=fits, unpredicted="layer_0", seed=0)
         parameters = expand(source, methods.get("lesa"), plan, work / "deepened")

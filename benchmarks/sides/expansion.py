@@ -18,9 +18,9 @@ from lesa.plan import from_json
 
 def expansion(method: str, plan: Path, folder: Path, out: Path) -> dict[str, Any]:
     """By a method that reads the base alone."""
-    with Checkpoint(folder) as base:
-        source = Source(base, svd=folder, needs=folder, unpredicted="copied", seed=0)
-        return {"parameters": expand(source, methods.get(method), from_json(read_json(plan)), out)}
+    base = Checkpoint(folder)
+    source = Source(base, svd=folder, needs=folder, unpredicted="copied", seed=0)
+    return {"parameters": expand(source, methods.get(method), from_json(read_json(plan)), out)}
 
 
 if __name__ == "__main__":

@@ -27,16 +27,16 @@ def same(one: Path, other: Path) -> dict[str, Any]:
     written zero has not.
     """
     counts = {"tensors": 0, "bit_for_bit": 0, "zeros_differ_in_sign": 0}
-    with Checkpoint(one) as first, Checkpoint(other) as second:
-        names = set(first.names()), set(second.names())
-        different = sorted(names[0] ^ names[1])
-        for name in sorted(names[0] & names[1]):
-            a, b = first.tensor(name), second.tensor(name)
-            counts["tensors"] += 1
-            if a.dtype != b.dtype or not torch.equal(a, b):
-                different.append(name)
-            else:
-                counts["bit_for_bit" if same_bits(a, b) else "zeros_differ_in_sign"] += 1
+    first, second = Checkpoint(one), Checkpoint(other)
+    names = set(first.names()), set(second.names())
+    different = sorted(names[0] ^ names[1])
+    for name in sorted(names[0] & names[1]):
+        a, b = first.tensor(name), second.tensor(name)
+        counts["tensors"] += 1
+        if a.dtype != b.dtype or not torch.equal(a, b):
+            different.append(name)
+        else:
+            counts["bit_for_bit" if same_bits(a, b) else "zeros_differ_in_sign"] += 1
     return {**counts, "different": different}
 
 
