@@ -232,7 +232,7 @@ def fit_part(job: Job, kind: str, part: str, work: int) -> None:
     v = coefficients.read(job.coefficients(kind), layers, d2, device)
     start = time.perf_counter()
     model = fit(
-        v, triples.fitted, settings, kind_seed(job.seed, kind), device, lambda _: advance(work)
+        v, triples.fitted, settings, kind_seed(job.seed, kind), device, lambda: advance(work)
     )
     seconds = time.perf_counter() - start
     if part == "train":

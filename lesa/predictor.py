@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 from lesa.coefficients import Coefficients
 from lesa.params import Predictor as Settings
 
+threshold_backward = torch.ops.aten.threshold_backward
 CPU = torch.device("cpu")
 SCORED_ROWS = 512  # predicted at once when scoring
 
@@ -32,19 +33,12 @@ def network(d2: int, hidden_size: int) -> nn.Sequential:
     )
 
 
-def loss(prediction: Tensor, target: Tensor, norm_weight: float) -> Tensor:
-    """`(1-λ)·MSE + λ·(‖pred‖₂ - ‖target‖₂)²`, both norms over the whole batch."""
-    mse = nn.functional.mse_loss(prediction, target)
-    norms = (torch.linalg.vector_norm(prediction) - torch.linalg.vector_norm(target)) ** 2
-    total: Tensor = (1 - norm_weight) * mse + norm_weight * norms
-    return total
-
-
 def loss_slope(prediction: Tensor, target: Tensor, norm_weight: float) -> Tensor:
-    """The derivative of `loss` by the prediction (n, d2).
+    """The derivative of a batch's loss by the prediction (n, d2).
 
-    `(1-λ)·2/(n·d2)·(pred - target) + λ·2·(‖pred‖₂ - ‖target‖₂)·pred/‖pred‖₂`; the second term is
-    0 where the prediction is, as in autograd.
+    The loss is `(1-λ)·MSE + λ·(‖pred‖₂ - ‖target‖₂)²`, both norms over the whole batch; its slope
+    `(1-λ)·2/(n·d2)·(pred - target) + λ·2·(‖pred‖₂ - ‖target‖₂)·pred/‖pred‖₂`, where the second
+    term is 0 if the prediction is, as in autograd. Training needs no more than the slope.
     """
     size = torch.linalg.vector_norm(prediction)
     excess = size - torch.linalg.vector_norm(target)
@@ -58,8 +52,8 @@ def gradient(
     target: Tensor,
     norm_weight: float,
     out: Sequence[Tensor],
-) -> Tensor:
-    """The loss of a batch; its derivative by each of `network`'s parameters is written to `out`.
+) -> None:
+    """Write the derivative of a batch's loss by each of `network`'s parameters to `out`.
 
     Autograd's arithmetic without its bookkeeping and without fresh memory for the gradients at
     every step: of so small a batch the matrix products are short enough for both to show.
@@ -73,20 +67,20 @@ def gradient(
     slope = loss_slope(prediction, target, norm_weight)
     torch.mm(slope.T, second, out=by_w3)
     torch.sum(slope, 0, out=by_b3)
-    slope = (slope @ w3).mul_(second > 0)
+    slope = threshold_backward(slope @ w3, second, 0)  # ReLU's
     torch.mm(slope.T, first, out=by_w2)
     torch.sum(slope, 0, out=by_b2)
-    slope = (slope @ w2).mul_(first > 0)
+    slope = threshold_backward(slope @ w2, first, 0)
     torch.mm(slope.T, inputs, out=by_w1)
     torch.sum(slope, 0, out=by_b1)
-    return loss(prediction, target, norm_weight)
 
 
 def examples(v: Coefficients, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Inputs (n, 2·d2) and targets (n, d2) of the target rows `rows`, counted over all layers."""
-    # A target's neighbours stand one layer before and one after it.
-    neighbours = torch.cat([v.take(rows - v.rows), v.take(rows + v.rows)], dim=1)
-    return neighbours.to(device), v.take(rows).to(device)
+    # A target's neighbours stand one layer before and one after it; taken in turn they lie side
+    # by side.
+    neighbours = v.take(torch.stack([rows - v.rows, rows + v.rows], dim=1).flatten())
+    return neighbours.view(-1, 2 * v.d2).to(device), v.take(rows).to(device)
 
 
 def cut(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
@@ -102,7 +96,7 @@ def fit(
     settings: Settings,
     seed: int,
     device: torch.device = CPU,
-    on_epoch: Callable[[float], None] = lambda mean_loss: None,
+    on_epoch: Callable[[], None] = lambda: None,
 ) -> nn.Sequential:
     """Train G_W on the triples (i-1, i, i+1) for i in `middles`, in the dtype of `v` on `device`.
 
@@ -138,13 +132,11 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.epochs):
         order = targets[torch.randperm(len(targets), generator=generator)].to(v.device)
-        batches = torch.split(order, settings.batch_size)
-        total = torch.zeros((), device=device, dtype=torch.float64)
-        for batch in batches:
+        for batch in torch.split(order, settings.batch_size):
             inputs, target = examples(v, batch, device)
-            total += gradient(parameters, inputs, target, settings.norm_weight, gradients)
+            gradient(parameters, inputs, target, settings.norm_weight, gradients)
             step()
-        on_epoch(float(total) / len(batches))
+        on_epoch()
     for parameter, trained in zip(model.parameters(), parameters, strict=True):
         parameter.copy_(trained)
     return model.eval()
@@ -202,14 +194,14 @@ def moments(model: nn.Module, v: Coefficients, middle: int, device: torch.device
     total = torch.zeros(5, dtype=torch.float64)
     for rows in torch.split(torch.arange(v.rows) + middle * v.rows, SCORED_ROWS):
         inputs, target = examples(v, rows, device)
-        prediction, target = model(inputs).double(), target.double()
+        prediction = model(inputs)
         total += torch.stack(
             [
-                (prediction - target).square().sum(),
-                prediction.square().sum(),
-                target.square().sum(),
-                (prediction * target).sum(),
-                target.sum(),
+                (prediction - target).square().sum(dtype=torch.float64),
+                prediction.square().sum(dtype=torch.float64),
+                target.square().sum(dtype=torch.float64),
+                (prediction * target).sum(dtype=torch.float64),
+                target.sum(dtype=torch.float64),
             ]
         ).cpu()
     return total

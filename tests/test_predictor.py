@@ -23,12 +23,16 @@ def coefficients(layers: int = 6, rows: int = 5, d2: int = 4, seed: int = 0) -> 
     return torch.randn(layers, rows, d2, generator=torch.Generator().manual_seed(seed))
 
 
-def plain(
-    v: Tensor, middles: list[int], settings: Settings, seed: int
-) -> tuple[dict[str, Tensor], list[float]]:
-    """Weights and curve of the published loop."""
-    model, curve = published_fit(list(v), middles, seed=seed, **settings.model_dump())
-    return model.state_dict(), curve
+def plain(v: Tensor, middles: list[int], settings: Settings, seed: int) -> dict[str, Tensor]:
+    """Weights of the published loop."""
+    model, _ = published_fit(list(v), middles, seed=seed, **settings.model_dump())
+    return dict(model.state_dict())
+
+
+def loss(prediction: Tensor, target: Tensor, norm_weight: float) -> Tensor:
+    """The paper's objective, written as it stands in docs/method.md."""
+    mse = (prediction - target).square().mean()
+    return (1 - norm_weight) * mse + norm_weight * (prediction.norm() - target.norm()) ** 2
 
 
 def apart(model: nn.Module, wanted: dict[str, Tensor]) -> float:
@@ -45,11 +49,10 @@ def test_fit_equals_the_published_loop(
     middles: list[int], dtype: torch.dtype, tolerance: float
 ) -> None:
     v = coefficients().to(dtype)
-    curve: list[float] = []
-    model = predictor.fit(InMemory(v), middles, SETTINGS, seed=5, on_epoch=curve.append)
-    wanted, wanted_curve = plain(v, middles, SETTINGS, seed=5)
-    assert curve == pytest.approx(wanted_curve, rel=tolerance)
-    assert apart(model, wanted) < tolerance
+    epochs: list[int] = []
+    model = predictor.fit(InMemory(v), middles, SETTINGS, 5, on_epoch=lambda: epochs.append(1))
+    assert len(epochs) == SETTINGS.epochs
+    assert apart(model, plain(v, middles, SETTINGS, seed=5)) < tolerance
     assert not model.training
     assert next(model.parameters()).dtype == dtype
 
@@ -71,9 +74,9 @@ def test_hundreds_of_published_steps(
     v = coefficients(layers=14, rows=320, d2=24).to(dtype) / 10
     middles = list(range(1, 13))
     model = predictor.fit(InMemory(v), middles, settings, seed=3)
-    wanted, _ = plain(v, middles, settings, seed=3)
+    wanted = plain(v, middles, settings, seed=3)
     assert apart(model, wanted) < tolerance
-    untrained, _ = plain(v, middles, settings.model_copy(update={"epochs": 0}), seed=3)
+    untrained = plain(v, middles, settings.model_copy(update={"epochs": 0}), seed=3)
     assert apart(model, untrained) > 100 * tolerance
 
 
@@ -85,13 +88,10 @@ def test_gradient_is_that_of_autograd(norm_weight: float) -> None:
     inputs = torch.randn(9, 12, generator=generator, dtype=torch.float64)
     target = torch.randn(9, 6, generator=generator, dtype=torch.float64)
     prediction = model(inputs)
-    value = (1 - norm_weight) * (prediction - target).square().mean()
-    value = value + norm_weight * (prediction.norm() - target.norm()) ** 2
-    wanted = torch.autograd.grad(value, parameters)
+    wanted = torch.autograd.grad(loss(prediction, target, norm_weight), parameters)
     out = [torch.full_like(p, 7.0) for p in parameters]
     with torch.no_grad():
-        found = predictor.gradient(parameters, inputs, target, norm_weight, out)
-    assert float(found) == pytest.approx(float(value.detach()), rel=1e-12)
+        predictor.gradient(parameters, inputs, target, norm_weight, out)
     for one, other in zip(out, wanted, strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-14)
 
@@ -105,15 +105,15 @@ def test_loss_slope_by_finite_differences(norm_weight: float) -> None:
     for row, column in np.ndindex(4, 3):
         step = torch.zeros(4, 3, dtype=torch.float64)
         step[row, column] = 1e-6
-        rise = predictor.loss(prediction + step, target, norm_weight)
-        rise -= predictor.loss(prediction - step, target, norm_weight)
+        rise = loss(prediction + step, target, norm_weight)
+        rise -= loss(prediction - step, target, norm_weight)
         assert float(slope[row, column]) == pytest.approx(float(rise) / 2e-6, rel=1e-6, abs=1e-9)
 
 
 def test_loss_slope_of_a_zero_prediction_is_finite() -> None:
     prediction = torch.zeros(2, 3, requires_grad=True)
     target = torch.ones(2, 3)
-    (wanted,) = torch.autograd.grad(predictor.loss(prediction, target, 0.5), prediction)
+    (wanted,) = torch.autograd.grad(loss(prediction, target, 0.5), prediction)
     assert torch.equal(predictor.loss_slope(prediction.detach(), target, 0.5), wanted)
 
 
@@ -143,15 +143,6 @@ def test_network_is_three_linear_layers_with_relu() -> None:
     assert [type(part) for part in model] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     shapes = [tuple(p.shape) for p in model.parameters() if p.dim() == 2]
     assert shapes == [(256, 8), (256, 256), (4, 256)]
-
-
-def test_loss_closed_form() -> None:
-    prediction = torch.tensor([[3.0, 0.0], [0.0, 4.0]])  # norm 5
-    target = torch.tensor([[0.0, 0.0], [0.0, 2.0]])  # norm 2
-    mse = (9 + 4) / 4
-    for weight in (0.0, 5e-5, 0.25, 1.0):
-        wanted = (1 - weight) * mse + weight * (5 - 2) ** 2
-        assert float(predictor.loss(prediction, target, weight)) == pytest.approx(wanted)
 
 
 def test_examples_are_the_neighbours_side_by_side_and_the_layer_between() -> None:
