@@ -31,6 +31,8 @@ $(STAMP): requirements.txt constraints.txt
 setup: $(STAMP) ## Make the environment in .venv from pinned requirements
 
 repro: $(STAMP) ## Run what is out of date of the pipeline (dvc repro)
+	@# Killed while it wrote its file of locks, DVC leaves it empty and then wants it removed.
+	@find .dvc/tmp -maxdepth 1 -name rwlock -empty -delete 2>/dev/null || true
 	$(RUN) dvc repro
 
 report: repro ## The whole experiment: pipeline, tables, figures, reports/REPORT.md

@@ -16,6 +16,8 @@ from lesa.params import Params
 from pipelines.tracking import Tracker, track
 
 Work = Callable[[Params, Tracker, argparse.Namespace], None]
+# The system's words, SQLite's and torch.save's, which says no more of a write that failed.
+FULL = (os.strerror(errno.ENOSPC), "database or disk is full", "basic_ios::clear: iostream error")
 SEED = 0  # of whatever draws without a seed of its own; real seeds are params
 
 
@@ -44,10 +46,22 @@ def run_stage(name: str, work: Work, *argument_names: str) -> None:
             work(params, log, args)
     except UserError as error:
         fail(str(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not disk_is_full(error):
             raise
-        fail(f"the disk is full: {error.filename or os.getcwd()}; free some space and run again")
+        fail(f"the disk of {os.getcwd()} is full; free some space and run again")
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Is that what an error comes from? Libraries and worker processes have errors of their own
+    for it, with the system's as a text, and some answer it with a second one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return True
+        if any(said in str(error) for said in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def settle() -> None:

@@ -31,7 +31,7 @@ QUIET = {  # set only where the user has not
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # of an error, `warn` tells
 }
 OUTPUTS = (  # tracked files that a pipeline run itself rewrites
     "metrics",

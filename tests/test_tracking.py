@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from lesa.errors import UserError
 from lesa.files import write_json
@@ -169,6 +171,20 @@ def toy(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         raise UserError("corpus.seed: wrong\nhere")
     if args.what == "full":
         raise OSError(errno.ENOSPC, "No space left", "out.bin")
+    if args.what == "full, said by a library":
+        raise SafetensorError("IoError: No space left on device (os error 28)")
+    if args.what == "full, said by torch":
+        raise RuntimeError("basic_ios::clear: iostream error")
+    if args.what == "full, wrapped":
+        try:
+            raise sqlite3.OperationalError("database or disk is full")
+        except sqlite3.OperationalError as error:
+            raise ValueError("could not log") from error
+    if args.what == "full, answered":
+        try:
+            raise OSError(errno.ENOSPC, "No space left", "out.bin")
+        except OSError:
+            raise KeyError("left over")  # noqa: B904 (a second error in an error's handling)
     if args.what == "bug":
         raise KeyError("bug")
 
@@ -185,11 +201,23 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     torch.set_num_threads(threads)
 
 
+FULL = (
+    "full",
+    "full, said by a library",
+    "full, said by torch",
+    "full, wrapped",
+    "full, answered",
+)
+
+
 @pytest.mark.parametrize(
     ("what", "line"),
     [
         ("user", "error: corpus.seed: wrong here\n"),
-        ("full", "error: the disk is full: out.bin; free some space and run again\n"),
+        *(
+            (full, "error: the disk of {} is full; free some space and run again\n")
+            for full in FULL
+        ),
     ],
 )
 def test_stage_turns_bad_input_into_one_line(
@@ -199,7 +227,7 @@ def test_stage_turns_bad_input_into_one_line(
     with pytest.raises(SystemExit) as ended:
         run_stage("toy", toy, "what")
     assert ended.value.code == 2
-    assert capsys.readouterr().err == line
+    assert capsys.readouterr().err == line.format(Path.cwd())
 
 
 def test_stage_names_a_bad_param(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
