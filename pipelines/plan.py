@@ -58,16 +58,16 @@ def stage_costs(
         found[f"expand@{name}"] = costs.expand(
             a, plans[name], method.method, hidden_size(params, method.needs)
         )
-    paper = params.fit.seeds("paper")  # the preset of which dvc.yaml measures the spread
-    found["spread@paper"] = model_costs.spread(
-        a,
-        methods.get("lesa").plan(a.layers, params.gaps.first, params.gaps.last),
-        params.fit.presets["paper"].hidden_size,
-        len(paper),
-        corpus.heldout_blocks,
-        corpus.block_size,
-        train,
-    )
+    for preset in ("paper", "official_code"):  # of which dvc.yaml measures the spread
+        found[f"spread@{preset}"] = model_costs.spread(
+            a,
+            methods.get("lesa").plan(a.layers, params.gaps.first, params.gaps.last),
+            params.fit.presets[preset].hidden_size,
+            len(params.fit.seeds(preset)),
+            corpus.heldout_blocks,
+            corpus.block_size,
+            train,
+        )
     for name in params.models:
         found[f"pretrain@{name}"] = model_costs.pretrain(
             a, plans[name], train, corpus.heldout_blocks, corpus.block_size

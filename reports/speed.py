@@ -67,6 +67,23 @@ def beside_peers(m: Metrics) -> Table | None:
     )
 
 
+def fit_profile(m: Metrics) -> Table | None:
+    """Where the fit's time goes, and how much faster than its peer it could become at most."""
+    found = m.benchmarks.get("fit", {}).get("profile")
+    if found is None:
+        return None
+    row: dict[str, Cell] = {name: float(share) for name, share in found["shares"].items()}
+    row["seconds of the products alone"] = float(found["products_seconds"])
+    row["times as fast with nothing else"] = float(found["most_times_as_fast"])
+    return Table(
+        "benchmark_fit_profile",
+        "Shares of the fit's time by operation, and the peer's time over that of the matrix "
+        "products alone",
+        files("benchmarks", ["fit"]),
+        [row],
+    )
+
+
 def over_depths(m: Metrics) -> Table | None:
     """LESA end to end at growing depth."""
     content = m.benchmarks.get("depth")
