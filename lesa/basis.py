@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy
 import scipy.linalg
 import torch
 from torch import Tensor
 
-ROWS = 2048  # of a Gram matrix, computed at once
+ROWS = 512  # of a Gram matrix, computed at once
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def _kept(u: Tensor, s: Tensor, tolerance: float) -> Basis:
 
 def eigenvectors(gram_matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (d1,) float64, descending, and their vectors (d1, d1), which are float32 on the
-    CPU. The matrix is lost: its memory is used."""
+    CPU. The matrix is lost: the solver works in its memory, and the vectors stand there."""
     if gram_matrix.is_cuda:
         values, vectors = torch.linalg.eigh(gram_matrix)
         return values.flip(0), vectors.flip(1)
@@ -74,8 +73,9 @@ def eigenvectors(gram_matrix: Tensor) -> tuple[Tensor, Tensor]:
     found = scipy.linalg.eigh(
         gram_matrix.numpy().T, overwrite_a=True, check_finite=False, driver="evr"
     )
-    values, vectors = found[0][::-1].copy(), found[1][:, ::-1].astype(numpy.float32, order="C")
-    return torch.from_numpy(values), torch.from_numpy(vectors)
+    half = gram_matrix.view(torch.float32).flatten()[: gram_matrix.numel()].view_as(gram_matrix)
+    half.numpy()[:] = found[1][:, ::-1]
+    return torch.from_numpy(found[0][::-1].copy()), half
 
 
 def from_gram(gram_matrix: Tensor, tolerance: float) -> Basis:

@@ -110,8 +110,8 @@ def svd(a: Architecture, method: str) -> Cost:
     """Basis of each kind, its layers' top coefficients and structure.
 
     `gram`: eigenvectors of a d1 × d1 matrix, 4/3·d1³ for the reduction and 2·d1³ to turn its
-    vectors back. Held: the Gram matrix and its eigenvectors, as solved and in float32, 20·d1²;
-    later the basis and what one layer needs. `concat`: an SVD of d1 × L·d2, 6·m·n² + 20·n³ (Golub
+    vectors back. Held: the Gram matrix and its eigenvectors, 16·d1²; later the basis, in the Gram
+    matrix's memory, and what one layer needs. `concat`: an SVD of d1 × L·d2, 6·m·n² + 20·n³ (Golub
     and Van Loan, Matrix Computations, 4th edition, figure 8.6.1), of which 4·m·n² is the
     reduction; held three times in float32.
     """
@@ -120,7 +120,7 @@ def svd(a: Architecture, method: str) -> Cost:
         r, n = a.rank(kind), d1 * d2
         if method == "gram":
             decompose = {"reduction": 4 / 3 * d1**3, "float64": 2.0 * d1**3, "disk": 8.0 * d1 * d1}
-            held = 20 * d1 * d1
+            held, kept = 16 * d1 * d1, 8 * d1 * d1
         else:
             short, long = sorted((d1, a.layers * d2))
             decompose = {
@@ -128,11 +128,11 @@ def svd(a: Architecture, method: str) -> Cost:
                 "float32": 2.0 * long * short**2 + 20.0 * short**3,
                 "disk": float(a.layers * a.itemsize * n),
             }
-            held = 4 * (3 * a.layers * n + 3 * d1 * d1)
+            held, kept = 4 * (3 * a.layers * n + 3 * d1 * d1), 4 * d1 * r
         basis = 4 * (d1 * r + r)
         layers = {"float32": 2.0 * a.layers * n, "disk": 2.0 * a.layers * a.itemsize * n}
         work = added(work, decompose, layers, structure_work(d1, d2, a.layers))
-        peak = max(peak, held, basis + structure_memory(a, d1, d2))
+        peak = max(peak, held, kept + structure_memory(a, d1, d2))
         output += basis
     return Cost(added(work, {"disk": 2.0 * output}), peak, output)
 
