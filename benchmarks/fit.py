@@ -80,22 +80,28 @@ def project(folder: Path, tiny: bool) -> dict[str, Any]:
     return {"losses": {kind: found["train"]["loss"] for kind, found in kinds.items()}}
 
 
+def all_coefficients(folder: Path, kind: str) -> list[Any]:
+    """`V_1 … V_L` of a kind, (r, d2) float32 each."""
+    from lesa.checkpoint import Checkpoint
+    from lesa.layers import load_basis
+
+    base, basis = Checkpoint(folder / "base"), load_basis(folder / "svd", kind)
+    return [basis.coefficients(base.matrix(kind, i)) for i in range(base.num_layers)]
+
+
 def published(folder: Path, tiny: bool) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from benchmarks.published_fit import published_fit
-    from lesa.checkpoint import KINDS, Checkpoint
+    from lesa.checkpoint import KINDS
     from lesa.fitting import kind_seed
-    from lesa.layers import load_basis
 
     settings = preset(tiny).model_dump()
     losses = {}
     (folder / "published").mkdir()
-    base = Checkpoint(folder / "base")
     for kind in KINDS:
-        basis = load_basis(folder / "svd", kind)
-        layers = [basis.coefficients(base.matrix(kind, i)) for i in range(base.num_layers)]
-        middles = range(1, base.num_layers - 1)
+        layers = all_coefficients(folder, kind)
+        middles = range(1, len(layers) - 1)
         seed = kind_seed(SEED, kind)
         model, curve = published_fit(layers, middles, seed=seed, **settings)
         save_file(model.state_dict(), folder / "published" / f"{kind}.safetensors")
@@ -125,10 +131,9 @@ def profile(folder: Path, tiny: bool) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from lesa.checkpoint import KINDS, Checkpoint
+    from lesa.checkpoint import KINDS
     from lesa.coefficients import InMemory
     from lesa.fitting import kind_seed
-    from lesa.layers import load_basis
     from lesa.predictor import fit
 
     threads = torch.get_num_threads()
@@ -136,12 +141,9 @@ def profile(folder: Path, tiny: bool) -> dict[str, Any]:
     settings = preset(tiny)
     spent = dict.fromkeys([*OPERATIONS.values(), REST], 0.0)
     seconds = 0.0
-    base = Checkpoint(folder / "base")
-    middles = range(1, base.num_layers - 1)
     for kind in KINDS:
-        basis = load_basis(folder / "svd", kind)
-        layers = range(base.num_layers)
-        v = InMemory(torch.stack([basis.coefficients(base.matrix(kind, i)) for i in layers]))
+        v = InMemory(torch.stack(all_coefficients(folder, kind)))
+        middles = range(1, v.layers - 1)
         once = settings.model_copy(update={"epochs": 1})
         with profiler(activities=[ProfilerActivity.CPU]) as found:
             fit(v, middles, once, kind_seed(SEED, kind))

@@ -85,8 +85,8 @@ def extract(a: Architecture) -> Cost:
     work, peak, output = Work(), 0, 0
     for d1, d2 in a.kinds.values():
         read = a.layers * a.itemsize * d1 * d2
-        ends = [min(top + ROWS, d1) for top in range(0, d1, ROWS)]  # only up to the diagonal
-        entries = sum((end - top) * end for top, end in zip(range(0, d1, ROWS), ends, strict=True))
+        blocks = ((top, min(top + ROWS, d1)) for top in range(0, d1, ROWS))
+        entries = sum((end - top) * end for top, end in blocks)  # only up to the diagonal
         product = {"float64": 2.0 * a.layers * entries * d2, "disk": read + 2.0 * 8 * d1 * d1}
         work = added(work, product)
         peak = max(peak, (a.itemsize + 16) * d1 * d2 + 8 * d1 * d1)

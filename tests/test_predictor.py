@@ -145,6 +145,15 @@ def test_network_is_three_linear_layers_with_relu() -> None:
     assert shapes == [(256, 8), (256, 256), (4, 256)]
 
 
+def test_loss_closed_form() -> None:
+    prediction = torch.tensor([[3.0, 0.0], [0.0, 4.0]])  # norm 5
+    target = torch.tensor([[0.0, 0.0], [0.0, 2.0]])  # norm 2
+    mse = (9 + 4) / 4
+    for weight in (0.0, 5e-5, 0.25, 1.0):
+        wanted = (1 - weight) * mse + weight * (5 - 2) ** 2
+        assert float(loss(prediction, target, weight)) == pytest.approx(wanted)
+
+
 def test_examples_are_the_neighbours_side_by_side_and_the_layer_between() -> None:
     v = coefficients()
     inputs, target = predictor.examples(InMemory(v), torch.tensor([7, 19]), torch.device("cpu"))
