@@ -31,9 +31,10 @@ class Cost:
     """One run of a stage.
 
     work: by unit, see UNITS. memory: bytes at the peak, on the accelerator if the stage is
-    `accelerated` and there is one. output: bytes it leaves below artifacts. scratch: bytes on disk
-    that are gone when it ends. outside: bytes it leaves elsewhere, in the hub's cache. processes:
-    that run at once. host: bytes at the peak in main memory when an accelerator holds the rest.
+    `accelerated` and there is one. output: bytes it leaves to DVC. scratch: bytes on disk
+    that are gone when it ends. outside: bytes it leaves where DVC does not look, as in the hub's
+    cache. processes: that run at once. host: bytes at the peak in main memory when an accelerator
+    holds the rest.
     """
 
     work: Work
@@ -153,7 +154,7 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
     Coefficients lie in a file, 4·L·r·d2 bytes a kind, read whole only if small
     (`lesa.coefficients`). Held by a worker: basis, a layer and its coefficients while these are
     made, later the predictor that is kept, and of the one in training weights, gradients and two
-    moments, beside a scored chunk's inputs, targets and predictions, the last two in float64 too.
+    moments, beside a scored chunk's inputs, targets, predictions and their errors, squared too.
     """
     work, output = Work(), 0
     memory: list[int] = []
@@ -181,7 +182,7 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
         )
         making = 4 * d1 * r + (a.itemsize + 4) * d1 * d2 + 8 * r * d2
         held_file = file if file <= IN_MEMORY_BYTES else 0
-        memory.append(max(making, 20 * p + 32 * min(r, SCORED_ROWS) * d2 + held_file))
+        memory.append(max(making, 20 * p + 24 * min(r, SCORED_ROWS) * d2 + held_file))
         files.append(file)
         output += 4 * p
     return Cost(
@@ -200,10 +201,12 @@ def _one_matrix(a: Architecture, kind: str, method: str, hidden_size: int) -> tu
     d1, d2 = a.kinds[kind]
     r, n, stored = a.rank(kind), d1 * d2, a.itemsize * d1 * d2
     if method == "lesa":
-        # Coefficients of both neighbours, G_W on each of their rows, then U Σ times the result.
-        p = predictor_parameters(d2, hidden_size)
-        work = {"float32": 6.0 * r * n + 2.0 * p * r, "memory": 4.0 * d1 * r + 40.0 * r * d2}
-        return work, 4 * (d1 * r + p) + 2 * stored + 20 * r * d2
+        # Both neighbours by the first layer of G_W, Uᵀ by that, the second layer, U by what it
+        # gives and a column for the last bias, then the last layer.
+        h, p = hidden_size, predictor_parameters(d2, hidden_size)
+        products = 2 * n * h + d1 * r * h + r * h * h + (d1 * r + n) * (h + 1)
+        work = {"float32": 2.0 * products, "memory": 12.0 * d1 * r + 20.0 * n}
+        return work, 4 * (d1 * r + p) + 3 * stored + 4 * n + 8 * (d1 + r) * (h + 1)
     if method == "noise":
         return {"memory": 24.0 * n}, 2 * stored + 12 * n
     if method == "spectrum":
@@ -223,8 +226,8 @@ def _one_matrix(a: Architecture, kind: str, method: str, hidden_size: int) -> tu
 def expand(a: Architecture, plan: LayerPlan, method: str, hidden_size: int) -> Cost:
     """Write the deepened checkpoint, then measure norms and structure of the new layers.
 
-    Held: one shard, and what one new matrix needs: LESA the basis, two neighbours, their
-    coefficients once apart and once joined, and the prediction, 4·d1·r + 2·b·d1·d2 + 20·r·d2. A
+    Held: one shard, and what one new matrix needs: LESA the basis, two neighbours, the
+    prediction as computed and as stored, 4·d1·r + (3·b + 4)·d1·d2, and hidden_size columns. A
     method this module does not know is counted as one that copies. `hidden_size` is that of the
     predictors LESA reads.
     """

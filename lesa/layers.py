@@ -37,10 +37,19 @@ def predict(
 ) -> Tensor:
     """The matrix (d1, d2) predicted between two adjacent base layers, in the base's dtype.
 
-    Computed on `compute_device()`, given on the CPU.
+    `U Σ G([Σ⁻¹ Uᵀ W_i, Σ⁻¹ Uᵀ W_{i+1}])`. The predictor begins and ends with a product of its
+    own, and these come first: U then meets hidden_size columns in place of d2, and of both
+    neighbours at once. Computed on `compute_device()`, given on the CPU.
     """
     device = compute_device()
-    basis = Basis(basis.u.to(device), basis.s.to(device))
+    u, s = basis.u.to(device), basis.s.to(device)[:, None]
+    first, second, last = (m for m in model.to(device).modules() if isinstance(m, nn.Linear))
     left, right = (base.matrix(kind, i).to(device) for i in between)
-    inputs = torch.cat([basis.coefficients(left), basis.coefficients(right)], dim=1)
-    return basis.reconstruct(model.to(device)(inputs)).to(left.dtype).cpu()
+    to_left, to_right = first.weight.chunk(2, dim=1)
+    entering = left.float() @ to_left.T + right.float() @ to_right.T  # (d1, hidden_size)
+    hidden = torch.relu((u.T @ entering).div_(s) + first.bias)
+    hidden = torch.relu(second(hidden))  # (r, hidden_size)
+    # The last bias is a column more, and a one for each row.
+    leaving = u @ (s * nn.functional.pad(hidden, (0, 1), value=1.0))
+    weights = torch.cat([last.weight, last.bias[:, None]], dim=1)
+    return (leaving @ weights.T).to(left.dtype).cpu()
