@@ -21,6 +21,7 @@ from lesa import processes
 from lesa.checkpoint import PLAN_FILE, Checkpoint, split_layer, write_checkpoint
 from lesa.errors import UserError
 from lesa.files import read_json, whole_folder
+from lesa.head_loss import chunked_loss
 from lesa.params import Train
 from lesa.plan import from_json
 from lesa.prefix import PrefixCache, cut, first_trainable, prefix_key
@@ -227,12 +228,15 @@ def train(
             states = skip_prefix(model, init, used, settings.bf16, arguments.device, prefix_cache)
         if settings.bf16:
             round_frozen(model, None if states else model.get_input_embeddings().weight)
+        # Between forward passes FSDP keeps a part of the output layer in each process.
+        loss = None if processes.sharded() else chunked_loss(model, settings.bf16)
         trainer = LayerTrainer(
             model=model,
             args=arguments,
             train_dataset=drawn,
             eval_dataset=[],  # Trainer asks for one; `evaluate` uses `blocks`
             data_collator=partial(collate, states=states),
+            compute_loss_func=loss,
             blocks=heldout_blocks,
             autocast=settings.bf16,
             states=states,
@@ -245,6 +249,7 @@ def train(
     step_seconds = median(clock.seconds) if clock.seconds else 0.0
     return trained, {
         "learning_rate": learning_rate,
+        "dtype": "bfloat16" if settings.bf16 else "float32",
         "trainable_parameters": sum(tensor.numel() for tensor in trained.values()),
         "tokens_per_step": per_step,
         "heldout_tokens": sum(len(block) - 1 for block in heldout_blocks),
