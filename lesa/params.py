@@ -177,7 +177,7 @@ class Train(Strict):
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
-    bf16: bool
+    bf16: bool  # autocast, where the machine has bfloat16 (lesa.machine.has_bfloat16)
     prefix_cache: bool  # keep the output of the layers below the first trainable one on disk
     seed: int
     learning_rates: dict[str, Rate]  # per model, chosen by the grid
@@ -198,7 +198,7 @@ class Evaluate(Strict):
     limit: Positive | None  # examples per official task; None: all
     mirror: str | None  # folder in hub layout; None: the hub
     batch_size: Positive
-    dtype: Literal["bfloat16", "float32"]
+    dtype: Literal["bfloat16", "float32"]  # float32 where the machine has no bfloat16
     bootstrap_iters: Positive
 
 

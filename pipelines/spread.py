@@ -73,6 +73,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             {
                 "preset": preset,
                 "heldout_tokens": sum(len(block) - 1 for block in blocks),
+                "dtype": "bfloat16" if params.train.bf16 else "float32",
                 "base": base.perplexity,
                 "seeds": seeds,
             },

@@ -34,7 +34,7 @@ def run_stage(name: str, work: Work, *argument_names: str) -> None:
     args = parser.parse_args()
     instance = "-".join([name, *(getattr(args, argument) for argument in argument_names)])
     try:
-        params = parameters.load()
+        params = on_this_machine(parameters.load())
         settle()
         tracker = (
             track(instance, params.profile, params.model_dump(mode="json"))
@@ -50,6 +50,20 @@ def run_stage(name: str, work: Work, *argument_names: str) -> None:
         if not disk_is_full(error):
             raise
         fail(f"the disk of {os.getcwd()} is full; free some space and run again")
+
+
+def on_this_machine(params: Params) -> Params:
+    """`params`, with float32 for bfloat16 where the machine has none to compute with.
+
+    The metrics name the dtype that was used.
+    """
+    from lesa.machine import has_bfloat16
+
+    if has_bfloat16():
+        return params
+    train = params.train.model_copy(update={"bf16": False})
+    evaluate = params.evaluate.model_copy(update={"dtype": "float32"})
+    return params.model_copy(update={"train": train, "evaluate": evaluate})
 
 
 def disk_is_full(error: BaseException | None) -> bool:

@@ -148,6 +148,7 @@ def main(m: Metrics) -> Table:
                 "training seconds": float(p["seconds"]),
                 "tokens/s": float(p["tokens_per_second"]),
                 "learning rate": float(p["learning_rate"]),
+                **({"dtype": str(p["dtype"])} if "dtype" in p else {}),
             }
         )
     return Table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from lesa import machine
 from lesa.budget import GIB, check, disk_peak, gib, need, seconds
 from lesa.costs import UNITS, Cost
 from lesa.errors import UserError
-from lesa.machine import Accelerator, Machine, can_link, cgroup_room, this_machine
+from lesa.machine import (
+    Accelerator,
+    Machine,
+    can_link,
+    cgroup_room,
+    has_bfloat16,
+    this_machine,
+)
+from lesa.params import load
+from pipelines.stage import on_this_machine
 
 MACHINE = Machine(
     cores=4,
@@ -141,6 +153,46 @@ def test_this_machine_is_measured_and_left_clean(tmp_path: Path) -> None:
     assert machine.cores >= 1
     assert min(machine.memory, machine.disk, machine.process) > 2**20
     assert list(tmp_path.iterdir()) == []
+
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not CPUINFO.is_file() or torch.cuda.is_available(),
+    reason="reads the flags of an x86 processor under Linux",
+)
+def test_bfloat16_is_for_processors_that_have_it() -> None:
+    flags = set(re.findall(r"^flags\s*:(.*)", CPUINFO.read_text(), re.MULTILINE)[0].split())
+    if "avx512_bf16" in flags:
+        assert has_bfloat16()
+    if not any(flag.startswith(("avx512", "avx_ne_convert", "amx")) for flag in flags):
+        assert not has_bfloat16()
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_gpus_are_asked_without_emulation(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return has or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert has_bfloat16() == has
+
+
+def test_a_stage_takes_float32_where_there_is_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load(Path("conf/default.yaml"))
+    assert params.train.bf16
+    assert params.evaluate.dtype == "bfloat16"
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: True)
+    assert on_this_machine(params) == params
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: False)
+    found = on_this_machine(params)
+    assert not found.train.bf16
+    assert found.evaluate.dtype == "float32"
+    asked = found.model_dump()
+    asked["train"]["bf16"], asked["evaluate"]["dtype"] = True, "bfloat16"
+    assert asked == params.model_dump()
 
 
 def test_links_are_tried(tmp_path: Path) -> None:

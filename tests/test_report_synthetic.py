@@ -232,6 +232,7 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
             {
                 "model": model,
                 "learning_rate": 0.0005,
+                "dtype": "float32",
                 "trainable_parameters": 53000000 + i,
                 "tokens_per_step": 2048,
                 "steps": steps,
