@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lesa.architecture import Architecture
 from lesa.costs import Cost, Work, added, expand, times
+from lesa.head_loss import ROWS
 from lesa.params import Evaluate, Train
 from lesa.plan import LayerPlan
 
@@ -105,34 +106,66 @@ def trainable(a: Architecture, plan: LayerPlan) -> int:
     return a.layer_parameters * sum(slot.trainable for slot in plan)
 
 
+def first_trained(plan: LayerPlan) -> int:
+    """Index of the lowest layer that trains; 0 where the embedding does, too."""
+    if all(slot.trainable for slot in plan):
+        return 0
+    return min(slot.layer_idx for slot in plan if slot.trainable)
+
+
+def sequences(train: Train) -> int:
+    """Of one optimiser step."""
+    return train.per_device_batch_size * train.gradient_accumulation_steps
+
+
+def prefix(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length: int) -> Cost:
+    """Hidden states that enter the first trained layer, once for every block (`lesa.prefix`).
+
+    At most: a corpus with fewer blocks than the steps take has its blocks once.
+    """
+    tokens = (train.max_steps * sequences(train) + blocks) * length
+    size = 4 * a.hidden * tokens
+    unit, _ = precision(train.bf16)
+    flops = forward_flops(a, first_trained(plan), tokens, length, head=False)
+    return Cost(
+        {unit: flops, "disk": float(size)},
+        memory=4 * a.parameters(len(plan)),
+        outside=size,
+        accelerated=True,
+        host=4 * a.parameters(len(plan)),
+    )
+
+
 def pretrain(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length: int) -> Cost:
     """Continual pre-training; an empty `plan` is the base, which trains everything.
 
     A step passes its tokens forward through all layers (2·T·P and attention), gradients of the
     inputs from the head down to the first layer that trains (2·T·P of these, twice attention) and
     gradients of the weights that train (2·T·P of these). Held-out blocks pass forward at step 0,
-    every `eval_every` steps and at the end.
+    every `eval_every` steps and at the end. With `prefix_cache` the layers below the first that
+    trains do not run; `prefix` has their cost.
 
     Held: weights 4·P, and of those that train AdamW's two moments, 8·P. Beside these what the
     backward pass starts from: of the layers from the first that trains upwards the activations
     and, under autocast, the weights in bfloat16; the logits, their log-softmax and gradient,
-    12·V a token, and under autocast 2·V more. Gradients, 4·P of what trains, come as activations
-    go, unless earlier micro-batches have left theirs. On disk while it runs: a checkpoint of
-    weights and moments, and the one before until the next is whole.
+    12·V a token, and under autocast 2·V more, of all tokens if the output layer trains and else of
+    a chunk (`lesa.head_loss`). Gradients, 4·P of what trains, come as activations go, unless
+    earlier micro-batches have left theirs. On disk while it runs: a checkpoint of what trains and
+    its moments, and the one before until the next is whole.
     """
     layers = len(plan) or a.layers
     everything = all(slot.trainable for slot in plan)
-    marked = [slot.layer_idx for slot in plan if slot.trainable]
-    above = layers if everything else layers - min(marked)
-    moved = layers if everything else len(marked)
+    above = layers - first_trained(plan)
+    run = above if train.prefix_cache else layers
+    moved = layers if everything else sum(slot.trainable for slot in plan)
     p, moving = a.parameters(layers), trainable(a, plan)
     unit, _ = precision(train.bf16)
     micro = train.per_device_batch_size * length
-    tokens = micro * train.gradient_accumulation_steps
+    tokens = sequences(train) * length
     matrices, head = layer_matrices(a), a.vocabulary * a.hidden
     weights = moved * matrices + everything * head
 
-    forward = forward_flops(a, layers, tokens, length, head=True)
+    forward = forward_flops(a, run, tokens, length, head=True)
     attention = 4.0 * tokens * length * a.kinds["q_proj"][0]
     inputs = 2.0 * tokens * (above * matrices + head) + 2 * above * attention
     activations = moved * activation_bytes(a, train.bf16, trains=True)
@@ -149,11 +182,12 @@ def pretrain(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length
         + 3.0 * cast * train.gradient_accumulation_steps,
     }
     evaluations = 1 + -(-train.max_steps // train.eval_every)
-    scored = held_out(a, layers, blocks, length, train.per_device_batch_size, train.bf16)
+    scored = held_out(a, run, blocks, length, train.per_device_batch_size, train.bf16)
     saves = -(-train.max_steps // train.save_every)
-    checkpoint = 4 * p + 8 * moving
+    checkpoint = 12 * moving
     gradients = 4 * moving
-    backward = cast + micro * (activations + logits)
+    at_once = micro if everything else min(micro, ROWS)
+    backward = cast + micro * activations + at_once * logits
     if train.gradient_accumulation_steps > 1:
         backward += gradients
     output = a.itemsize * p
@@ -163,7 +197,7 @@ def pretrain(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length
             times(evaluations, {**scored.work, "disk": 0.0}),
             {"disk": 4.0 * output + saves * checkpoint},
         ),
-        memory=4 * p + 8 * moving + max(backward, gradients, scored.memory - 4 * p),
+        memory=4 * p + 8 * moving + max(backward, gradients, scored.memory - 4 * a.parameters(run)),
         output=output,
         scratch=checkpoint * min(saves, 2),
         accelerated=True,

@@ -23,11 +23,12 @@ from lesa.machine import Machine, this_machine
 from lesa.params import Params, load, parse
 from lesa.plan import LayerPlan
 from pipelines.profile import compose
-from pipelines.stage import fail
+from pipelines.stage import fail, on_this_machine
 
 T = TypeVar("T")
 KEPT = Path("conf/models")
 ARTIFACTS = Path("artifacts")
+FROZEN = "layers below"  # a part of pretrain, by the first layer that trains
 
 
 def layer_plans(params: Params, layers: int) -> dict[str, LayerPlan]:
@@ -69,6 +70,12 @@ def stage_costs(
             train,
         )
     for name in params.models:
+        # The first of those that share their frozen layers computes these layers' output.
+        first = model_costs.first_trained(plans[name])
+        if train.prefix_cache and first and f"{FROZEN}@{first}" not in found:
+            found[f"{FROZEN}@{first}"] = model_costs.prefix(
+                a, plans[name], train, corpus.heldout_blocks, corpus.block_size
+            )
         found[f"pretrain@{name}"] = model_costs.pretrain(
             a, plans[name], train, corpus.heldout_blocks, corpus.block_size
         )
@@ -154,7 +161,7 @@ def stage_table(found: Mapping[str, Cost], machine: Machine) -> list[list[str]]:
                 str(len(names)),
                 f"{cost.flops / 1e12:,.2f}",
                 memory(cost, machine),
-                gib(cost.output),
+                gib(cost.output + cost.outside),
                 gib(cost.scratch),
                 duration(seconds(cost, machine)),
             ]
@@ -257,7 +264,7 @@ def main() -> None:
     parser.add_argument("profile")
     name = parser.parse_args().profile
     try:
-        params = parse(compose(name), f"conf/{name}.yaml")
+        params = on_this_machine(parse(compose(name), f"conf/{name}.yaml"))
         config, where = find_config(params.base, KEPT, ARTIFACTS / "init/base")
         a = architecture(config, where)
         machine, already = this_machine(), present(params)

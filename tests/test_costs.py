@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lesa import basis, costs, model_costs, plan, predictor
+from lesa import basis, costs, model_costs, plan, predictor, prefix
 from lesa.architecture import Architecture, architecture
 from lesa.basis import Basis, gram
 from lesa.coefficients import InMemory
 from lesa.costs import Cost
+from lesa.head_loss import ROWS
 from lesa.layers import predict, save_basis
 from lesa.params import Evaluate, Predictor, Train
 from lesa.plan import LayerPlan
@@ -287,10 +288,54 @@ def test_training_pays_for_what_trains() -> None:
     assert some.memory < over.memory < everything.memory
     assert some.scratch == over.scratch < everything.scratch
     # A checkpoint: weights and two moments of what trains, float32.
-    p, moving = a.parameters(16), model_costs.trainable(a, inserted)
-    assert some.scratch == 4 * p + 8 * moving
+    assert some.scratch == 12 * model_costs.trainable(a, inserted)
     twice = model_costs.pretrain(a, inserted, TRAIN.model_copy(update={"max_steps": 2}), 4, 64)
     assert twice.scratch == 2 * some.scratch
+
+
+def test_layers_below_the_first_that_trains_run_once_where_their_output_is_kept() -> None:
+    a = tiny_shapes()
+    train = TRAIN.model_copy(update={"max_steps": 3, "eval_every": 2})
+    kept = train.model_copy(update={"prefix_cache": True})
+    for name in PLANS:
+        slots, blocks = PLANS[name], 5
+        every, rest = (model_costs.pretrain(a, slots, t, blocks, LENGTH) for t in (train, kept))
+        if name in ("base", "solar"):
+            assert rest == every
+            continue
+        once = model_costs.prefix(a, slots, kept, blocks, LENGTH)
+        tokens = (3 * 2 + blocks) * LENGTH
+        assert once.outside == 4 * a.hidden * tokens
+        assert rest.scratch == every.scratch
+        # Evaluated at steps 0, 2 and 3: the same layers ran twice more for each held-out block.
+        again = every.flops - rest.flops
+        assert again / once.flops == pytest.approx((3 * 2 + 3 * blocks) / (3 * 2 + blocks))
+
+
+def test_the_layers_below_do_the_operations_torch_counts() -> None:
+    slots = PLANS["inserted"]
+    model = tiny_model(slots)
+    first = prefix.first_trainable(model)
+    assert model_costs.first_trained(slots) == first
+    blocks = torch.randint(64, (2 + 3, LENGTH))
+    cost = model_costs.prefix(tiny_shapes(), slots, TRAIN, 3, LENGTH)
+    found = counted(lambda: prefix.entering(model, first, input_ids=blocks))
+    assert cost.flops == pytest.approx(found, rel=0.02)
+
+
+def test_a_frozen_output_layer_holds_the_logits_of_a_chunk() -> None:
+    a = tiny_shapes(vocab_size=4000)
+    slots, long = PLANS["inserted"], 20 * ROWS
+
+    def beyond_scoring(slots: LayerPlan) -> int:
+        moments = 8 * model_costs.trainable(a, slots)
+        scored = model_costs.held_out(a, len(slots) or 6, 0, long, 2, bf16=False).memory
+        return model_costs.pretrain(a, slots, TRAIN, 0, long).memory - moments - scored
+
+    # Logits and their log-softmax of two sequences where the output layer trains; scoring, which
+    # takes a log-softmax of one sequence at a time, is the peak where it does not.
+    assert beyond_scoring([]) > 3 * 4000 * 2 * long
+    assert beyond_scoring(slots) == 0
 
 
 def test_gradients_stay_over_micro_batches() -> None:

@@ -97,7 +97,8 @@ def test_every_stage_of_the_pipeline_is_there(name: str) -> None:
                 f"{have}-{value}" if have else f"@{value}" for have in instances for value in values
             ]
         wanted |= {family + instance for instance in instances}
-    assert set(found) == wanted
+    lowest = {"default": {2, 15}, "smoke": {2, 3}}.get(name, set())  # of those with a cache
+    assert set(found) == wanted | {f"{stage.FROZEN}@{first}" for first in lowest}
 
 
 def test_deeper_plans_cost_more() -> None:
@@ -106,7 +107,7 @@ def test_deeper_plans_cost_more() -> None:
     one, other = (
         stage.stage_costs(params, a, stage.layer_plans(params, a.layers), 2) for a in (few, many)
     )
-    for name in one:
+    for name in [name for name in one if not name.startswith(stage.FROZEN)]:
         # As many layers are new in both: making them costs the same, writing all does not.
         same = name == "base" or name.startswith("expand")
         assert other[name].flops > one[name].flops or same, name
