@@ -15,22 +15,23 @@ import os
 import shutil
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from benchmarks.base import work_folder
 from benchmarks.measure import compare, report, save, side
+from benchmarks.profiling import PRODUCTS, shares, spent
 from benchmarks.shapes import DEFAULT, Shape
 
 MODULE = "benchmarks.fit"
 SEED = 0
 OPERATIONS = {
-    "aten::mm": "matrix products",
-    "aten::addmm": "matrix products",
+    "aten::mm": PRODUCTS,
+    "aten::addmm": PRODUCTS,
     "aten::_fused_adamw_": "AdamW",
     "aten::index_select": "gathering rows",
 }
-REST = "all else"
 
 TINY = Shape(24, 40, heads=3, kv_heads=1, layers=5, vocabulary=8, dtype="float32")
 
@@ -139,7 +140,7 @@ def profile(folder: Path, tiny: bool) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     settings = preset(tiny)
-    spent = dict.fromkeys([*OPERATIONS.values(), REST], 0.0)
+    taken: Counter[str] = Counter()
     seconds = 0.0
     for kind in KINDS:
         v = InMemory(torch.stack(all_coefficients(folder, kind)))
@@ -147,13 +148,10 @@ def profile(folder: Path, tiny: bool) -> dict[str, Any]:
         once = settings.model_copy(update={"epochs": 1})
         with profiler(activities=[ProfilerActivity.CPU]) as found:
             fit(v, middles, once, kind_seed(SEED, kind))
-        for event in found.key_averages():
-            spent[OPERATIONS.get(event.key, REST)] += event.self_cpu_time_total
+        taken += spent(found, OPERATIONS)
         steps = settings.epochs * -(-len(middles) * v.rows // settings.batch_size)
         seconds += steps * products_seconds(v.d2, settings.hidden_size, settings.batch_size)
-    total = sum(spent.values())
-    shares = {name: part / total for name, part in spent.items()}
-    return {"shares": shares, "products_seconds": seconds / threads}
+    return {"shares": shares(taken), "products_seconds": seconds / threads}
 
 
 def products_seconds(d2: int, hidden_size: int, batch_size: int, runs: int = 100) -> float:

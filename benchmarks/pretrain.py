@@ -42,11 +42,16 @@ def compare(folder: Path, steps: int, repetitions: int) -> dict[str, Any]:
     for side, ratio in one["ratios"].items():
         print(f"pretrain: tokens/s, {summary.own_side(one)} over {side}: {ratio['seconds']:.2f}")
     tokens = whole["runs"]["lesa"][0]["result"]["tokens_per_step"]
+    bound = measure.side("benchmarks.sides.pretrain", "profile", str(folder), str(steps)).result
+    # What is left of the peer's step if everything but its matrix products took none.
+    bound["most_times_as_fast"] = one["medians"]["trainer"]["seconds"] / bound["products_seconds"]
+    print(f"pretrain: {bound}")
     speeds = {side: tokens / values["seconds"] for side, values in one["medians"].items()}
     return {
         "one step": {**one, "largest_loss_difference": max(loss_differences(whole))},
         "whole run": whole,
         "tokens_per_second": speeds,
+        "profile": bound,
     }
 
 

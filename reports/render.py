@@ -70,7 +70,7 @@ def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any
         "scores": tables.all_scores(m),
         "predictors": [tables.predictors(m, preset) for preset in m.fit],
         "benchmarks": speed.beside_peers(m),
-        "benchmark_fit_profile": speed.fit_profile(m),
+        "benchmark_profiles": speed.profiles(m),
         "benchmark_depth": [t for t in (speed.over_depths(m), speed.depth_lines(m)) if t],
         "benchmark_machines": speed.machines(m),
     }

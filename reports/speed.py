@@ -67,21 +67,25 @@ def beside_peers(m: Metrics) -> Table | None:
     )
 
 
-def fit_profile(m: Metrics) -> Table | None:
-    """Where the fit's time goes, and how much faster than its peer it could become at most."""
-    found = m.benchmarks.get("fit", {}).get("profile")
-    if found is None:
-        return None
-    row: dict[str, Cell] = {name: float(share) for name, share in found["shares"].items()}
-    row["seconds of the products alone"] = float(found["products_seconds"])
-    row["times as fast with nothing else"] = float(found["most_times_as_fast"])
-    return Table(
-        "benchmark_fit_profile",
-        "Shares of the fit's time by operation, and the peer's time over that of the matrix "
-        "products alone",
-        files("benchmarks", ["fit"]),
-        [row],
-    )
+def profiles(m: Metrics) -> list[Table]:
+    """Where our side's time goes, and how many times as fast as the peer it could be at most."""
+    found = []
+    for name, what in (("fit", "the fit's time"), ("pretrain", "a training step's time")):
+        if (profile := m.benchmarks.get(name, {}).get("profile")) is None:
+            continue
+        row: dict[str, Cell] = {name: float(share) for name, share in profile["shares"].items()}
+        row["seconds of the products alone"] = float(profile["products_seconds"])
+        row["times as fast with nothing else"] = float(profile["most_times_as_fast"])
+        found.append(
+            Table(
+                f"benchmark_{name}_profile",
+                f"Shares of {what} by operation, and the peer's time over that of the matrix "
+                "products alone",
+                files("benchmarks", [name]),
+                [row],
+            )
+        )
+    return found
 
 
 def over_depths(m: Metrics) -> Table | None:

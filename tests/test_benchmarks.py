@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from benchmarks import __main__ as everything
-from benchmarks import base, basis, depth, expansion, memory, pretrain, summary
+from benchmarks import base, basis, depth, expansion, memory, pretrain, profiling, summary
 from benchmarks.shapes import DEFAULT, Shape, layer_bytes, llama_8b, matrices, sizes, upper_gaps
 from benchmarks.sides import basis as basis_side
 from benchmarks.sides import checkpoint
@@ -236,6 +236,10 @@ def test_both_sides_of_pretrain_do_the_same_work(tiny_base: Path, tmp_path: Path
     assert ours["trainable_parameters"] == theirs["trainable_parameters"] == trained
     runs = {name: [{"result": side}] for name, side in found.items()}
     assert max(pretrain.loss_differences({"runs": runs})) < 1e-4
+    profile = found["profile"]
+    assert sum(profile["shares"].values()) == pytest.approx(1)
+    assert {profiling.PRODUCTS, pretrain_side.ATTENTION, "AdamW"} <= profile["shares"].keys()
+    assert profile["products_seconds"] > 0
 
 
 def test_the_line_through_the_depths() -> None:

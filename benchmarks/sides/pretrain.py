@@ -17,12 +17,15 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.base import ROOT
 from benchmarks.measure import report
+from benchmarks.profiling import PRODUCTS, shares, spent
 from lesa import params
 from lesa.files import read_json
+from lesa.machine import has_bfloat16
 from lesa.params import Train
 from lesa.pretrain import freeze, train
 
@@ -30,10 +33,23 @@ BLOCK = 512  # tokens of a packed sequence, corpus.block_size of the default pro
 BATCH = 2  # sequences, train.per_device_batch_size of the default profile
 RATE = 1e-3
 WARM_UP = 3  # steps that are not timed: allocations, first use of kernels
+ATTENTION = "attention"
+BOTH_SIDES = {PRODUCTS, ATTENTION}  # what no way of training these layers can leave out
+OPERATIONS = {
+    "aten::mm": PRODUCTS,
+    "aten::addmm": PRODUCTS,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": ATTENTION,
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": ATTENTION,
+    "aten::_log_softmax": "softmax over the vocabulary",
+    "aten::exp_": "softmax over the vocabulary",
+    "aten::copy_": "copies and casts",
+    "aten::_fused_adamw_": "AdamW",
+}
 
 
 def settings(steps: int) -> Train:
-    """The repository's own, in bfloat16 autocast, without evaluations between the steps."""
+    """The repository's own, without evaluations between the steps, in bfloat16 autocast if the
+    machine has it."""
     own = params.load(ROOT / "params.yaml").train
     return own.model_copy(
         update={
@@ -43,7 +59,7 @@ def settings(steps: int) -> Train:
             "per_device_batch_size": BATCH,
             "gradient_accumulation_steps": 1,
             "warmup_steps": 0,
-            "bf16": True,
+            "bf16": has_bfloat16(),
         }
     )
 
@@ -84,6 +100,28 @@ def median_step(times: Sequence[float]) -> float:
     )
 
 
+class Profiled(StepLog):
+    """A log that has torch profile the steps after the warm-up, but for the last."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.last = steps - 1
+        self.profiler = profile(activities=[ProfilerActivity.CPU])
+
+    def __call__(self, numbers: dict[str, float], step: int) -> None:
+        super().__call__(numbers, step)
+        if "loss" in numbers and step == WARM_UP:
+            self.profiler.start()
+        if "loss" in numbers and step == self.last:
+            self.profiler.stop()
+
+    def result(self) -> dict[str, Any]:
+        """Shares of a step's time, and the seconds of its matrix products, attention's too."""
+        taken = spent(self.profiler, OPERATIONS)
+        products = sum(seconds for name, seconds in taken.items() if name in BOTH_SIDES)
+        return {"shares": shares(taken), "products_seconds": products / (self.last - WARM_UP)}
+
+
 class Listen(TrainerCallback):
     def __init__(self, log: StepLog) -> None:
         self.log = log
@@ -92,9 +130,11 @@ class Listen(TrainerCallback):
         self.log(logs or {}, state.global_step)
 
 
-def lesa_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) -> dict[str, Any]:
+def lesa_side(
+    folder: Path, blocks: list[Tensor], chosen: Train, work: Path, log: StepLog | None = None
+) -> dict[str, Any]:
     """This project's continual pre-training."""
-    log = StepLog()
+    log = log or StepLog()
     data = Dataset.from_dict({"input_ids": torch.stack(blocks).tolist()}).with_format("torch")
     _, curve = train(
         folder,
@@ -142,7 +182,12 @@ def plain_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) ->
     return {**log.result(), "trainable_parameters": trainable}
 
 
-SIDES = {"lesa": lesa_side, "trainer": plain_side}
+def profile_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) -> dict[str, Any]:
+    """What bounds a step of this project's."""
+    return lesa_side(folder, blocks, chosen, work, Profiled(chosen.max_steps))
+
+
+SIDES = {"lesa": lesa_side, "trainer": plain_side, "profile": profile_side}
 
 
 def measured(side: str, folder: Path, steps: int) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""Where a side's time goes: the seconds of torch's operations, under the names a reader knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+PRODUCTS = "matrix products"
+REST = "all else"
+
+
+def spent(found: Any, operations: Mapping[str, str]) -> Counter[str]:
+    """Seconds of a finished `torch.profiler.profile` on the CPU, by what `operations` calls them.
+
+    An operation's time is its own, without that of the operations it calls.
+    """
+    seconds: Counter[str] = Counter()
+    for event in found.key_averages():
+        seconds[operations.get(event.key, REST)] += event.self_cpu_time_total / 1e6
+    return seconds
+
+
+def shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Of the whole, the largest first."""
+    total = sum(seconds.values())
+    ordered = sorted(seconds, key=lambda name: -seconds[name])
+    return {name: seconds[name] / total for name in ordered}
