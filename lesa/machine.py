@@ -81,9 +81,10 @@ def has_bfloat16() -> bool:
     Where it does not, torch's products of them take some ten to fifty times as long as float32's.
     """
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # What torch itself asks before it hands such a product to oneDNN.
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    asked = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(asked and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def usable_cores() -> int:
