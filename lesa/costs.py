@@ -112,9 +112,10 @@ def svd(a: Architecture, method: str) -> Cost:
 
     `gram`: eigenvectors of a d1 × d1 matrix, 4/3·d1³ for the reduction and 2·d1³ to turn its
     vectors back. Held: the Gram matrix and its eigenvectors, 16·d1²; later the basis, in the Gram
-    matrix's memory, and what one layer needs. `concat`: an SVD of d1 × L·d2, 6·m·n² + 20·n³ (Golub
-    and Van Loan, Matrix Computations, 4th edition, figure 8.6.1), of which 4·m·n² is the
-    reduction; held three times in float32.
+    matrix's memory, and what one layer needs. Counted in float64, at most: where float32 will do
+    (`lesa.basis.well_conditioned`), it takes half the time and 12·d1². `concat`: an SVD of
+    d1 × L·d2, 6·m·n² + 20·n³ (Golub and Van Loan, Matrix Computations, 4th edition, figure
+    8.6.1), of which 4·m·n² is the reduction; held three times in float32.
     """
     work, peak, output = Work(), 0, 0
     for kind, (d1, d2) in a.kinds.items():

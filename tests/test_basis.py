@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from lesa import basis as basis_module
-from lesa.basis import Basis, from_concat, from_gram, gram
+from lesa.basis import CONDITION, Basis, from_concat, from_gram, gram, well_conditioned
 from lesa.checkpoint import Checkpoint
 
 BASE = Path(__file__).parents[1] / "artifacts" / "init" / "base"
@@ -96,6 +99,51 @@ def test_bfloat16_weights_are_accumulated_exactly() -> None:
     basis = from_gram(gram(weights), TOLERANCE)
     assert basis.u.dtype == basis.s.dtype == torch.float32
     assert_reconstructs(basis, weights)
+
+
+def with_spectrum(eigenvalues: Tensor, seed: int) -> Tensor:
+    """A symmetric matrix (n, n) float64 of these eigenvalues."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(eigenvalues)
+    turned, _ = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))
+    return turned @ (eigenvalues[:, None] * turned.T)
+
+
+@given(
+    n=st.integers(1, 60),
+    condition=st.floats(1, CONDITION / 2) | st.floats(CONDITION * 1.1, 1e12),
+    size=st.sampled_from([1e-6, 1.0, 1e6]),
+    seed=st.integers(0, 99),
+)
+def test_condition_is_told(n: int, condition: float, size: float, seed: int) -> None:
+    spectrum = size * torch.logspace(0, -math.log10(condition), n, dtype=torch.float64)
+    found = well_conditioned(with_spectrum(spectrum, seed).float())
+    assert found == (condition < CONDITION or n == 1)
+
+
+def test_no_condition() -> None:
+    assert not well_conditioned(torch.zeros(5, 5))
+
+
+def in_float64(*_: object) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("condition", [1.0, 30.0, 90.0])
+def test_float32_finds_what_float64_does(condition: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    spectrum = torch.linspace(1, 1 / condition, 200, dtype=torch.float64)
+    wanted = with_spectrum(spectrum, 0)
+    taken = wanted.clone()
+    single = from_gram(taken, TOLERANCE)
+    assert taken.numel() == 0  # its memory is free for the solver
+    monkeypatch.setattr(basis_module, "well_conditioned", in_float64)
+    double = from_gram(wanted.clone(), TOLERANCE)
+    for basis, most in ((double, 1e-6), (single, 1e-5)):
+        assert basis.s.dtype == basis.u.dtype == torch.float32
+        assert float((basis.s.double() / spectrum.sqrt() - 1).abs().max()) < most
+        u = basis.u.double()
+        assert float((u.T @ u - torch.eye(200)).abs().max()) < most
+        assert relative(u @ (basis.s.double().square()[:, None] * u.T), wanted) < most
 
 
 @pytest.mark.parametrize("rows", [1, 7, 16, 20, 64])
