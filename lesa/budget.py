@@ -14,7 +14,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes at a stage's peak: in main memory, libraries too, and on the accelerator."""
+    """Bytes at a stage's peak: in main memory, libraries too, and on each accelerator."""
 
     memory: int
     accelerator: int
@@ -22,16 +22,18 @@ class Need:
 
 def need(cost: Cost, machine: Machine) -> Need:
     libraries = cost.processes * machine.process
-    if cost.accelerated and machine.accelerator:
+    if cost.launch.sharded or (cost.accelerated and machine.accelerator):
         return Need(cost.host + libraries, cost.memory)
-    return Need(cost.memory + libraries, 0)
+    return Need(cost.launch.local * cost.memory + libraries, 0)
 
 
 def seconds(cost: Cost, machine: Machine) -> float:
-    """Each unit's work at its rate, one after another: nothing is taken to overlap."""
+    """Each unit's work at its rate, one after another: nothing is taken to overlap. Processes with
+    a GPU each share the work, and what they send each other takes no time."""
     rates = dict(machine.rates)
     if cost.accelerated and machine.accelerator:
-        rates |= machine.accelerator.rates
+        own = machine.accelerator.rates
+        rates |= {unit: cost.launch.processes * rate for unit, rate in own.items()}
     return sum(amount / rates[unit] for unit, amount in cost.work.items() if amount)
 
 
@@ -46,12 +48,12 @@ def disk_peak(costs: Sequence[Cost], machine: Machine) -> int:
 
 
 def check(costs: Mapping[str, Cost], machine: Machine, present: int = 0) -> None:
-    """Raise UserError, one line with the figures, if memory or disk will not do.
+    """Raise UserError, one line with the figures, if GPUs, memory or disk will not do.
 
     `present`: bytes of the run that lie on the disk already.
     """
     needs = {stage: need(cost, machine) for stage, cost in costs.items()}
-    short = []
+    short = _gpus(costs, machine.accelerator.count if machine.accelerator else 0)
     memory = {stage: amount.memory for stage, amount in needs.items()}
     short += _short("memory", memory, machine.memory)
     if machine.accelerator:
@@ -62,6 +64,14 @@ def check(costs: Mapping[str, Cost], machine: Machine, present: int = 0) -> None
     if short:
         hint = "a larger machine, a smaller model or batch, or fewer models would do"
         raise UserError(f"{'; '.join(short)}; {hint}")
+
+
+def _gpus(costs: Mapping[str, Cost], there: int) -> list[str]:
+    """Without GPUs, processes share the CPU; but FSDP is for GPUs alone (accelerate)."""
+    for stage, cost in costs.items():
+        if cost.launch.local > there and (there or cost.launch.sharded):
+            return [f"GPUs: {stage} is launched on {cost.launch.local}, there are {there}"]
+    return []
 
 
 def _short(what: str, needs: Mapping[str, int], available: int) -> list[str]:

@@ -14,6 +14,7 @@ from lesa.architecture import Architecture
 from lesa.basis import ROWS
 from lesa.checkpoint import SHARD_BYTES
 from lesa.coefficients import IN_MEMORY_BYTES
+from lesa.launch import ALONE, Launch
 from lesa.params import Predictor
 from lesa.plan import LayerPlan
 from lesa.predictor import SCORED_ROWS
@@ -33,8 +34,8 @@ class Cost:
     work: by unit, see UNITS. memory: bytes at the peak, on the accelerator if the stage is
     `accelerated` and there is one. output: bytes it leaves to DVC. scratch: bytes on disk
     that are gone when it ends. outside: bytes it leaves where DVC does not look, as in the hub's
-    cache. processes: that run at once. host: bytes at the peak in main memory when an accelerator
-    holds the rest.
+    cache. processes: that run at once on a machine. host: bytes at the peak in main memory when
+    accelerators hold the rest. launch: processes that share the work; `memory` is of one of them.
     """
 
     work: Work
@@ -45,6 +46,7 @@ class Cost:
     processes: int = 1
     accelerated: bool = False
     host: int = 0
+    launch: Launch = ALONE
 
     @property
     def flops(self) -> float:

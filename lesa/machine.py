@@ -21,11 +21,12 @@ MOVED = 64 * 2**20  # bytes that the memory and disk rates move at a time
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A GPU that the stages would use: its free bytes and its rates."""
+    """The GPUs that the stages would use: free bytes and rates of the first, and how many."""
 
     name: str
     memory: int
     rates: Mapping[str, float]
+    count: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ def this_machine(project: Path = Path()) -> Machine:
         process=psutil.Process().memory_info().rss,
         rates=rates,
         accelerator=Accelerator(
-            torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0], compute_rates("cuda")
+            torch.cuda.get_device_name(),
+            torch.cuda.mem_get_info()[0],
+            compute_rates("cuda"),
+            torch.cuda.device_count(),
         )
         if gpu
         else None,

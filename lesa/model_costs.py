@@ -8,6 +8,7 @@ from __future__ import annotations
 from lesa.architecture import Architecture
 from lesa.costs import Cost, Work, added, expand, times
 from lesa.head_loss import ROWS
+from lesa.launch import ALONE, Launch
 from lesa.params import Evaluate, Train
 from lesa.plan import LayerPlan
 
@@ -136,7 +137,47 @@ def prefix(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length: 
     )
 
 
-def pretrain(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length: int) -> Cost:
+def sharded_bytes(
+    a: Architecture, plan: LayerPlan, train: Train, length: int, launch: Launch
+) -> int:
+    """Of one of several processes under FSDP (docs/scaling.md, memory a GPU).
+
+    Its share of what trains, 16 bytes each, and of what is frozen, in autocast's dtype but for an
+    embedding in float32; gathered for use two layers, the embedding and the output layer, and a
+    layer's gradient, in that dtype and float32. Activations and logits are those of its own
+    tokens; where activations are recomputed, each layer keeps its input, float32.
+    """
+    layers = len(plan) or a.layers
+    everything = all(slot.trainable for slot in plan)
+    above = layers - first_trained(plan)
+    moved = layers if everything else sum(slot.trainable for slot in plan)
+    _, element = precision(train.bf16)
+    embedding = a.vocabulary * a.hidden
+    outside = element * (a.other_parameters - embedding) + 4 * embedding
+    frozen = 0 if everything else element * a.layer_parameters * (layers - moved) + outside
+    gathered = element * (2 * a.layer_parameters + 2 * embedding)
+    gradient = (element + 4) * a.layer_parameters
+    one, other = (activation_bytes(a, train.bf16, trains) for trains in (True, False))
+    activations = moved * one + (above - moved) * other
+    if launch.recomputes:
+        activations = above * 4 * a.hidden + one
+    logits = (12 + 2 * train.bf16) * a.vocabulary
+    return (
+        (16 * trainable(a, plan) + frozen) // launch.processes
+        + gathered
+        + gradient
+        + train.per_device_batch_size * length * (activations + logits)
+    )
+
+
+def pretrain(
+    a: Architecture,
+    plan: LayerPlan,
+    train: Train,
+    blocks: int,
+    length: int,
+    launch: Launch = ALONE,
+) -> Cost:
     """Continual pre-training; an empty `plan` is the base, which trains everything.
 
     A step passes its tokens forward through all layers (2·T·P and attention), gradients of the
@@ -152,6 +193,9 @@ def pretrain(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length
     a chunk (`lesa.head_loss`). Gradients, 4·P of what trains, come as activations go, unless
     earlier micro-batches have left theirs. On disk while it runs: a checkpoint of what trains and
     its moments, and the one before until the next is whole.
+
+    Of several processes each holds all of this, or under FSDP its share (`sharded_bytes`), for
+    which the first alone reads the weights.
     """
     layers = len(plan) or a.layers
     everything = all(slot.trainable for slot in plan)
@@ -191,21 +235,26 @@ def pretrain(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length
     if train.gradient_accumulation_steps > 1:
         backward += gradients
     output = a.itemsize * p
+    memory = 4 * p + 8 * moving + max(backward, gradients, scored.memory - 4 * a.parameters(run))
+    if launch.sharded:
+        memory = sharded_bytes(a, plan, train, length, launch)
     return Cost(
         added(
             times(train.max_steps, step),
             times(evaluations, {**scored.work, "disk": 0.0}),
             {"disk": 4.0 * output + saves * checkpoint},
         ),
-        memory=4 * p + 8 * moving + max(backward, gradients, scored.memory - 4 * a.parameters(run)),
+        memory=memory,
         output=output,
         scratch=checkpoint * min(saves, 2),
+        processes=launch.local,
         accelerated=True,
-        host=4 * p,
+        host=4 * p * (1 if launch.sharded else launch.local),
+        launch=launch,
     )
 
 
-def evaluate(a: Architecture, layers: int, options: Evaluate) -> Cost:
+def evaluate(a: Architecture, layers: int, options: Evaluate, launch: Launch = ALONE) -> Cost:
     """lm-eval on the tasks made from held-out text; official tasks are not counted.
 
     Held: the weights in `evaluate.dtype`, and of the longest batch activations, logits and their
@@ -225,6 +274,8 @@ def evaluate(a: Architecture, layers: int, options: Evaluate) -> Cost:
             "disk": float(a.itemsize * p),
         },
         memory=element * p + batch * held,
+        processes=launch.local,
         accelerated=True,
-        host=element * p,
+        host=launch.local * element * p,
+        launch=launch,
     )

@@ -19,6 +19,7 @@ from lesa.budget import check, disk_peak, gib, need, seconds
 from lesa.checkpoint import KINDS
 from lesa.costs import Cost
 from lesa.errors import UserError
+from lesa.launch import launch
 from lesa.machine import Machine, this_machine
 from lesa.params import Params, load, parse
 from lesa.plan import LayerPlan
@@ -46,6 +47,8 @@ def stage_costs(
 ) -> dict[str, Cost]:
     """Cost of a run of each stage of dvc.yaml but corpus and report, which depend on the text."""
     corpus, train = params.corpus, params.train
+    training = launch(train.launch, "params.yaml: train.launch")
+    evaluation = launch(params.evaluate.launch, "params.yaml: evaluate.launch")
     found = {
         "base": costs.base(a, params.base.source),
         "extract": costs.extract(a),
@@ -77,12 +80,12 @@ def stage_costs(
                 a, plans[name], train, corpus.heldout_blocks, corpus.block_size
             )
         found[f"pretrain@{name}"] = model_costs.pretrain(
-            a, plans[name], train, corpus.heldout_blocks, corpus.block_size
+            a, plans[name], train, corpus.heldout_blocks, corpus.block_size, training
         )
     for phase in ("init", "trained"):
         for name in params.models:
             found[f"evaluate@{phase}-{name}"] = model_costs.evaluate(
-                a, len(plans[name]) or a.layers, params.evaluate
+                a, len(plans[name]) or a.layers, params.evaluate, evaluation
             )
     return found
 
@@ -183,8 +186,10 @@ def stage_table(found: Mapping[str, Cost], machine: Machine) -> list[list[str]]:
 
 def memory(cost: Cost, machine: Machine) -> str:
     amount = need(cost, machine)
-    device = f" + {gib(amount.accelerator)} GPU" if amount.accelerator else ""
-    return gib(amount.memory) + device
+    if not amount.accelerator:
+        return gib(amount.memory)
+    each = f"{cost.launch.local} x " if cost.launch.local > 1 else ""
+    return f"{gib(amount.memory)} + {each}{gib(amount.accelerator)} GPU"
 
 
 def duration(amount: float) -> str:
@@ -220,7 +225,7 @@ def machine_text(machine: Machine) -> str:
         f"{gib(machine.disk)} of disk free; measured {speeds(machine.rates)}."
     )
     if gpu := machine.accelerator:
-        text += f"\n{gpu.name}: {gib(gpu.memory)} free; measured {speeds(gpu.rates)}."
+        text += f"\n{gpu.count} x {gpu.name}: {gib(gpu.memory)} free; measured {speeds(gpu.rates)}."
     return text
 
 

@@ -18,9 +18,12 @@ from lesa.basis import Basis, gram
 from lesa.coefficients import InMemory
 from lesa.costs import Cost
 from lesa.head_loss import ROWS
+from lesa.launch import ALONE, Launch, launch
 from lesa.layers import predict, save_basis
-from lesa.params import Evaluate, Predictor, Train
+from lesa.params import Evaluate, Predictor, Train, parse
 from lesa.plan import LayerPlan
+from pipelines.plan import KEPT, find_config, layer_plans
+from pipelines.profile import compose
 from tests.conftest import tiny_config
 
 SETTINGS = Predictor(
@@ -336,6 +339,51 @@ def test_a_frozen_output_layer_holds_the_logits_of_a_chunk() -> None:
     # takes a log-softmax of one sequence at a time, is the peak where it does not.
     assert beyond_scoring([]) > 3 * 4000 * 2 * long
     assert beyond_scoring(slots) == 0
+
+
+# docs/scaling.md: bytes a GPU, and with activations recomputed; operations a token.
+PAPERS_MODEL = {
+    "lesa": (46e9, 24e9, 45.9e9),
+    "llama_pro": (54e9, None, 52.4e9),
+    "solar": (82e9, 39e9, 68.4e9),
+    "base": (59e9, None, None),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS_MODEL)
+def test_the_documented_run_of_the_papers_model(name: str) -> None:
+    memory, recomputed, operations = PAPERS_MODEL[name]
+    params = parse(compose("llama3-8b"), "llama3-8b")
+    a = architecture(*find_config(params.base, KEPT, Path("nowhere")))
+    slots, train = layer_plans(params, a.layers)[name], params.train
+    how = launch(train.launch, "train.launch")
+    cost = model_costs.pretrain(a, slots, train, 0, params.corpus.block_size, how)
+    assert cost.memory == pytest.approx(memory, rel=0.03)
+    if recomputed:
+        again = replace(how, recomputes=True)
+        found = model_costs.sharded_bytes(a, slots, train, params.corpus.block_size, again)
+        assert found == pytest.approx(recomputed, rel=0.03)
+    if operations:
+        # Here attention counts in full, as torch counts it; there without what the mask leaves out.
+        tokens = train.max_steps * model_costs.sequences(train) * params.corpus.block_size
+        assert 1 < cost.flops / tokens / operations < 1.06
+
+
+def test_processes_that_share_nothing_each_hold_all() -> None:
+    a, slots = tiny_shapes(), PLANS["inserted"]
+    one, four, sharded = (
+        model_costs.pretrain(a, slots, TRAIN, 4, 64, how)
+        for how in (ALONE, Launch(4), Launch(4, sharded=True))
+    )
+    assert four.work == sharded.work == one.work
+    assert four.memory == one.memory
+    assert four.host == 4 * one.host == 4 * sharded.host
+    assert four.processes == sharded.processes == 4
+    fewer, more = (
+        model_costs.sharded_bytes(a, slots, TRAIN, 64, Launch(count, sharded=True))
+        for count in (8, 2)
+    )
+    assert fewer < sharded.memory < more
 
 
 def test_gradients_stay_over_micro_batches() -> None:

@@ -15,6 +15,7 @@ from lesa import machine
 from lesa.budget import GIB, check, disk_peak, gib, need, seconds
 from lesa.costs import UNITS, Cost
 from lesa.errors import UserError
+from lesa.launch import Launch
 from lesa.machine import (
     Accelerator,
     Machine,
@@ -35,7 +36,7 @@ MACHINE = Machine(
     rates=dict.fromkeys(UNITS, 10.0),
     accelerator=None,
 )
-GPU = Accelerator("A GPU", 40 * GIB, {"bfloat16": 100.0, "float32": 50.0, "memory": 20.0})
+GPU = Accelerator("A GPU", 40 * GIB, {"bfloat16": 100.0, "float32": 50.0, "memory": 20.0}, 1)
 COSTS = {
     "extract": Cost({"float64": 20.0, "disk": 5.0}, 4 * GIB, output=3 * GIB),
     "fit@one": Cost({"float32": 50.0}, 6 * GIB, scratch=20 * GIB, processes=3, host=2 * GIB),
@@ -73,6 +74,35 @@ def test_seconds_are_the_sum_over_units() -> None:
     with_gpu = replace(MACHINE, accelerator=GPU)
     assert seconds(COSTS["pretrain@one"], with_gpu) == pytest.approx(2.0)
     assert seconds(COSTS["extract"], with_gpu) == pytest.approx(2.5)
+
+
+TOGETHER = replace(COSTS["pretrain@one"], processes=4, launch=Launch(processes=8, nodes=2))
+SHARDED = replace(TOGETHER, launch=replace(TOGETHER.launch, sharded=True))
+
+
+def test_processes_share_the_work_and_not_the_memory() -> None:
+    on_cpu = need(TOGETHER, MACHINE)
+    assert (on_cpu.memory, on_cpu.accelerator) == (4 * 12 * GIB + 4 * GIB, 0)
+    assert seconds(TOGETHER, MACHINE) == pytest.approx(12.0)  # they share its cores
+    with_gpus = replace(MACHINE, accelerator=replace(GPU, count=4))
+    for cost in (TOGETHER, SHARDED):
+        on_gpus = need(cost, with_gpus)
+        assert (on_gpus.memory, on_gpus.accelerator) == (9 * GIB, 12 * GIB)
+        assert seconds(cost, with_gpus) == pytest.approx(2.0 / 8)
+        check({"pretrain@one": cost}, with_gpus)
+    assert need(SHARDED, MACHINE).accelerator == 12 * GIB
+
+
+@pytest.mark.parametrize(
+    ("cost", "count", "message"),
+    [(TOGETHER, 3, "launched on 4, there are 3"), (SHARDED, 0, "launched on 4, there are 0")],
+)
+def test_too_few_gpus(cost: Cost, count: int, message: str) -> None:
+    gpus = replace(GPU, count=count) if count else None
+    machine = replace(MACHINE, memory=99 * GIB, accelerator=gpus)
+    with pytest.raises(UserError, match=rf"^GPUs: pretrain@one is {message}; a larger machine"):
+        check({"pretrain@one": cost}, machine)
+    check({"pretrain@one": replace(cost, launch=Launch())}, machine)
 
 
 def test_disk_is_what_stays_and_the_largest_scratch() -> None:

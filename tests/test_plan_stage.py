@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import lesa.machine
 import pipelines.plan as stage
 from lesa import methods
 from lesa.architecture import Architecture, architecture
@@ -19,9 +20,15 @@ from lesa.params import Params, parse
 from lesa.plan import LayerPlan, Slot
 from pipelines.profile import compose
 from tests.conftest import tiny_config
-from tests.test_machine import MACHINE
+from tests.test_machine import GPU, MACHINE
 
-LARGE = replace(MACHINE, memory=4096 * GIB, disk=4096 * GIB)
+# A node of the paper's run.
+LARGE = replace(
+    MACHINE,
+    memory=1024 * GIB,
+    disk=4096 * GIB,
+    accelerator=replace(GPU, memory=80 * GIB, count=8),
+)
 DEPENDS_ON_TEXT = {"corpus", "report"}
 
 
@@ -138,7 +145,8 @@ def test_durations(amount: float, text: str) -> None:
 
 
 def run(machine: Machine, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Exit status of the command on `machine`."""
+    """Exit status of the command on `machine`, which multiplies bfloat16."""
+    monkeypatch.setattr(lesa.machine, "has_bfloat16", lambda: True)
     monkeypatch.setattr(stage, "this_machine", lambda: machine)
     monkeypatch.setattr("sys.argv", ["plan", name])
     try:
@@ -156,6 +164,7 @@ def test_a_plan_that_fits_is_printed(
     out, error = capsys.readouterr()
     assert error == ""
     assert "11,520,053,248" in out
+    assert re.search(r"pretrain@lesa, .* 8 x 43\.1 GiB GPU", out)
     assert "Time is an estimate" in out
     assert "Memory is a model" in out
     assert "official tasks" in out
@@ -169,8 +178,17 @@ def test_a_plan_that_does_not_fit_ends_with_one_line(
     out, error = capsys.readouterr()
     assert "whole run" in out
     assert error.count("\n") == 1
-    assert re.search(r"error: memory: pretrain@solar needs [\d.]+ GiB, 1\.0 GiB are free", error)
+    assert re.search(
+        r"error: memory: evaluate@init-lesa needs [\d.]+ GiB, 1\.0 GiB are free", error
+    )
     assert re.search(r"disk: the run needs [\d.]+ GiB, 1\.0 GiB are free: [\d.]+ GiB too", error)
+
+
+def test_fewer_gpus_than_are_launched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(replace(LARGE, accelerator=GPU), "llama3-8b", monkeypatch) == 2
+    assert "error: GPUs: pretrain@base is launched on 8, there are 1" in capsys.readouterr().err
 
 
 def test_an_unknown_profile_is_one_line(

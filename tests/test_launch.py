@@ -1,0 +1,54 @@
+"""Launcher's words against accelerate's own reading of the kept configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from lesa.errors import UserError
+from lesa.launch import ALONE, Launch, launch
+
+KEPT = sorted(Path("conf/accelerate").glob("*.yaml"))
+KEY = "params.yaml: train.launch"
+
+
+@pytest.mark.parametrize("words", ["python", "python -X dev", "accelerate launch --config_file"])
+def test_one_process(words: str) -> None:
+    assert launch(words, KEY) == ALONE
+    assert ALONE.local == 1
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_what_accelerate_reads(path: Path) -> None:
+    found = launch(f"accelerate launch --config_file {path} --debug", KEY)
+    wanted = load_config_from_file(str(path))
+    assert found == Launch(
+        processes=wanted.num_processes,
+        nodes=wanted.num_machines,
+        sharded=wanted.distributed_type == "FSDP",
+    )
+
+
+def test_several_nodes_and_recomputing(tmp_path: Path) -> None:
+    text = Path("conf/accelerate/fsdp_multinode.yaml").read_text()
+    path = tmp_path / "own file.yaml"
+    path.write_text(
+        text.replace("activation_checkpointing: false", "activation_checkpointing: true")
+    )
+    found = launch(f"accelerate launch --config_file '{path}'", KEY)
+    assert found == Launch(processes=16, nodes=2, sharded=True, recomputes=True)
+    assert found.local == 8
+
+
+@pytest.mark.parametrize("text", [None, "[]", "num_processes: [", "num_processes: many"])
+def test_other_files_are_one_line(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(
+        UserError, match=r"^params\.yaml: train\.launch: .*x\.yaml: not a conf"
+    ) as e:
+        launch(f"accelerate launch --config_file {path}", KEY)
+    assert "\n" not in str(e.value)
