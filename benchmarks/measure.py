@@ -165,6 +165,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": psutil.virtual_memory().total,
         "processor": processor(),
+        "instructions": instructions(),
         "python": platform.python_version(),
         "torch": version("torch"),
         "date": datetime.date.today().isoformat(),
@@ -173,12 +174,24 @@ def machine() -> dict[str, Any]:
 
 def processor() -> str:
     """Its model, as Linux tells it; elsewhere the architecture."""
+    return processor_line("model name") or platform.machine()
+
+
+def instructions() -> str:
+    """Of those that products of matrices live on, the ones it has; as Linux tells it on x86."""
+    flags = processor_line("flags").split()
+    return " ".join(
+        name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags
+    )
+
+
+def processor_line(key: str) -> str:
+    """What Linux says of the first processor, or nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
 def save(name: str, found: dict[str, Any]) -> Path:

@@ -41,13 +41,15 @@ def compare(folder: Path, steps: int, repetitions: int) -> dict[str, Any]:
     one = summary.by_result(whole, "step_seconds")
     for side, ratio in one["ratios"].items():
         print(f"pretrain: tokens/s, {summary.own_side(one)} over {side}: {ratio['seconds']:.2f}")
-    tokens = whole["runs"]["lesa"][0]["result"]["tokens_per_step"]
+    first = whole["runs"]["lesa"][0]["result"]
+    tokens = first["tokens_per_step"]
     bound = measure.side("benchmarks.sides.pretrain", "profile", str(folder), str(steps)).result
     # What is left of the peer's step if everything but its matrix products took none.
     bound["most_times_as_fast"] = one["medians"]["trainer"]["seconds"] / bound["products_seconds"]
     print(f"pretrain: {bound}")
     speeds = {side: tokens / values["seconds"] for side, values in one["medians"].items()}
     return {
+        "dtype": first["dtype"],
         "one step": {**one, "largest_loss_difference": max(loss_differences(whole))},
         "whole run": whole,
         "tokens_per_second": speeds,
@@ -63,7 +65,9 @@ def main() -> None:
     with work_folder(needed_bytes=4 * DEFAULT.layers * layer_bytes(DEFAULT)) as work:
         base, origin = default_base(work)
         found = compare(deepened(base, work), args.steps, args.repetitions)
-    measure.save("pretrain", {"weights": origin, "shape": asdict(DEFAULT), **found})
+    # Machines with bfloat16 and those without measure different things.
+    name = f"pretrain-{found['dtype']}"
+    measure.save(name, {"weights": origin, "shape": asdict(DEFAULT), **found})
 
 
 if __name__ == "__main__":

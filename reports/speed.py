@@ -70,7 +70,12 @@ def beside_peers(m: Metrics) -> Table | None:
 def profiles(m: Metrics) -> list[Table]:
     """Where our side's time goes, and how many times as fast as the peer it could be at most."""
     found = []
-    for name, what in (("fit", "the fit's time"), ("pretrain", "a training step's time")):
+    of = {
+        "fit": "the fit's time",
+        "pretrain-bfloat16": "the time of a training step under bfloat16 autocast",
+        "pretrain-float32": "the time of a training step in float32",
+    }
+    for name, what in of.items():
         if (profile := m.benchmarks.get(name, {}).get("profile")) is None:
             continue
         row: dict[str, Cell] = {name: float(share) for name, share in profile["shares"].items()}
@@ -145,6 +150,7 @@ def machines(m: Metrics) -> Table | None:
         {
             "benchmark": name,
             "processor": str(content["machine"]["processor"]),
+            "instructions": str(content["machine"]["instructions"]),
             "cores": int(content["machine"]["cores"]),
             "memory, GiB": content["machine"]["memory_bytes"] / 2**30,
             "torch": str(content["machine"]["torch"]),

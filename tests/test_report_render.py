@@ -254,7 +254,7 @@ def test_benchmarks_are_found_wherever_they_stand(tmp_path: Path) -> None:
     run = measured.load(write(tmp_path / "metrics"), params())
     table = speed.beside_peers(run)
     assert table is not None
-    merge, basis = sorted(table.rows, key=lambda row: str(row["peer"]), reverse=True)
+    step, merge, basis = sorted(table.rows, key=lambda row: str(row["peer"]), reverse=True)
     assert basis["benchmark"] == "basis-default, q_proj"
     assert merge["benchmark"] == "expansion, deeper, solar"
     assert (basis["side"], basis["peer"], basis["runs"]) == ("gram", "concat", 3)
@@ -262,6 +262,23 @@ def test_benchmarks_are_found_wherever_they_stand(tmp_path: Path) -> None:
     assert (basis["peak MiB"], basis["peak MiB, peer"]) == (300, 900)
     assert basis["agreement"] == "singular values to 3.5e-07"
     assert merge["agreement"] == "10 of 12 tensors bit for bit, 2 but for the sign of zeros"
+    assert step["benchmark"] == "pretrain-float32, one step"
+    assert step["agreement"] == "losses to 1e-06"
+
+
+def test_profiles_say_what_they_are_of(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    (table,) = speed.profiles(measured.load(metrics, params()))
+    assert table.name == "benchmark_pretrain-float32_profile"
+    assert "of a training step in float32" in table.caption
+    assert table.rows == [
+        {
+            "matrix products": 0.75,
+            "all else": 0.25,
+            "seconds of the products alone": 2.5,
+            "times as fast with nothing else": 4.25,
+        }
+    ]
 
 
 def test_depths_and_their_lines(tmp_path: Path) -> None:

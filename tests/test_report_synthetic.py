@@ -307,6 +307,7 @@ def benchmarks(folder: Path) -> None:
         "cores": 3,
         "memory_bytes": 5 * 2**30,
         "processor": "made-up",
+        "instructions": "avx2",
         "python": "3.11",
         "torch": "0.0",
         "date": "2000-01-01",
@@ -328,6 +329,14 @@ def benchmarks(folder: Path) -> None:
     tensors = {"tensors": 12, "bit_for_bit": 10, "zeros_differ_in_sign": 2}
     merge = {"solar": compared("lesa", "mergekit", 0.5, **tensors)}
     save(folder, "benchmarks/expansion", {"machine": machine, "deeper": merge})
+    profile = {
+        "shares": {"matrix products": 0.75, "all else": 0.25},
+        "products_seconds": 2.5,
+        "most_times_as_fast": 4.25,
+    }
+    step = compared("lesa", "trainer", 0.25, largest_loss_difference=1e-6)
+    training = {"machine": machine, "one step": step, "profile": profile}
+    save(folder, "benchmarks/pretrain-float32", training)
     depths = [
         {
             "layers": layers,

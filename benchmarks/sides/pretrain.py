@@ -147,7 +147,7 @@ def lesa_side(
         resumable=False,
         prefix_cache=work / "prefix",
     )
-    return {**log.result(), "trainable_parameters": curve["trainable_parameters"]}
+    return {**log.result(), **{key: curve[key] for key in ("dtype", "trainable_parameters")}}
 
 
 def plain_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) -> dict[str, Any]:
