@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, Claim
-from reports.measured import Metrics, perplexity_at
+from reports.measured import Json, Metrics, perplexity_at
 from reports.tables import number
 
 
@@ -65,13 +65,31 @@ def predictors(m: Metrics) -> list[str]:
     return out
 
 
+def precisions(m: Metrics) -> list[str]:
+    """Whether numbers of two machines, with bfloat16 and without, stand side by side."""
+    stages: dict[str, dict[str, Json]] = {"pretrain": m.pretrain, "spread": m.spread}
+    stages |= {f"evaluate/{phase}": of_models for phase, of_models in m.evaluate.items()}
+    found: dict[str, list[str]] = {}
+    for stage, contents in stages.items():
+        for name, content in contents.items():
+            if "dtype" in content:
+                found.setdefault(content["dtype"], []).append(f"{stage}/{name}")
+    if len(found) < 2:
+        return []
+    fewest = min(found, key=lambda dtype: len(found[dtype]))
+    return [
+        f"Numbers of two precisions stand side by side: {', '.join(found[fewest])} in {fewest}, "
+        "the others not. `dvc repro --force` measures all on one machine."
+    ]
+
+
 def conclusions(m: Metrics, claims: list[Claim]) -> list[str]:
     """The report's opening: orders of the models, the control, the predictors, the claims."""
     out = [
         f"Held-out perplexity at initialisation, lowest first: {_order(m, 0)}.",
         f"After training: {_order(m, -1)}.",
     ]
-    out += controls(m) + predictors(m)
+    out += precisions(m) + controls(m) + predictors(m)
     for verdict in (SUPPORTED, NOT_SUPPORTED, NOT_TESTED):
         ids = [c.id for c in claims if c.verdict == verdict]
         if ids:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lesa.errors import UserError
-from reports import claims, continuity, figures, measured, speed, tables
+from reports import claims, conclusions, continuity, figures, measured, speed, tables
 from reports.render import HERE, inline, render, replace_results
 from tests.test_report_synthetic import KINDS, change, params, save, write
 
@@ -117,6 +117,15 @@ def test_conclusions_turn_with_the_numbers(made: tuple[Path, Path], tmp_path: Pa
     assert "LESA beats random matrices of its singular values at initialisation" in text
     assert "LESA does not beat its noise control at initialisation with preset `paper`" in text
     assert "depends on the seed at initialisation with preset `official_code`" in text
+
+
+def test_mixed_precisions_are_told(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    assert conclusions.precisions(measured.load(metrics, params())) == []
+    for name in ("evaluate/init/base", "pretrain/solar"):
+        change(metrics, name, "dtype", value="bfloat16")
+    (told,) = conclusions.precisions(measured.load(metrics, params()))
+    assert "pretrain/solar, evaluate/init/base in bfloat16, the others not" in told
 
 
 @pytest.mark.parametrize(
