@@ -269,8 +269,19 @@ def test_end_to_end_at_a_tiny_shape(tiny_base: Path, tmp_path: Path) -> None:
     assert found["parameters_after"] == sum(p.numel() for p in model.parameters())
     written = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert depth.needed_bytes(TINY) > written
-    lines = depth.lines([{**found, "seconds": 1.0}, {**found, "layers": 12, "seconds": 1.0}])
-    assert list(lines) == ["all stages", "extract", "svd", "fit", "expand"]
+    found["seconds_by_stage"] = {**found["seconds_by_stage"], "svd": 4.0}
+    deeper = {**found, "layers": 12, "seconds": 7.0}
+    lines = depth.lines([{**found, "seconds": 5.0}, deeper])
+    assert list(lines) == ["all stages", "all stages but svd", "extract", "svd", "fit", "expand"]
+    per_layer = 2.0 / (12 - found["layers"])
+    for name, at_no_depth in (("all stages", 5.0), ("all stages but svd", 1.0)):
+        assert lines[name] == pytest.approx(
+            {
+                "seconds_per_layer": per_layer,
+                "seconds_at_no_depth": at_no_depth - per_layer * found["layers"],
+                "largest_residual": 0.0,
+            }
+        )
 
 
 @pytest.mark.skipif(not memory.PROC.is_dir(), reason="needs Linux's /proc")
