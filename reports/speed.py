@@ -150,7 +150,7 @@ def machines(m: Metrics) -> Table | None:
         {
             "benchmark": name,
             "processor": str(content["machine"]["processor"]),
-            "instructions": str(content["machine"]["instructions"]),
+            "instructions": content["machine"].get("instructions"),
             "cores": int(content["machine"]["cores"]),
             "memory, GiB": content["machine"]["memory_bytes"] / 2**30,
             "torch": str(content["machine"]["torch"]),
