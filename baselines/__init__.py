@@ -1,5 +1,67 @@
-"""What LESA is compared with, behind the same interface; importing this registers them all."""
+"""The table of all methods: LESA's and, a file each, what it is compared with.
 
-from baselines import average, llama_pro, noise, solar
+A file of this folder has `METHODS`, names to `lesa.upscaling.methods.Method`; it needs no entry
+anywhere else.
+"""
 
-__all__ = ["average", "llama_pro", "noise", "solar"]
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from pydantic import ValidationError
+
+from lesa.errors import UserError
+from lesa.params import Params, Strict
+from lesa.upscaling import lesa
+from lesa.upscaling.methods import Method
+
+
+def table() -> dict[str, Method]:
+    """Every method by name; two of one name are a mistake in the code."""
+    found = dict(lesa.METHODS)
+    for module in sorted(iter_modules(__path__), key=lambda module: module.name):
+        own: dict[str, Method] = import_module(f"{__name__}.{module.name}").METHODS
+        if twice := found.keys() & own.keys():
+            raise ValueError(f"baselines/{module.name}.py: the method {min(twice)} is there twice")
+        found |= own
+    return found
+
+
+def method_of(params: Params, model: str) -> tuple[Method, Strict]:
+    """The method that makes `model`, and its options.
+
+    Raises UserError, one line naming the key, for a model, method, option or fit that is not
+    there, and for one that the method does not use.
+    """
+    key = f"params.yaml: methods.{model}"
+    if model not in params.methods:
+        raise UserError(f"{key}: not among the methods; they are {', '.join(params.methods)}")
+    entry, methods = params.methods[model], table()
+    if entry.method not in methods:
+        raise UserError(
+            f"{key}.method: unknown method {entry.method!r}; known are {', '.join(sorted(methods))}"
+        )
+    method = methods[entry.method]
+    if len(entry.needs) != method.fits:
+        raise UserError(
+            f"{key}.needs: {entry.method} reads {method.fits} of fit.runs, not {len(entry.needs)}"
+        )
+    return method, options(method, entry.model_extra or {}, key, entry.method)
+
+
+def options(method: Method, given: dict[str, Any], key: str, name: str) -> Strict:
+    try:
+        return method.options.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(map(str, first["loc"]))
+        known = ", ".join(method.options.model_fields) or "none"
+        raise UserError(f"{key}.{option}: {first['msg']}; options of {name}: {known}") from None
+
+
+def check_methods(params: Params) -> None:
+    """Validate what `methods` says against the table, before anything runs."""
+    for model in params.methods:
+        method_of(params, model)

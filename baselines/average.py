@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from lesa import plan
-from lesa.methods import Method, neighbours_mean, register
+from lesa.upscaling.methods import Layer, Method, Source, neighbours_mean
+from lesa.upscaling.plan import Slot, insert_between
 
-register("average", Method(plan=plan.insert_between, tensor=neighbours_mean))
+
+def layer(source: Source, slot: Slot) -> Layer:
+    assert slot.between is not None
+    lower, upper = (source.base.layer(i) for i in slot.between)
+    return {suffix: neighbours_mean(lower[suffix], upper[suffix]) for suffix in lower}
+
+
+METHODS = {"average": Method(insert_between, layer)}

@@ -14,12 +14,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lesa import plan
-from lesa.checkpoint import Checkpoint, layer_tensor
-from lesa.methods import KIND_OF, Method, Source, register
-from lesa.plan import Slot
+from lesa.checkpoints.families import View
+from lesa.upscaling import lesa
+from lesa.upscaling.methods import Layer, Method, Source
+from lesa.upscaling.plan import Slot, insert_between
 
 Draw = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Options(lesa.Options):
+    """seed: of the random matrices."""
+
+    seed: int
 
 
 def gaussian(weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -42,20 +48,20 @@ def spectrum(weight: Tensor, generator: torch.Generator) -> Tensor:
     return (rows * values) @ columns.T
 
 
-def _control(draw: Draw) -> Method:
-    def tensor(source: Source, slot: Slot, suffix: str) -> Tensor:
-        """`source.needs` is the LESA checkpoint that is matched."""
-        name = layer_tensor(slot.layer_idx, suffix)
-        weight = Checkpoint(source.needs).tensor(name)
-        if suffix not in KIND_OF:
-            return weight
-        # A seed of its own for every matrix: no draw depends on the order of writing. Hashed with
-        # the run's seed into 32 bits, as torch's CPU generator ignores the bits above.
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{source.seed} {name}".encode()))
-        return draw(weight, generator).to(weight.dtype)
+def control(draw: Draw) -> Method:
+    def layer(source: Source, slot: Slot) -> Layer:
+        made = lesa.layer(source, slot)
+        for kind, view in source.base.views.items():
+            # A seed of its own for every matrix: no draw depends on the order of writing. Hashed
+            # with the run's seed into 32 bits, as torch's CPU generator ignores the bits above.
+            name = source.base.layer_tensor(slot.layer_idx, view.tensor)
+            label = name if view == View(view.tensor) else f"{name} {kind}"
+            seed = zlib.crc32(f"{source.options.seed} {label}".encode())
+            drawn = draw(view.read(made[view.tensor]), torch.Generator().manual_seed(seed))
+            view.write(made[view.tensor], drawn)
+        return made
 
-    return Method(plan=plan.insert_between, tensor=tensor)
+    return Method(insert_between, layer, fits=1, options=Options)
 
 
-register("noise", _control(gaussian))
-register("spectrum", _control(spectrum))
+METHODS = {"noise": control(gaussian), "spectrum": control(spectrum)}

@@ -43,7 +43,7 @@ def lines(depths: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float] | N
     """A line for the whole, for what depends on the depth, and for each stage.
 
     The eigenvectors (svd) depend on the width, and on whether float32 finds them
-    (`lesa.basis.well_conditioned`).
+    (`lesa.method.basis.well_conditioned`).
     """
     seconds = {d["layers"]: d["seconds"] for d in depths}
     without = {d["layers"]: d["seconds"] - d["seconds_by_stage"]["svd"] for d in depths}

@@ -16,16 +16,16 @@ from benchmarks import measure
 from benchmarks.base import ROOT, default_base, run, work_folder
 from benchmarks.shapes import DEFAULT, layer_bytes
 from benchmarks.summary import Comparison
-from lesa import plan
 from lesa.errors import UserError
 from lesa.files import write_json, write_text
-from lesa.plan import LayerPlan, Slot
+from lesa.upscaling import plan
+from lesa.upscaling.plan import LayerPlan, Slot
 
 MERGEKIT = ROOT / "benchmarks" / ".venv-mergekit" / "bin" / "python"
 PASSTHROUGH = ROOT / "benchmarks" / "sides" / "passthrough.py"
 PLANS = {"solar": plan.solar, "llama_pro": plan.llama_pro}
-# lesa.checkpoint's, which this small process does not import. mergekit, too, holds a shard before
-# it writes one: equal shards are equal terms.
+# lesa.checkpoints.writer's, which this small process does not import. mergekit, too, holds a shard
+# before it writes one: equal shards are equal terms.
 SHARD_BYTES = 512 * 2**20
 # Substrings of tensor names; the first that is found in a name decides its scale.
 ZEROED = [{"filter": "o_proj", "value": 0.0}, {"filter": "down_proj", "value": 0.0}]

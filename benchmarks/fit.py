@@ -39,11 +39,11 @@ TINY = Shape(24, 40, heads=3, kv_heads=1, layers=5, vocabulary=8, dtype="float32
 def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
     """Make `folder`/base and `folder`/svd; the result says of what."""
     from benchmarks.sides import checkpoint
-    from lesa.basis import from_gram, gram
-    from lesa.checkpoint import KINDS, Checkpoint
-    from lesa.layers import save_basis
+    from lesa.checkpoints.reader import KINDS, Checkpoint
+    from lesa.method.basis import from_gram, gram
+    from lesa.method.prediction import save_basis
 
-    made = Path("artifacts/init/base"), Path("artifacts/svd")
+    made = Path("artifacts/base"), Path("artifacts/svd")
     if not tiny and all(path.is_dir() for path in made):
         (folder / "base").symlink_to(made[0].resolve())
         (folder / "svd").symlink_to(made[1].resolve())
@@ -70,7 +70,7 @@ def preset(tiny: bool) -> Any:
 
 
 def project(folder: Path, tiny: bool) -> dict[str, Any]:
-    from lesa.fitting import Job, fit_kinds
+    from lesa.method.fitting import Job, fit_kinds
     from pipelines.stage import settle
 
     settle()
@@ -83,8 +83,8 @@ def project(folder: Path, tiny: bool) -> dict[str, Any]:
 
 def all_coefficients(folder: Path, kind: str) -> list[Any]:
     """`V_1 … V_L` of a kind, (r, d2) float32 each."""
-    from lesa.checkpoint import Checkpoint
-    from lesa.layers import load_basis
+    from lesa.checkpoints.reader import Checkpoint
+    from lesa.method.prediction import load_basis
 
     base, basis = Checkpoint(folder / "base"), load_basis(folder / "svd", kind)
     return [basis.coefficients(base.matrix(kind, i)) for i in range(base.num_layers)]
@@ -94,8 +94,8 @@ def published(folder: Path, tiny: bool) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from benchmarks.published_fit import published_fit
-    from lesa.checkpoint import KINDS
-    from lesa.fitting import kind_seed
+    from lesa.checkpoints.reader import KINDS
+    from lesa.method.fitting import kind_seed
 
     settings = preset(tiny).model_dump()
     losses = {}
@@ -132,10 +132,10 @@ def profile(folder: Path, tiny: bool) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from lesa.checkpoint import KINDS
-    from lesa.coefficients import InMemory
-    from lesa.fitting import kind_seed
-    from lesa.predictor import fit
+    from lesa.checkpoints.reader import KINDS
+    from lesa.method.coefficients import InMemory
+    from lesa.method.fitting import kind_seed
+    from lesa.method.predictor import fit
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -186,7 +186,7 @@ def main() -> None:
     if args.side:
         # Imported before the clock starts; the project's workers import theirs while it runs.
         import benchmarks.published_fit  # noqa: F401
-        import lesa.fitting  # noqa: F401
+        import lesa.method.fitting  # noqa: F401
 
         report(lambda: SIDES[args.side](args.folder, args.tiny))
         return

@@ -12,8 +12,8 @@ from benchmarks import measure, summary
 from benchmarks.base import default_base, run, work_folder
 from benchmarks.shapes import DEFAULT, layer_bytes, upper_gaps
 from benchmarks.summary import Comparison
-from lesa import plan
 from lesa.files import write_json
+from lesa.upscaling import plan
 
 STEPS = 14  # of a run: three to warm up, the others timed
 

@@ -1,8 +1,8 @@
 """The published fit of one predictor as a plain loop, from docs/method.md steps 4 and 5 alone.
 
 Nothing of this project's is used: examples are materialised, batches come from a DataLoader,
-gradients from autograd, steps from torch's AdamW as it is by default. It is what `lesa.predictor`
-is timed against (benchmarks/fit.py) and tested against (tests/test_predictor.py).
+gradients from autograd, steps from torch's AdamW as it is by default. `lesa.method.predictor` is
+timed against it (benchmarks/fit.py) and tested against (tests/test_predictor.py).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from eval.statistics import bootstrap_stderr
 from eval.suite import Suite, task_manager
 from lesa.errors import UserError
-from lesa.processes import group
+from lesa.training.processes import group
 
 SEED = 1234  # lm-eval's own default, for its generators and for the bootstrap here
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+GIB = 2**30
+
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
@@ -91,3 +93,8 @@ def work_folder(path: str | Path, key: str) -> Iterator[Path]:
 def key_of(*parts: Any) -> str:
     """Hex digest of JSON-like values, for `work_folder`."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB, or in MiB where they are less than one."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"

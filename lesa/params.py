@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lesa.errors import UserError
 
+# Names become folders, stages of DVC and anchors of the report.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Command = Annotated[str, Field(min_length=1)]
@@ -109,6 +112,11 @@ class Gaps(Strict):
     first: Annotated[int, Field(ge=0)]
     last: Annotated[int, Field(ge=0)]
 
+    @property
+    def count(self) -> int:
+        """How many layers are added."""
+        return self.last - self.first + 1
+
     @model_validator(mode="after")
     def ordered(self) -> Gaps:
         if self.last < self.first:
@@ -136,12 +144,16 @@ class FitRun(Strict):
     """One fitted set of predictors, `artifacts/fit/<preset>/<seed>`."""
 
     preset: str
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def name(self) -> str:
+        return f"{self.preset}-{self.seed}"
 
 
 class Fit(Strict):
-    presets: dict[str, Predictor]
-    runs: dict[str, FitRun]  # the models name theirs, the spread takes all of a preset
+    presets: dict[Name, Predictor]
+    runs: dict[Name, FitRun]  # the methods name what they need, the spread takes all of a preset
     heldout_every: Annotated[int, Field(ge=2)]  # every n-th triple is held out in the diagnosis
 
     @model_validator(mode="after")
@@ -151,6 +163,10 @@ class Fit(Strict):
         for name, run in self.runs.items():
             if run.preset not in self.presets:
                 raise ValueError(f"runs.{name} names preset {run.preset!r}, which presets lacks")
+            if name != run.name:
+                raise ValueError(
+                    f"runs.{name} must be called {run.name}, as its folder and metrics"
+                )
         return self
 
     def seeds(self, preset: str) -> list[int]:
@@ -158,13 +174,16 @@ class Fit(Strict):
         return [run.seed for run in self.runs.values() if run.preset == preset]
 
 
-class Method(Strict):
-    """One row of the main table. `needs` is what its checkpoint is made from: a DVC dependency."""
+class Method(BaseModel):
+    """One model, a row of every table: the method that makes it, with that method's own options.
 
-    method: str  # a name registered in lesa.methods
-    needs: str  # path: a fit, another checkpoint, or the base
-    unpredicted: Literal["layer_0", "neighbours", "copied"]  # norms and biases of a new layer
-    seed: int | None = None  # of a method that draws: the noise control
+    The options are checked against the method's own class (`baselines.check_methods`).
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+    needs: list[Name] = []  # names of fit.runs that the method reads
 
 
 class Train(Strict):
@@ -180,11 +199,20 @@ class Train(Strict):
     bf16: bool  # autocast, where the machine has bfloat16 (lesa.machine.has_bfloat16)
     prefix_cache: bool  # keep the output of the layers below the first trainable one on disk
     seed: int
-    learning_rates: dict[str, Rate]  # per model, chosen by the grid
+
+    @model_validator(mode="after")
+    def half_is_measured(self) -> Train:
+        """Claim C5 compares losses at half of the steps."""
+        if self.max_steps % (2 * self.eval_every):
+            raise ValueError(
+                f"eval_every ({self.eval_every}) must divide half of max_steps "
+                f"({self.max_steps}): claim C5 reads the loss there"
+            )
+        return self
 
 
 class Grid(Strict):
-    """The learning-rate grid: outside the default run, its metrics committed."""
+    """The learning-rate grid: outside the default run, its choice in metrics/grid/<model>.json."""
 
     learning_rates: list[Rate]
     max_steps: Positive
@@ -203,27 +231,31 @@ class Evaluate(Strict):
 
 
 class Params(Strict):
-    profile: str
+    profile: Name
     base: Annotated[PackageBase | HubBase | PathBase | RandomBase, Field(discriminator="source")]
     corpus: Corpus
     gaps: Gaps
     svd: Svd
     fit: Fit
-    methods: dict[str, Method]
+    methods: Annotated[dict[Name, Method], Field(min_length=1)]
     train: Train
     grid: Grid
     evaluate: Evaluate
-    models: list[str]  # rows of the main table: "base" and names of `methods`
+
+    @property
+    def models(self) -> list[str]:
+        """Rows of every table, in the file's order."""
+        return list(self.methods)
 
     @model_validator(mode="after")
-    def rows_exist(self) -> Params:
-        for name in self.models:
-            if name != "base" and name not in self.methods:
-                raise ValueError(
-                    f"models names {name!r}, which methods lacks; it has {sorted(self.methods)}"
-                )
-            if name not in self.train.learning_rates:
-                raise ValueError(f"train.learning_rates lacks {name!r}, which models names")
+    def needs_exist(self) -> Params:
+        for name, entry in self.methods.items():
+            for run in entry.needs:
+                if run not in self.fit.runs:
+                    raise ValueError(
+                        f"methods.{name}.needs names {run!r}, which fit.runs lacks; "
+                        f"it has {list(self.fit.runs)}"
+                    )
         return self
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lesa.base import describe, prepare
+from lesa.checkpoints.base import describe, prepare
 from lesa.files import tree_digest, whole_folder, write_json
 from lesa.params import Params
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
-FOLDER = Path("artifacts/init/base")
+FOLDER = Path("artifacts/base")
 METRICS = Path("metrics/base.json")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.params import Params
-from lesa.pretrain import block_list, load_blocks, train
+from lesa.training.pretrain import block_list, load_blocks, train
 from pipelines.pretrain import CORPUS, PREFIX
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker

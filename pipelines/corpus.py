@@ -6,13 +6,13 @@ import argparse
 import os
 from pathlib import Path
 
-from lesa.corpus import build
 from lesa.files import whole_folder, write_json
 from lesa.params import HubText, Params
+from lesa.text.corpus import build
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
-BASE = Path("artifacts/init/base")
+BASE = Path("artifacts/base")
 FOLDER = Path("artifacts/corpus")
 METRICS = Path("metrics/corpus.json")
 

@@ -1,4 +1,4 @@
-"""Stage expand: one method's deepened checkpoint."""
+"""Stage expand: one model's deepened checkpoint, and what its new layers are made of."""
 
 from __future__ import annotations
 
@@ -6,65 +6,65 @@ import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import baselines  # noqa: F401  (registers the baselines)
-from lesa import methods
-from lesa.checkpoint import KINDS, Checkpoint, layer_tensor
-from lesa.errors import UserError
-from lesa.expand import expand
+from baselines import method_of
+from lesa.checkpoints.reader import Checkpoint
 from lesa.files import write_json
-from lesa.methods import Source
+from lesa.method.structure import structure
 from lesa.params import Params
-from lesa.plan import to_json
-from lesa.structure import structure
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Source
+from lesa.upscaling.plan import LayerPlan, everything_trains, to_json
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
+BASE, SVD, FITS = Path("artifacts/base"), Path("artifacts/svd"), Path("artifacts/fit")
+
+
+def deepen(params: Params, model: str, folder: Path) -> LayerPlan:
+    """Write the checkpoint of `model` into `folder`; returns its layer plan."""
+    method, options = method_of(params, model)
+    entry, base = params.methods[model], Checkpoint(BASE)
+    runs = [params.fit.runs[need] for need in entry.needs]
+    fits = tuple(FITS / run.preset / str(run.seed) for run in runs)
+    plan = method.plan(base.num_layers, params.gaps)
+    expand(Source(base, SVD, fits, options), entry.method, method, plan, folder)
+    return plan
+
+
+def describe(folder: Path, plan: LayerPlan) -> dict[str, Any]:
+    """Parameters of a deepened checkpoint, and norms and structure of its new matrices."""
+    new = Checkpoint(folder)
+    added = [slot.layer_idx for slot in plan if slot.new]
+    after = new.parameters()
+    moving = new.layer_parameters() * sum(slot.trainable for slot in plan)
+    found = {kind: structure(new.matrix(kind, i) for i in added) for kind in new.kinds}
+    return {
+        "parameters_before": Checkpoint(BASE).parameters(),
+        "parameters_after": after,
+        "trainable_parameters": after if everything_trains(plan) else moving,
+        "router": new.family.router is not None,
+        "new_weight_norms": {
+            kind: [float(new.matrix(kind, i).float().norm()) for i in added] for kind in new.kinds
+        },
+        "new_weight_structure": {kind: asdict(s) if s else None for kind, s in found.items()},
+    }
+
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    if args.model not in params.methods:
-        raise UserError(
-            f"params.yaml: methods: no model {args.model!r}; it has {sorted(params.methods)}"
-        )
-    settings = params.methods[args.model]
-    method = methods.get(settings.method)
-    folder = Path("artifacts/init") / args.model
+    model, folder = args.model, Path("artifacts/init") / args.model
     start = time.perf_counter()
-    base = Checkpoint("artifacts/init/base")
-    plan = method.plan(base.num_layers, params.gaps.first, params.gaps.last)
-    source = Source(
-        base=base,
-        svd=Path("artifacts/svd"),
-        needs=Path(settings.needs),
-        unpredicted=settings.unpredicted,
-        seed=settings.seed or 0,
-    )
-    after = expand(source, method, plan, folder)
-    before = sum(base.tensor(name).numel() for name in base.names())
+    plan = deepen(params, model, folder)
     seconds = time.perf_counter() - start
-    new = Checkpoint(folder)
-    norms = {
-        kind: [float(new.matrix(kind, s.layer_idx).float().norm()) for s in plan if s.new]
-        for kind in KINDS
-    }
-    made = {kind: structure(new.matrix(kind, s.layer_idx) for s in plan if s.new) for kind in KINDS}
-    one_layer = sum(new.tensor(layer_tensor(0, s)).numel() for s in new.suffixes())
-    everything = all(slot.trainable for slot in plan)
-    trainable = after if everything else one_layer * sum(slot.trainable for slot in plan)
-    report = {
-        "model": args.model,
-        "method": settings.method,
-        "plan": to_json(plan),
-        "parameters_before": before,
-        "parameters_after": after,
-        "trainable_parameters": trainable,
-        "new_weight_norms": norms,
-        "new_weight_structure": {kind: asdict(s) if s else None for kind, s in made.items()},
-        "seconds": seconds,
-    }
-    write_json(f"metrics/expand/{args.model}.json", report)
-    log.params({"method": settings.method, "needs": settings.needs, "layers": len(plan)})
-    log.metrics({"parameters_after": after, "trainable_parameters": trainable, "seconds": seconds})
+    entry = params.methods[model]
+    report = {"model": model, "method": entry.method, "plan": to_json(plan), "seconds": seconds}
+    report |= describe(folder, plan)
+    write_json(f"metrics/expand/{model}.json", report)
+    log.params({**entry.model_dump(), "layers": len(plan)})
+    log.metrics(
+        {key: report[key] for key in ("parameters_after", "trainable_parameters", "seconds")}
+    )
 
 
 if __name__ == "__main__":

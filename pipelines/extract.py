@@ -7,24 +7,24 @@ import argparse
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from lesa.basis import gram
-from lesa.checkpoint import KINDS, Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.files import whole_folder
 from lesa.machine import compute_device
+from lesa.method.basis import gram
 from lesa.params import Params
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    base, device = Checkpoint("artifacts/init/base"), compute_device()
+    base, device = Checkpoint("artifacts/base"), compute_device()
     with whole_folder("artifacts/extract") as folder:
-        for kind in KINDS:
+        for kind in base.kinds:
             layers = tqdm(range(base.num_layers), desc=f"extract {kind}", unit="layer")
             total = gram(base.matrix(kind, i).to(device) for i in layers)
             save_file({"gram": total.cpu()}, folder / f"{kind}.safetensors")
             del total  # before the next kind's is made
-        log.params({"kinds": ",".join(KINDS), "layers": base.num_layers})
+        log.params({"kinds": ",".join(base.kinds), "layers": base.num_layers})
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ import argparse
 import shutil
 from pathlib import Path
 
-from lesa.checkpoint import KINDS, Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import key_of, sha256, tree_digest, whole_folder, work_folder, write_json
-from lesa.fitting import Job, fit_kinds
+from lesa.method.fitting import Job, fit_kinds
 from lesa.params import Params
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
-BASE, SVD = Path("artifacts/init/base"), Path("artifacts/svd")
+BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
@@ -32,10 +32,10 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     with work_folder(f"artifacts/work/fit/{name}", key) as unfinished:
         job = Job(BASE, SVD, unfinished, settings, seed, every)
         kinds = fit_kinds(job, f"fit {name}")
-        for kind in KINDS:
+        for kind in kinds:
             log.metrics({f"{kind}.{k}": v for k, v in kinds[kind]["train"].items()})
         with whole_folder(f"artifacts/fit/{preset}/{seed}") as folder:
-            for kind in KINDS:  # copied: a stage killed in between finds them all again
+            for kind in kinds:  # copied: a stage killed in between finds them all again
                 shutil.copyfile(job.weights(kind), folder / f"{kind}.safetensors")
         log.params(settings.model_dump())
         log.tags({"digest": sha256(f"artifacts/fit/{preset}/{seed}/gate_proj.safetensors")})

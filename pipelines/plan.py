@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import baselines  # noqa: F401  (registers the baselines)
-from lesa import costs, methods, model_costs
-from lesa.architecture import Architecture, architecture, find_config
-from lesa.base import describe
-from lesa.budget import check, disk_peak, gib, need, seconds
-from lesa.checkpoint import KINDS
-from lesa.costs import Cost
+from lesa.checkpoints.base import describe
+from lesa.checkpoints.reader import KINDS
 from lesa.errors import UserError
-from lesa.launch import launch
-from lesa.machine import Machine, this_machine
+from lesa.files import gib
 from lesa.params import Params, load, parse
-from lesa.plan import LayerPlan
+from lesa.planning import costs, model_costs
+from lesa.planning.architecture import Architecture, architecture, find_config
+from lesa.planning.budget import check, disk_peak, need, seconds
+from lesa.planning.costs import Cost
+from lesa.planning.launch import launch
+from lesa.planning.rates import Machine, this_machine
+from lesa.upscaling import methods
+from lesa.upscaling.plan import LayerPlan
 from pipelines.profile import compose
 from pipelines.stage import fail, on_this_machine
 

@@ -10,10 +10,10 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from lesa import processes
 from lesa.files import key_of, tree_digest, work_folder, write_json
 from lesa.params import Params
-from lesa.pretrain import block_list, load_blocks, save, train
+from lesa.training import processes
+from lesa.training.pretrain import block_list, load_blocks, save, train
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from baselines import check_methods
 from lesa.errors import UserError
 from lesa.files import write_text
 from lesa.params import parse
@@ -27,16 +30,34 @@ def compose(profile: str, conf: Path = Path("conf")) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in conf.glob("*.yaml")))
         raise UserError(f"PROFILE: no profile {profile!r} in {conf}; it has {known}")
-    tree = OmegaConf.load(conf / "default.yaml")
-    if profile != "default":
-        overlay = OmegaConf.load(path)
+    try:
+        tree = OmegaConf.load(conf / "default.yaml")
+        overlay = OmegaConf.load(path) if profile != "default" else OmegaConf.create()
         for keys in REPLACED:
             if OmegaConf.select(overlay, ".".join(keys)) is not None:
                 OmegaConf.update(tree, ".".join(keys), {}, merge=False)
-        tree = OmegaConf.merge(tree, overlay)
-    merged: dict[str, Any] = OmegaConf.to_container(tree)  # type: ignore[assignment]
-    parse(merged, str(path))
-    return merged
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(tree, overlay))
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be merged with the default ({error})") from None
+    choose_models(merged, str(path))
+    check_methods(parse(merged, str(path)))
+    return dict(merged)
+
+
+def choose_models(tree: dict[str, Any], where: str) -> None:
+    """Leave of `methods` those that the profile's list `models` names, in its order.
+
+    A merge can add methods and change them, but not take one away.
+    """
+    if "models" not in tree:
+        return
+    wanted, methods = tree.pop("models"), tree["methods"]
+    if not isinstance(wanted, list) or not wanted:
+        raise UserError(f"{where}: models: must be a list of names of methods")
+    for name in wanted:
+        if name not in methods:
+            raise UserError(f"{where}: models: no method {name!r}; there are {', '.join(methods)}")
+    tree["methods"] = {name: methods[name] for name in wanted}
 
 
 def main() -> None:

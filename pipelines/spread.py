@@ -6,20 +6,19 @@ import argparse
 import shutil
 from pathlib import Path
 
-import baselines  # noqa: F401  (registers the controls)
-from eval.perplexity import HeldOut, held_out
-from lesa import methods
-from lesa.checkpoint import Checkpoint
-from lesa.expand import expand
+from baselines import table
+from lesa.checkpoints.reader import Checkpoint
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
-from lesa.methods import Source
 from lesa.params import Params
-from lesa.pretrain import block_list, load_model
+from lesa.training.heldout import HeldOut, held_out
+from lesa.training.pretrain import block_list, load_model
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Source
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
 CORPUS = Path("artifacts/corpus")
-CONTROLS = ("noise", "spectrum")
+SIDES = ("lesa", "noise", "spectrum")
 
 
 def measure(folder: Path, params: Params) -> HeldOut:
@@ -31,12 +30,13 @@ def measure(folder: Path, params: Params) -> HeldOut:
     )
 
 
-def build(params: Params, preset: str, seed: int, name: str, needs: Path, folder: Path) -> None:
+def build(params: Params, seed: int, name: str, fit: Path, folder: Path) -> None:
     """Expand in `folder` with this seed's predictors, or a control of the same seed."""
-    method = methods.get(name)
-    base = Checkpoint("artifacts/init/base")
-    plan = method.plan(base.num_layers, params.gaps.first, params.gaps.last)
-    expand(Source(base, Path("artifacts/svd"), needs, "layer_0", seed), method, plan, folder)
+    method, base = table()[name], Checkpoint("artifacts/base")
+    own = {"seed": seed} if "seed" in method.options.model_fields else {}
+    options = method.options(unpredicted="layer_0", **own)
+    plan = method.plan(base.num_layers, params.gaps)
+    expand(Source(base, Path("artifacts/svd"), (fit,), options), name, method, plan, folder)
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
@@ -51,18 +51,15 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     )
     seeds: dict[str, dict[str, float]] = {}
     with work_folder(f"artifacts/work/spread/{preset}", key) as unfinished:
-        base = measure(Path("artifacts/init/base"), params)
+        base = measure(Path("artifacts/base"), params)
         for seed, fit in zip(numbers, fits, strict=True):
             done = unfinished / f"{seed}.json"
             if not done.is_file():
                 row = {}
-                for name in ("lesa", *CONTROLS):
-                    needs = unfinished / "lesa" if name in CONTROLS else fit
-                    build(params, preset, seed, name, needs, unfinished / name)
+                for name in SIDES:
+                    build(params, seed, name, fit, unfinished / name)
                     row[name] = measure(unfinished / name, params).perplexity
-                    if name != "lesa":
-                        shutil.rmtree(unfinished / name)
-                shutil.rmtree(unfinished / "lesa")
+                    shutil.rmtree(unfinished / name)
                 write_json(done, row)
             seeds[str(seed)] = read_json(done)
             print(f"{preset}, seed {seed}: {seeds[str(seed)]}", flush=True)

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from lesa.basis import Basis, from_concat, from_gram
-from lesa.checkpoint import KINDS, Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.files import whole_folder, write_json
-from lesa.layers import save_basis
 from lesa.machine import compute_device
+from lesa.method.basis import Basis, from_concat, from_gram
+from lesa.method.prediction import save_basis
+from lesa.method.structure import span_coordinates, structure
 from lesa.params import Params
-from lesa.structure import span_coordinates, structure
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -30,10 +30,10 @@ def rounded(values: list[float]) -> list[float]:
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     method, tolerance = params.svd.method, params.svd.rank_tolerance
     report: dict[str, Any] = {}
-    base, device = Checkpoint("artifacts/init/base"), compute_device()
+    base, device = Checkpoint("artifacts/base"), compute_device()
     layers = range(base.num_layers)
     with whole_folder("artifacts/svd") as folder:
-        for kind in tqdm(KINDS, desc="svd", unit="kind"):
+        for kind in tqdm(base.kinds, desc="svd", unit="kind"):
             start = time.perf_counter()
             if method == "gram":
                 gram = load_file(f"artifacts/extract/{kind}.safetensors")["gram"]
@@ -50,7 +50,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             report[kind] = {
                 "method": method,
                 "rank": len(basis.s),
-                "shape": list(base.matrix(kind, 0).shape),
+                "shape": list(base.shape(kind)),
                 "layers": base.num_layers,
                 "singular_values": rounded(basis.s.tolist()),
                 "top_rows": [rounded(row) for row in span_coordinates(tops).tolist()],

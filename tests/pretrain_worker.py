@@ -14,9 +14,9 @@ from datasets import load_from_disk
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lesa import pretrain, processes
 from lesa.files import read_json, write_json
 from lesa.params import Train
+from lesa.training import pretrain, processes
 
 
 class KilledError(Exception):

@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from lesa.architecture import architecture, find_config
-from lesa.base import prepare
-from lesa.checkpoint import deepened_config
+from lesa.checkpoints.base import prepare
+from lesa.checkpoints.reader import deepened_config
 from lesa.errors import UserError
 from lesa.files import write_json
-from lesa.model_costs import trainable
 from lesa.params import HubBase, PackageBase, PathBase, RandomBase, parse
-from lesa.pretrain import freeze, load_model
+from lesa.planning.architecture import architecture, find_config
+from lesa.planning.model_costs import trainable
+from lesa.training.pretrain import freeze, load_model
 from pipelines.profile import compose
 from tests.conftest import LAYERS, tensors_of
 from tests.test_expand import CONTROLS, NAMES, deepen, plan_of

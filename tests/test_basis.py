@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lesa import basis as basis_module
-from lesa.basis import CONDITION, Basis, from_concat, from_gram, gram, well_conditioned
-from lesa.checkpoint import Checkpoint
+from lesa.checkpoints.reader import Checkpoint
+from lesa.method import basis as basis_module
+from lesa.method.basis import CONDITION, Basis, from_concat, from_gram, gram, well_conditioned
 
 BASE = Path(__file__).parents[1] / "artifacts" / "init" / "base"
 TOLERANCE = 1e-6
@@ -172,7 +172,7 @@ def test_no_weights() -> None:
 )
 def test_on_the_real_base(kind: str, every: int) -> None:
     if not (BASE / "config.json").is_file():
-        pytest.skip("artifacts/init/base is not there (dvc repro base): NOT tested on real weights")
+        pytest.skip("artifacts/base is not there (dvc repro base): NOT tested on real weights")
     base = Checkpoint(BASE)
     if base.config["hidden_size"] > 1024:
         pytest.skip("the base is too wide for an SVD in a test: NOT tested on real weights")

@@ -23,10 +23,11 @@ from benchmarks.sides import depth as depth_side
 from benchmarks.sides import expansion as expansion_side
 from benchmarks.sides import pretrain as pretrain_side
 from benchmarks.sides.same import same
-from lesa import params, plan
-from lesa.checkpoint import KINDS, Checkpoint
+from lesa import params
+from lesa.checkpoints.reader import KINDS, Checkpoint
 from lesa.errors import UserError
 from lesa.files import read_json, write_json
+from lesa.upscaling import plan
 from tests.conftest import tensors_of
 
 TINY = Shape(32, 48, 4, 2, 6, vocabulary=64, dtype="bfloat16")

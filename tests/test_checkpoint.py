@@ -12,9 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lesa import checkpoint
-from lesa.checkpoint import KINDS, Checkpoint, deepened_config, split_layer, write_checkpoint
-from lesa.checkpoint_check import check
+from lesa.checkpoints import reader as checkpoint
+from lesa.checkpoints.check import check
+from lesa.checkpoints.reader import (
+    KINDS,
+    Checkpoint,
+    deepened_config,
+    split_layer,
+    write_checkpoint,
+)
 from lesa.errors import UserError
 from tests.conftest import LAYERS, tensors_of
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lesa import coefficients
-from lesa.coefficients import InMemory, OnDisk
+from lesa.method import coefficients
+from lesa.method.coefficients import InMemory, OnDisk
 
 CPU = torch.device("cpu")
 

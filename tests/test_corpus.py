@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_from_disk
 
-from lesa.base import byte_tokenizer
-from lesa.corpus import build
-from lesa.documents import documents
+from lesa.checkpoints.base import byte_tokenizer
 from lesa.errors import UserError
 from lesa.files import tree_digest
 from lesa.params import Corpus, FileText, HubText
-from lesa.wikitext import articles, plain
+from lesa.text.corpus import build
+from lesa.text.documents import documents
+from lesa.text.wikitext import articles, plain
 
 BLOCK = 16
 

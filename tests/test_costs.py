@@ -12,16 +12,19 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lesa import basis, costs, model_costs, plan, predictor, prefix
-from lesa.architecture import Architecture, architecture
-from lesa.basis import Basis, gram
-from lesa.coefficients import InMemory
-from lesa.costs import Cost
-from lesa.head_loss import ROWS
-from lesa.launch import ALONE, Launch, launch
-from lesa.layers import predict, save_basis
+from lesa.method import basis, predictor
+from lesa.method.basis import Basis, gram
+from lesa.method.coefficients import InMemory
+from lesa.method.prediction import predict, save_basis
 from lesa.params import Evaluate, Predictor, Train, parse
-from lesa.plan import LayerPlan
+from lesa.planning import costs, model_costs
+from lesa.planning.architecture import Architecture, architecture
+from lesa.planning.costs import Cost
+from lesa.planning.launch import ALONE, Launch, launch
+from lesa.training import prefix
+from lesa.training.head_loss import ROWS
+from lesa.upscaling import plan
+from lesa.upscaling.plan import LayerPlan
 from pipelines.plan import KEPT, find_config, layer_plans
 from pipelines.profile import compose
 from tests.conftest import tiny_config

@@ -15,16 +15,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import baselines  # noqa: F401  (registers the baselines)
-from lesa import methods
-from lesa.basis import from_concat, from_gram, gram
-from lesa.checkpoint import KINDS, Checkpoint
-from lesa.checkpoint_check import check
+from lesa.checkpoints.check import check
+from lesa.checkpoints.reader import KINDS, Checkpoint
 from lesa.errors import UserError
-from lesa.expand import expand
-from lesa.layers import load_predictor, save_basis
-from lesa.methods import Method, Source, Unpredicted
-from lesa.plan import LayerPlan, from_json, insert_between
-from lesa.predictor import network
+from lesa.method.basis import from_concat, from_gram, gram
+from lesa.method.prediction import load_predictor, save_basis
+from lesa.method.predictor import network
+from lesa.upscaling import methods
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Method, Source, Unpredicted
+from lesa.upscaling.plan import LayerPlan, from_json, insert_between
 from tests.conftest import LAYERS, logits_of, save_random, tensors_of, tiny_config
 
 GAPS = (3, 4)  # two new layers: they divide the six

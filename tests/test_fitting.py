@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.published_fit import published_fit
-from lesa import coefficients, fitting
-from lesa.basis import from_gram, gram
-from lesa.checkpoint import KINDS, Checkpoint
-from lesa.coefficients import InMemory
-from lesa.fitting import Job
-from lesa.layers import load_basis, load_predictor, save_basis
+from lesa.checkpoints.reader import KINDS, Checkpoint
+from lesa.method import coefficients, fitting
+from lesa.method.basis import from_gram, gram
+from lesa.method.coefficients import InMemory
+from lesa.method.fitting import Job
+from lesa.method.prediction import load_basis, load_predictor, save_basis
+from lesa.method.predictor import score
 from lesa.params import Predictor
-from lesa.predictor import score
 
 SETTINGS = Predictor(
     norm_weight=5e-4, epochs=2, hidden_size=8, batch_size=8, learning_rate=1e-3, weight_decay=0.01
@@ -93,7 +93,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from lesa.fitting import Job, fit_kinds
+from lesa.method.fitting import Job, fit_kinds
 from lesa.params import Predictor
 if __name__ == "__main__":
     torch.set_num_threads(2)

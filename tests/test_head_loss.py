@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from lesa import head_loss, pretrain
-from lesa.head_loss import IGNORED, ROWS, NextTokenLoss, TrainingHead, chunked_loss
+from lesa.training import head_loss, pretrain
+from lesa.training.head_loss import IGNORED, ROWS, NextTokenLoss, TrainingHead, chunked_loss
 from tests.conftest import VOCABULARY, tiny_config
 from tests.test_pretrain import HELD_OUT, RATE, deepened, settings, tokens
 

@@ -8,7 +8,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from lesa.errors import UserError
-from lesa.launch import ALONE, Launch, launch
+from lesa.planning.launch import ALONE, Launch, launch
 
 KEPT = sorted(Path("conf/accelerate").glob("*.yaml"))
 KEY = "params.yaml: train.launch"

@@ -11,20 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from lesa import machine
-from lesa.budget import GIB, check, disk_peak, gib, need, seconds
-from lesa.costs import UNITS, Cost
 from lesa.errors import UserError
-from lesa.launch import Launch
-from lesa.machine import (
+from lesa.files import GIB
+from lesa.machine import has_bfloat16
+from lesa.params import load
+from lesa.planning import rates as machine
+from lesa.planning.budget import check, disk_peak, gib, need, seconds
+from lesa.planning.costs import UNITS, Cost
+from lesa.planning.launch import Launch
+from lesa.planning.rates import (
     Accelerator,
     Machine,
     can_link,
     cgroup_room,
-    has_bfloat16,
     this_machine,
 )
-from lesa.params import load
 from pipelines.stage import on_this_machine
 
 MACHINE = Machine(

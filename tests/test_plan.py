@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import baselines  # noqa: F401  (registers the baselines)
-from lesa import methods, plan
 from lesa.errors import UserError
-from lesa.plan import LayerPlan
+from lesa.upscaling import methods, plan
+from lesa.upscaling.plan import LayerPlan
 
 
 @st.composite

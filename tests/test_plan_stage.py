@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-import lesa.machine
+import lesa.planning.rates
 import pipelines.plan as stage
-from lesa import methods
-from lesa.architecture import Architecture, architecture
-from lesa.budget import GIB
-from lesa.costs import Cost
-from lesa.machine import Machine
+from lesa.files import GIB
 from lesa.params import Params, parse
-from lesa.plan import LayerPlan, Slot
+from lesa.planning.architecture import Architecture, architecture
+from lesa.planning.costs import Cost
+from lesa.planning.rates import Machine
+from lesa.upscaling import methods
+from lesa.upscaling.plan import LayerPlan, Slot
 from pipelines.profile import compose
 from tests.conftest import tiny_config
 from tests.test_machine import GPU, MACHINE

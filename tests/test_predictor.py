@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.published_fit import published_fit
-from lesa import predictor
-from lesa.coefficients import InMemory
+from lesa.method import predictor
+from lesa.method.coefficients import InMemory
 from lesa.params import Predictor as Settings
 
 SETTINGS = Settings(

@@ -12,10 +12,10 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import GraniteConfig, GraniteForCausalLM, Qwen2ForCausalLM
 
-from lesa import prefix, pretrain
-from lesa.checkpoint import PLAN_FILE
+from lesa.checkpoints.reader import PLAN_FILE
 from lesa.errors import UserError
-from lesa.prefix import PrefixCache, cut, entering, first_trainable, prefix_key
+from lesa.training import prefix, pretrain
+from lesa.training.prefix import PrefixCache, cut, entering, first_trainable, prefix_key
 from tests.conftest import VOCABULARY, save_random, tiny_config
 from tests.test_pretrain import BLOCK, HELD_OUT, RATE, deepened, settings, tokens
 

@@ -20,15 +20,17 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from transformers import AutoModelForCausalLM
 
 import baselines  # noqa: F401  (registers the baselines)
-from eval.perplexity import held_out
-from lesa import methods, pretrain, training_state
-from lesa.checkpoint import Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
-from lesa.expand import expand
 from lesa.files import write_json
-from lesa.methods import Source
 from lesa.params import Train
-from lesa.plan import from_json, insert_between
+from lesa.training import pretrain
+from lesa.training import state as training_state
+from lesa.training.heldout import held_out
+from lesa.upscaling import methods
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Source
+from lesa.upscaling.plan import from_json, insert_between
 from tests.conftest import VOCABULARY, tensors_of
 
 BLOCK = 12

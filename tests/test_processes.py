@@ -13,9 +13,9 @@ import torch
 import yaml
 from datasets import Dataset
 
-from lesa import pretrain, processes
 from lesa.errors import UserError
 from lesa.files import read_json, write_json
+from lesa.training import pretrain, processes
 from tests.conftest import tensors_of
 from tests.test_eval_harness import save_tiny
 from tests.test_eval_offline import write_heldout

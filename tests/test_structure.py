@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lesa.structure import span_coordinates, structure
+from lesa.method.structure import span_coordinates, structure
 
 
 def test_rank_one_matrices_have_share_one() -> None:

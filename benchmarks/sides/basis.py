@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import report
-from lesa.basis import from_concat, from_gram, gram
-from lesa.checkpoint import Checkpoint
+from lesa.checkpoints.reader import Checkpoint
+from lesa.method.basis import from_concat, from_gram, gram
 
 TOLERANCE = 1e-6  # svd.rank_tolerance of every profile
 

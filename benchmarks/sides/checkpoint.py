@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.shapes import Shape, config, matrices
-from lesa.checkpoint import KINDS, layer_tensor, write_checkpoint
+from lesa.checkpoints.reader import KINDS, layer_tensor, write_checkpoint
 from lesa.files import whole_folder, write_json
 
 SEED = 0

@@ -14,15 +14,16 @@ from benchmarks.base import ROOT
 from benchmarks.measure import report
 from benchmarks.memory import watched
 from benchmarks.shapes import upper_gaps
-from lesa import methods, params
-from lesa.basis import from_gram, gram
-from lesa.checkpoint import KINDS, Checkpoint
-from lesa.expand import expand
-from lesa.fitting import Job, fit_kinds
-from lesa.layers import save_basis
-from lesa.methods import Source
+from lesa import params
+from lesa.checkpoints.reader import KINDS, Checkpoint
+from lesa.method.basis import from_gram, gram
+from lesa.method.fitting import Job, fit_kinds
+from lesa.method.prediction import save_basis
 from lesa.params import Predictor as Settings
-from lesa.plan import insert_between
+from lesa.upscaling import methods
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Source
+from lesa.upscaling.plan import insert_between
 
 TOLERANCE = 1e-6  # svd.rank_tolerance of every profile
 EPOCHS = 1  # over all triples; the paper's preset has five, which take five times as long

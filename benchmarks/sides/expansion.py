@@ -8,12 +8,12 @@ from typing import Any
 
 import baselines  # noqa: F401  (registers the baselines)
 from benchmarks.measure import report
-from lesa import methods
-from lesa.checkpoint import Checkpoint
-from lesa.expand import expand
+from lesa.checkpoints.reader import Checkpoint
 from lesa.files import read_json
-from lesa.methods import Source
-from lesa.plan import from_json
+from lesa.upscaling import methods
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Source
+from lesa.upscaling.plan import from_json
 
 
 def expansion(method: str, plan: Path, folder: Path, out: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lesa import params
 from lesa.files import read_json
 from lesa.machine import has_bfloat16
 from lesa.params import Train
-from lesa.pretrain import freeze, train
+from lesa.training.pretrain import freeze, train
 
 BLOCK = 512  # tokens of a packed sequence, corpus.block_size of the default profile
 BATCH = 2  # sequences, train.per_device_batch_size of the default profile

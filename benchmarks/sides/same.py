@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import report
-from lesa.checkpoint import Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -20,11 +20,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lesa import processes
-from lesa.budget import gib
-from lesa.checkpoint import Checkpoint, split_layer
+from lesa.checkpoints.reader import Checkpoint, split_layer
 from lesa.errors import UserError
-from lesa.files import key_of, whole_file
+from lesa.files import gib, key_of, whole_file
+from lesa.training import processes
 
 LAYERS = "model.layers"
 

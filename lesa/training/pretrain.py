@@ -16,17 +16,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, TrainerState, TrainingArguments
 
-from eval.perplexity import States
-from lesa import processes
-from lesa.checkpoint import PLAN_FILE, Checkpoint, split_layer, write_checkpoint
+from lesa.checkpoints.reader import PLAN_FILE, Checkpoint, split_layer, write_checkpoint
 from lesa.errors import UserError
 from lesa.files import read_json, whole_folder
-from lesa.head_loss import chunked_loss
 from lesa.params import Train
-from lesa.plan import from_json
-from lesa.prefix import PrefixCache, cut, first_trainable, prefix_key
-from lesa.trainer import Clock, Forward, LayerTrainer, OnLog
-from lesa.training_state import TRAINED, trained_tensors
+from lesa.training import processes
+from lesa.training.head_loss import chunked_loss
+from lesa.training.heldout import States
+from lesa.training.prefix import PrefixCache, cut, first_trainable, prefix_key
+from lesa.training.state import TRAINED, trained_tensors
+from lesa.training.trainer import Clock, Forward, LayerTrainer, OnLog
+from lesa.upscaling.plan import from_json
 
 STATE = "trainer_state.json"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from lesa.coefficients import Coefficients
+from lesa.method.coefficients import Coefficients
 from lesa.params import Predictor as Settings
 
 threshold_backward = torch.ops.aten.threshold_backward

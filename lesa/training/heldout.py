@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lesa.processes import group
+from lesa.training.processes import group
 
 States = Callable[[Tensor], Tensor]
 
@@ -43,7 +43,7 @@ def block_losses(
     """Mean loss in nats of each block.
 
     `states` gives a block's (block_size, hidden) inputs of a model whose lowest layers are cut off
-    (`lesa.prefix`); without it the model takes tokens.
+    (`lesa.training.prefix`); without it the model takes tokens.
     """
     device = next(model.parameters()).device
     training = model.training

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
 
-from eval.perplexity import States, block_losses, summary
 from lesa.files import read_json, write_json
-from lesa.training_state import (
+from lesa.training.heldout import States, block_losses, summary
+from lesa.training.state import (
     GROUPS,
     OPTIMIZER,
     TRAINED,

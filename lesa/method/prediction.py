@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lesa import predictor
-from lesa.basis import Basis
-from lesa.checkpoint import Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.machine import compute_device
+from lesa.method import predictor
+from lesa.method.basis import Basis
 
 
 def save_basis(basis: Basis, path: Path) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lesa.architecture import Architecture
-from lesa.basis import ROWS
-from lesa.checkpoint import SHARD_BYTES
-from lesa.coefficients import IN_MEMORY_BYTES
-from lesa.launch import ALONE, Launch
+from lesa.checkpoints.reader import SHARD_BYTES
+from lesa.method.basis import ROWS
+from lesa.method.coefficients import IN_MEMORY_BYTES
+from lesa.method.predictor import SCORED_ROWS
 from lesa.params import Predictor
-from lesa.plan import LayerPlan
-from lesa.predictor import SCORED_ROWS
+from lesa.planning.architecture import Architecture
+from lesa.planning.launch import ALONE, Launch
+from lesa.upscaling.plan import LayerPlan
 
 # Units of work. The first four are floating-point operations: of matrix products, by their
 # precision, and of the reduction to tridiagonal or bidiagonal form, which has a rate of its own
@@ -98,8 +98,8 @@ def extract(a: Architecture) -> Cost:
 
 
 def structure_work(d1: int, d2: int, count: int) -> Work:
-    """`lesa.structure.structure` of `count` matrices: a float64 Gram matrix of the shorter side
-    and its eigenvalues, 4/3·n³ for the reduction."""
+    """`lesa.method.structure` of `count` matrices: a float64 Gram matrix of the shorter side and
+    its eigenvalues, 4/3·n³ for the reduction."""
     n, m = sorted((d1, d2))
     return times(count, {"float64": 2.0 * n * n * m, "reduction": 4 / 3 * n**3})
 
@@ -115,7 +115,7 @@ def svd(a: Architecture, method: str) -> Cost:
     `gram`: eigenvectors of a d1 × d1 matrix, 4/3·d1³ for the reduction and 2·d1³ to turn its
     vectors back. Held: the Gram matrix and its eigenvectors, 16·d1²; later the basis, in the Gram
     matrix's memory, and what one layer needs. Counted in float64, at most: where float32 will do
-    (`lesa.basis.well_conditioned`), it takes half the time and 12·d1². `concat`: an SVD of
+    (`lesa.method.basis.well_conditioned`), it takes half the time and 12·d1². `concat`: an SVD of
     d1 × L·d2, 6·m·n² + 20·n³ (Golub and Van Loan, Matrix Computations, 4th edition, figure
     8.6.1), of which 4·m·n² is the reduction; held three times in float32.
     """
@@ -142,7 +142,7 @@ def svd(a: Architecture, method: str) -> Cost:
 
 
 def predictor_parameters(d2: int, hidden_size: int) -> int:
-    """Of G_W (`lesa.predictor.network`), biases too."""
+    """Of G_W (`lesa.method.predictor.network`), biases too."""
     h = hidden_size
     return (2 * d2 + 1) * h + (h + 1) * h + (h + 1) * d2
 
@@ -155,9 +155,9 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
     triples' again by the second predictor; then both are scored. AdamW moves its state each step.
 
     Coefficients lie in a file, 4·L·r·d2 bytes a kind, read whole only if small
-    (`lesa.coefficients`). Held by a worker: basis, a layer and its coefficients while these are
-    made, later the predictor that is kept, and of the one in training weights, gradients and two
-    moments, beside a scored chunk's inputs, targets, predictions and their errors, squared too.
+    (`lesa.method.coefficients`). Held by a worker: basis, a layer and its coefficients while these
+    are made, later the predictor that is kept, and of the one in training weights, gradients and
+    two moments, beside a scored chunk's inputs, targets, predictions and their errors, squared too.
     """
     work, output = Work(), 0
     memory: list[int] = []

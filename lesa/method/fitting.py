@@ -25,13 +25,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lesa import coefficients
-from lesa.basis import Basis
-from lesa.checkpoint import KINDS, Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.files import read_json, whole_file, write_json
-from lesa.layers import load_basis
+from lesa.method import coefficients
+from lesa.method.basis import Basis
+from lesa.method.prediction import load_basis
+from lesa.method.predictor import fit, score
 from lesa.params import Predictor as Settings
-from lesa.predictor import fit, score
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
@@ -101,21 +101,21 @@ def epoch_work(shape: Sequence[int], hidden_size: int, triples: int) -> int:
 def fit_kinds(job: Job, title: str) -> dict[str, dict[str, Any]]:
     """Fit whatever `job.folder` lacks; returns every kind's entry for the metrics file."""
     base = Checkpoint(job.base)
-    shapes = {kind: base.matrix(kind, 0).shape for kind in KINDS}
+    shapes = {kind: base.shape(kind) for kind in base.kinds}
     split = parts(base.num_layers, job.heldout_every)
     tasks = {
         (kind, part): epoch_work(shapes[kind], job.settings.hidden_size, len(triples.fitted))
-        for kind in KINDS
+        for kind in shapes
         for part, triples in split.items()
         if not job.report(kind, part).is_file()
     }
-    for kind in KINDS:
+    for kind in shapes:
         if not tasks_of(kind, tasks):  # a stopped run may not have come to removing them
             job.coefficients(kind).unlink(missing_ok=True)
     if tasks:
         threads, gpus = torch.get_num_threads(), torch.cuda.device_count()
         run(job, tasks, worker_devices(threads, gpus, len(tasks)), title)
-    return {kind: entry(job, kind, split) for kind in KINDS}
+    return {kind: entry(job, kind, split) for kind in shapes}
 
 
 def entry(job: Job, kind: str, split: dict[str, Part]) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def layer_coefficients(job: Job, kind: str, device: torch.device) -> Iterator[Te
 def fit_part(job: Job, kind: str, part: str, work: int) -> None:
     """Fit and score one predictor; `work` is that of an epoch. The one that is used is saved."""
     base = Checkpoint(job.base)
-    layers, d2 = base.num_layers, base.matrix(kind, 0).shape[1]
+    layers, (_, d2) = base.num_layers, base.shape(kind)
     triples = parts(layers, job.heldout_every)[part]
     device, settings = WORKER.device, job.settings
     v = coefficients.read(job.coefficients(kind), layers, d2, device)

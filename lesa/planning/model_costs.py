@@ -1,16 +1,16 @@
-"""What passes of a whole model cost: spread, pretrain and evaluate. Terms as in `lesa.costs`.
+"""What passes of a whole model cost: spread, pretrain and evaluate. Terms as in `costs.py`.
 
 `P` are parameters, `V` the vocabulary, `T` tokens, `s` tokens of a sequence, `d` the hidden width.
 """
 
 from __future__ import annotations
 
-from lesa.architecture import Architecture
-from lesa.costs import Cost, Work, added, expand, times
-from lesa.head_loss import ROWS
-from lesa.launch import ALONE, Launch
 from lesa.params import Evaluate, Train
-from lesa.plan import LayerPlan
+from lesa.planning.architecture import Architecture
+from lesa.planning.costs import Cost, Work, added, expand, times
+from lesa.planning.launch import ALONE, Launch
+from lesa.training.head_loss import ROWS
+from lesa.upscaling.plan import LayerPlan
 
 # Upper bounds in tokens, at four characters a token, of what eval/offline.py builds: a document;
 # a passage and its last word; a context with each of four sentences.
@@ -55,7 +55,7 @@ def precision(bf16: bool) -> tuple[str, int]:
 def held_out(
     a: Architecture, layers: int, blocks: int, length: int, batch: int, bf16: bool
 ) -> Cost:
-    """Load in float32 and score (`eval.perplexity.held_out`).
+    """Load in float32 and score (`lesa.training.heldout.held_out`).
 
     Held: 4·P; the batch's logits, one row of them and its log-softmax in float32; under autocast
     each weight's copy in bfloat16, kept to the end of a pass.
@@ -101,7 +101,7 @@ def spread(
 
 
 def trainable(a: Architecture, plan: LayerPlan) -> int:
-    """Trainable parameters under `lesa.pretrain.freeze`; an empty plan is the base."""
+    """Trainable parameters under `lesa.training.pretrain.freeze`; an empty plan is the base."""
     if all(slot.trainable for slot in plan):
         return a.parameters(len(plan) or a.layers)
     return a.layer_parameters * sum(slot.trainable for slot in plan)
@@ -120,7 +120,7 @@ def sequences(train: Train) -> int:
 
 
 def prefix(a: Architecture, plan: LayerPlan, train: Train, blocks: int, length: int) -> Cost:
-    """Hidden states that enter the first trained layer, once for every block (`lesa.prefix`).
+    """Hidden states that enter the first trained layer, once for every block (`training.prefix`).
 
     At most: a corpus with fewer blocks than the steps take has its blocks once.
     """
@@ -190,7 +190,7 @@ def pretrain(
     backward pass starts from: of the layers from the first that trains upwards the activations
     and, under autocast, the weights in bfloat16; the logits, their log-softmax and gradient,
     12·V a token, and under autocast 2·V more, of all tokens if the output layer trains and else of
-    a chunk (`lesa.head_loss`). Gradients, 4·P of what trains, come as activations go, unless
+    a chunk (`training.head_loss`). Gradients, 4·P of what trains, come as activations go, unless
     earlier micro-batches have left theirs. On disk while it runs: a checkpoint of what trains and
     its moments, and the one before until the next is whole.
 

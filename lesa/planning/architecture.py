@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from lesa.base import NOTE, Base, describe, local_folder, random_config
-from lesa.checkpoint import KINDS, layer_tensor, split_layer
-from lesa.checkpoint_check import read_object
+from lesa.checkpoints.base import NOTE, Base, describe, local_folder, random_config
+from lesa.checkpoints.check import read_object
+from lesa.checkpoints.reader import KINDS, layer_tensor, split_layer
+from lesa.downloads import explained
 from lesa.errors import UserError
-from lesa.hub import explained
 from lesa.params import HubBase, PathBase, RandomBase
 
 
@@ -38,7 +38,7 @@ class Architecture:
         return self.kinds["q_proj"][1]
 
     def parameters(self, layers: int) -> int:
-        """Parameters of the model with `layers` layers, as `lesa.expand.expand` writes them."""
+        """Parameters of the model with `layers` layers."""
         return self.layer_parameters * layers + self.other_parameters
 
     def rank(self, kind: str) -> int:

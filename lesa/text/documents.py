@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lesa.downloads import explained, take_member
 from lesa.errors import UserError
-from lesa.hub import explained
 from lesa.params import FileText, HubText, WikipediaPackage
-from lesa.wheels import take_member
-from lesa.wikitext import Document, articles
+from lesa.text.wikitext import Document, articles
 
 Text = WikipediaPackage | HubText | FileText
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lesa.documents import describe, documents
 from lesa.errors import UserError
 from lesa.files import tree_digest, write_json, write_text
 from lesa.params import Corpus
-from lesa.wikitext import Document
+from lesa.text.documents import describe, documents
+from lesa.text.wikitext import Document
 
 Tokens = npt.NDArray[np.int32]
 

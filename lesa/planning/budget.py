@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lesa.costs import Cost
 from lesa.errors import UserError
-from lesa.machine import Machine
-
-GIB = 2**30
+from lesa.files import gib
+from lesa.planning.costs import Cost
+from lesa.planning.rates import Machine
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,3 @@ def _short(what: str, needs: Mapping[str, int], available: int) -> list[str]:
         f"{what}: {worst} needs {gib(needs[worst])}, {gib(available)} are free: "
         f"{gib(lacking)} too little{more}"
     ]
-
-
-def gib(size: float) -> str:
-    """Bytes in GiB, or in MiB where they are less than one."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"

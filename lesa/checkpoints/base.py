@@ -9,19 +9,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lesa.checkpoint_check import INDEX, SINGLE, check
+from lesa.checkpoints.check import check
+from lesa.checkpoints.reader import INDEX, SINGLE, weight_names
+from lesa.downloads import explained, take_member
 from lesa.errors import UserError
 from lesa.files import write_json
-from lesa.hub import explained
 from lesa.params import HubBase, PackageBase, PathBase, RandomBase
-from lesa.wheels import take_member
 
 Base = PackageBase | HubBase | PathBase | RandomBase
 NOTE = "LICENSE_NOTE.json"
 SIDE_FILES = (  # what a checkpoint folder holds besides its weights, as far as it is there
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "merges.txt", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
+    "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 BYTE_VOCABULARY = 320  # of the random base: 256 bytes, one special token, the rest unused
 
@@ -70,9 +71,12 @@ def snapshot(base: HubBase) -> Path:
     """Download a checkpoint's files into the hub's cache."""
     from huggingface_hub import snapshot_download
 
-    wanted = [*SIDE_FILES, SINGLE, "model-*.safetensors", INDEX]
-    with explained(f"base.id: cannot get {base.id} at base.revision {base.revision}"):
-        return Path(snapshot_download(base.id, revision=base.revision, allow_patterns=wanted))
+    def get(*wanted: str) -> Path:
+        with explained(f"base.id: cannot get {base.id} at base.revision {base.revision}"):
+            return Path(snapshot_download(base.id, revision=base.revision, allow_patterns=wanted))
+
+    folder = get(*SIDE_FILES, SINGLE, INDEX)
+    return folder if (folder / SINGLE).is_file() else get(*weight_names(folder))
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
@@ -80,11 +84,17 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
 
     Copies, no links: DVC makes files that it caches read-only, and these belong to somebody.
     """
-    names = check(source)["files"]
-    if (source / INDEX).is_file():
-        names = [*names, INDEX]
-    sides = {path.name for pattern in SIDE_FILES for path in source.glob(pattern)}
-    for name in tqdm([*names, *sorted(sides)], desc="copy checkpoint", unit="file"):
+    weights = check(source)["files"]
+    if SINGLE not in weights:
+        weights = [*weights, INDEX]
+    sides = {
+        str(path.relative_to(source))
+        for pattern in SIDE_FILES
+        for path in source.glob(pattern)
+        if path.is_file()
+    }
+    for name in tqdm([*weights, *sorted(sides)], desc="copy checkpoint", unit="file"):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source / name, folder / name)
 
 

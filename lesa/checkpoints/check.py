@@ -1,0 +1,186 @@
+"""Is a folder a whole checkpoint that can be deepened? Reads headers and side files, no tensor."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lesa.checkpoints.depth import check_depth_settings
+from lesa.checkpoints.families import family_of
+from lesa.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_object, weight_files
+from lesa.downloads import explained
+from lesa.errors import UserError
+
+BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64"), 64),
+}
+FLOATS = {"F16", "BF16", "F32", "F64"}
+
+
+def check(folder: str | Path) -> dict[str, Any]:
+    """Validate `folder`; returns model_type, num_hidden_layers, hidden_size, parameters, files.
+
+    `files` are the names of its safetensors files, in order. Raises UserError, one line, for
+    whatever would keep transformers from loading it as it is meant, or the method from deepening
+    it: a family that is not in the table, weights that are not whole or not those of the config,
+    quantised matrices, a tokenizer that cannot be loaded or has ids that the model has not.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one with config.json and safetensors")
+    config = read_object(folder / "config.json")
+    where = str(folder / "config.json")
+    family_of(config, where)
+    if config.get("quantization_config") is not None:
+        raise UserError(
+            f"{where}: quantization_config: quantised weights cannot be deepened; where the "
+            "weights are plain floats, take the entry out"
+        )
+    check_depth_settings(config, where)
+    entries = read_tensors(folder)
+    checkpoint = Checkpoint(folder)
+    for kind, view in checkpoint.views.items():
+        name = checkpoint.layer_tensor(0, view.tensor)
+        if entries[name]["dtype"] not in FLOATS:
+            raise UserError(f"{folder}: {name} ({kind}) is quantised; expected floating point")
+    check_loading(checkpoint)
+    check_tied(checkpoint)
+    check_tokenizer(checkpoint)
+    return {
+        "model_type": config["model_type"],
+        "num_hidden_layers": checkpoint.num_layers,
+        "hidden_size": checkpoint.explicit.hidden_size,
+        "parameters": checkpoint.parameters(),
+        "files": weight_files(folder),
+    }
+
+
+def read_tensors(folder: Path) -> dict[str, Any]:
+    """The header's entry of every tensor in a checkpoint's safetensors files."""
+    headers = {name: read_header(folder / name) for name in weight_files(folder)}
+    if SINGLE not in headers:
+        for tensor, name in read_object(folder / INDEX)["weight_map"].items():
+            if tensor not in headers[name]:
+                raise UserError(f"{folder / INDEX}: says that {name} holds {tensor}; it does not")
+    return {tensor: entry for header in headers.values() for tensor, entry in header.items()}
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Entries of a safetensors file, its sizes checked against the file's length.
+
+    Layout: 8 bytes little-endian header length, JSON header, then the data without gaps.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > size - 8:
+            raise UserError(f"{path}: not a whole safetensors file (cut short in its header)")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            data = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            damaged = [name for name, entry in header.items() if not fits(entry)]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise UserError(f"{path}: not a safetensors file (its header is unreadable)") from None
+    if damaged:
+        raise UserError(f"{path}: {damaged[0]} has another size than its shape and dtype say")
+    if 8 + length + data != size:
+        raise UserError(
+            f"{path}: not a whole safetensors file: {size} bytes, expected {8 + length + data}"
+        )
+    return dict(header)
+
+
+def fits(entry: dict[str, Any]) -> bool:
+    """Do a tensor's offsets agree with its shape and dtype, as far as the dtype is known?"""
+    begin, end = entry["data_offsets"]
+    bits = BITS.get(entry["dtype"])
+    return bits is None or (end - begin) * 8 == bits * math.prod(entry["shape"])
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers' reports of a load, which would say in pages what one line will say."""
+    from transformers.utils import logging
+
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def check_loading(checkpoint: Checkpoint) -> None:
+    """Compare names and shapes with the model's own, which transformers loads without memory."""
+    from transformers import AutoModelForCausalLM
+
+    folder = checkpoint.folder
+    with quiet_transformers(), explained(f"{folder}: transformers cannot load it"):
+        _, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    model = f"a model of type {checkpoint.config['model_type']!r} with this config.json"
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"{folder}: lacks {missing[0]}, which {model} has")
+    if extra := sorted(info["unexpected_keys"]):
+        raise UserError(f"{folder}: holds {extra[0]}, which {model} does not have")
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        raise UserError(f"{folder}: {name} is {tuple(stored)}, but {tuple(wanted)} in {model}")
+
+
+def check_tied(checkpoint: Checkpoint) -> None:
+    """A stored output layer that the config ties to the embedding must be equal to it."""
+    for head, embedding in checkpoint.aliases.items():
+        if not torch.equal(checkpoint.tensor(head), checkpoint.tensor(embedding)):
+            raise UserError(
+                f"{checkpoint.folder / 'config.json'}: tie_word_embeddings is true, but {head} "
+                f"differs from {embedding}; set it to false"
+            )
+
+
+def check_tokenizer(checkpoint: Checkpoint) -> None:
+    """It loads, ends texts with a token, and gives no id that the embedding lacks.
+
+    Special tokens beyond the vocabulary, as multimodal kin of a text model have, are left alone
+    unless they begin or end a text: no plain text holds them.
+    """
+    from transformers import AutoTokenizer
+
+    folder = checkpoint.folder
+    with explained(f"{folder}: its tokenizer cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    size = checkpoint.explicit.vocab_size
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special -= {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    vocabulary = tokenizer.get_vocab().items()
+    if beyond := {i: token for token, i in vocabulary if i >= size and i not in special}:
+        index, token = min(beyond.items())
+        raise UserError(
+            f"{folder}: its tokenizer has the token {token!r} with id {index}, but the model's "
+            f"vocabulary ends at {size - 1} (vocab_size in config.json)"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: its tokenizer has no end-of-text token (eos_token)")

@@ -1,0 +1,51 @@
+"""The config of a deepened model: every per-layer entry is that of the layer it came from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lesa.checkpoints.families import family_of
+from lesa.checkpoints.reader import read_config
+from lesa.errors import UserError
+
+# Lists of a config whose length says nothing of layers, even where the two are equal.
+NOT_OF_LAYERS = {"architectures", "bos_token_id", "eos_token_id", "pad_token_id"}
+
+
+def per_layer(explicit: Any) -> dict[str, list[Any]]:
+    """A config's lists with an entry for each layer, by name; derived ones too."""
+    depth = explicit.num_hidden_layers
+    return {
+        key: list(value)
+        for key, value in explicit.to_dict().items()
+        if isinstance(value, list | tuple) and len(value) == depth and key not in NOT_OF_LAYERS
+    }
+
+
+def check_depth_settings(config: dict[str, Any], where: str) -> None:
+    """Refuse a config from which the model's code derives something by a layer's index."""
+    explicit = read_config(config, where)
+    for key, required in family_of(config, where).depth_settings:
+        if (value := getattr(explicit, key, required)) != required:
+            raise UserError(
+                f"{where}: {key}: {value!r} makes layers differ by their index, which a deeper "
+                f"model would change; {required!r} would do"
+            )
+
+
+def deepened_config(config: dict[str, Any], sources: list[int], where: str) -> dict[str, Any]:
+    """`config.json` for a model whose layer i takes its per-layer settings from `sources[i]`.
+
+    What the family's config class derives for each layer is written out. Raises UserError if the
+    class would still derive something else for the deeper model.
+    """
+    explicit = read_config(config, where)
+    wanted = {key: [row[i] for i in sources] for key, row in per_layer(explicit).items()}
+    depth = type(explicit).attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    new: dict[str, Any] = json.loads(json.dumps(config | wanted | {depth: len(sources)}))
+    found = per_layer(read_config(new, where))
+    for key, row in wanted.items():
+        if found.get(key) != row:
+            raise UserError(f"{where}: {key} of a deeper model cannot be set layer by layer")
+    return new

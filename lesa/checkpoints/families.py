@@ -1,0 +1,214 @@
+"""The model families that can be deepened: where each keeps the matrices of a layer.
+
+One entry a `model_type`. All other code asks the family: it names no tensor itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lesa.errors import UserError
+
+
+@dataclass(frozen=True)
+class View:
+    """One matrix (d1, d2), PyTorch's (out, in), inside a stored tensor of a layer.
+
+    tensor: the stored tensor's name without the layer's prefix. expert: the matrix's index in a
+    stack (experts, …). transposed: stored as (in, out). groups, rows: of a fused tensor, the
+    rows `rows[0]:rows[1]` of each of `groups` equal parts.
+    """
+
+    tensor: str
+    expert: int | None = None
+    transposed: bool = False
+    groups: int = 1
+    rows: tuple[int, int] | None = None
+
+    def _inside(self, stored: torch.Tensor) -> torch.Tensor:
+        """The matrix as (groups, rows, d2), sharing the memory of `stored`."""
+        matrix = stored if self.expert is None else stored[self.expert]
+        matrix = matrix.T if self.transposed else matrix
+        parts = matrix.unflatten(0, (self.groups, -1))
+        return parts if self.rows is None else parts[:, slice(*self.rows)]
+
+    def read(self, stored: torch.Tensor) -> torch.Tensor:
+        """The matrix (d1, d2), in the dtype of `stored`; it may share its memory."""
+        return self._inside(stored).flatten(0, 1)
+
+    def write(self, stored: torch.Tensor, matrix: torch.Tensor) -> None:
+        """Put `matrix` (d1, d2) into its place in `stored`."""
+        inside = self._inside(stored)
+        inside.copy_(matrix.unflatten(0, (self.groups, -1)))
+
+
+Views = dict[str, View]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of one `model_type` are laid out.
+
+    views: from transformers' config and the names of a layer's stored tensors to the view of each
+    matrix kind. layers: the module that holds the layers. embedding, head: the stored input
+    embedding and output layer, which are one tensor where the config ties them. router: how the
+    name of the tensor ends that chooses a mixture's experts. depth_settings: config entries whose
+    every other value would make the model's code derive something from a layer's index.
+    """
+
+    views: Callable[[Any, Collection[str]], Views]
+    layers: str = "model.layers"
+    embedding: str = "model.embed_tokens.weight"
+    head: str = "lm_head.weight"
+    router: str | None = None
+    depth_settings: tuple[tuple[str, Any], ...] = ()
+
+    def layer_pattern(self) -> re.Pattern[str]:
+        """Of a tensor's name: its prefix, the layer's index and the rest.
+
+        A checkpoint of the model without its output layer lacks the first part of the prefix.
+        """
+        first, _, rest = self.layers.partition(".")
+        return re.compile(rf"((?:{re.escape(first)}\.)?{re.escape(rest)}\.)(\d+)\.(.+)")
+
+    def split(self, name: str) -> tuple[int, str] | None:
+        """`model.layers.7.mlp.up_proj.weight` to `(7, "mlp.up_proj.weight")`; None for the rest."""
+        match = self.layer_pattern().fullmatch(name)
+        return (int(match[2]), match[3]) if match else None
+
+
+def ends_block(kind: str) -> bool:
+    """Does the kind write to the residual stream? With all such zero, a layer is the identity."""
+    return kind.endswith(("o_proj", "down_proj"))
+
+
+ATTENTION = {f"{name}_proj": View(f"self_attn.{name}_proj.weight") for name in "qkvo"}
+GATED = {f"{name}_proj": View(f"mlp.{name}_proj.weight") for name in ("gate", "up", "down")}
+
+
+def plain(config: Any, stored: Collection[str]) -> Views:
+    """A tensor for each of the seven projections, as in Llama."""
+    return ATTENTION | GATED
+
+
+def fused(config: Any, stored: Collection[str]) -> Views:
+    """Phi-3: queries, keys and values one under the other; gate and up likewise."""
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    q, k = config.num_attention_heads * size, config.num_key_value_heads * size
+    i = config.intermediate_size
+    qkv, gate_up = "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight"
+    return {
+        "q_proj": View(qkv, rows=(0, q)),
+        "k_proj": View(qkv, rows=(q, q + k)),
+        "v_proj": View(qkv, rows=(q + k, q + 2 * k)),
+        "o_proj": ATTENTION["o_proj"],
+        "gate_proj": View(gate_up, rows=(0, i)),
+        "up_proj": View(gate_up, rows=(i, 2 * i)),
+        "down_proj": GATED["down_proj"],
+    }
+
+
+def fused_by_head(config: Any, stored: Collection[str]) -> Views:
+    """GPT-NeoX: each head's queries, keys and values one under the other; no gate."""
+    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    name = "attention.query_key_value.weight"
+    views = {
+        f"{part}_proj": View(name, groups=heads, rows=(at * size, (at + 1) * size))
+        for at, part in enumerate("qkv")
+    }
+    return views | {
+        "o_proj": View("attention.dense.weight"),
+        "up_proj": View("mlp.dense_h_to_4h.weight"),
+        "down_proj": View("mlp.dense_4h_to_h.weight"),
+    }
+
+
+def transposed(config: Any, stored: Collection[str]) -> Views:
+    """GPT-2: stored as (in, out); queries, keys and values side by side; no gate."""
+    d = config.hidden_size
+    views = {
+        f"{part}_proj": View("attn.c_attn.weight", transposed=True, rows=(at * d, (at + 1) * d))
+        for at, part in enumerate("qkv")
+    }
+    return views | {
+        "o_proj": View("attn.c_proj.weight", transposed=True),
+        "up_proj": View("mlp.c_fc.weight", transposed=True),
+        "down_proj": View("mlp.c_proj.weight", transposed=True),
+    }
+
+
+def experts(layout: str, names: tuple[str, str, str]) -> Callable[[Any, Collection[str]], Views]:
+    """A mixture of gated feed-forwards, an expert a file entry (`layout`) or stacked."""
+    gate, up, down = names
+    gate_up, stacked = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
+
+    def views(config: Any, stored: Collection[str]) -> Views:
+        found = dict(ATTENTION)
+        i = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+        for e in range(config.num_local_experts):
+            own = {
+                "gate_proj": View(layout.format(expert=e, name=gate)),
+                "up_proj": View(layout.format(expert=e, name=up)),
+                "down_proj": View(layout.format(expert=e, name=down)),
+            }
+            if gate_up in stored:
+                own = {
+                    "gate_proj": View(gate_up, expert=e, rows=(0, i)),
+                    "up_proj": View(gate_up, expert=e, rows=(i, 2 * i)),
+                    "down_proj": View(stacked, expert=e),
+                }
+            found |= {f"experts.{e}.{kind}": view for kind, view in own.items()}
+        return found
+
+    return views
+
+
+LLAMA = Family(plain)
+FAMILIES: dict[str, Family] = {
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "gemma": LLAMA,
+    "gemma2": LLAMA,
+    "gemma3_text": LLAMA,
+    "smollm3": LLAMA,
+    "olmo2": LLAMA,
+    "phi3": Family(fused),
+    "gpt_neox": Family(
+        fused_by_head,
+        layers="gpt_neox.layers",
+        embedding="gpt_neox.embed_in.weight",
+        head="embed_out.weight",
+    ),
+    "gpt2": Family(
+        transposed,
+        layers="transformer.h",
+        embedding="transformer.wte.weight",
+        depth_settings=(("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False)),
+    ),
+    "mixtral": Family(
+        experts("block_sparse_moe.experts.{expert}.{name}.weight", ("w1", "w3", "w2")),
+        router=".gate.weight",
+    ),
+    "qwen3_moe": Family(
+        experts("mlp.experts.{expert}.{name}.weight", ("gate_proj", "up_proj", "down_proj")),
+        router=".gate.weight",
+        depth_settings=(("decoder_sparse_step", 1), ("mlp_only_layers", [])),
+    ),
+}
+
+
+def family_of(config: dict[str, Any], where: str) -> Family:
+    """The family of a raw config; `where` names it in the error."""
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"{where}: model type {model_type!r} is not supported; known are {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,193 @@
+"""Checkpoints in safetensors, read tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lesa.checkpoints.families import Views, family_of
+from lesa.errors import UserError
+from lesa.files import read_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that must be there."""
+    if not path.is_file():
+        raise UserError(f"{path}: missing; a checkpoint folder has it")
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return value
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that `from_pretrained` would read, sorted.
+
+    Others that lie beside them are not the model's.
+    """
+    names = weight_names(folder)
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{folder / INDEX}: names the file {name}, which is not there")
+    return names
+
+
+def weight_names(folder: Path) -> list[str]:
+    """The single file where there is one, else what the index names, sorted."""
+    if (folder / SINGLE).is_file():
+        return [SINGLE]
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; pickles are not read")
+    where = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise UserError(f"{folder / INDEX}: has no weight_map")
+    return sorted(set(where.values()))
+
+
+def read_config(config: dict[str, Any], where: str) -> Any:
+    """transformers' config of a raw one, with everything its class derives made explicit.
+
+    Raises UserError, one line with `where`, for a family that is not in the table or a config that
+    its class refuses.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    family_of(config, where)
+    try:
+        return AutoConfig.for_model(**config)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{where}: transformers refuses it ({line[:200]})") from None
+
+
+class Checkpoint:
+    """Lazy reader of a folder with `config.json` and safetensors, sharded or single.
+
+    No tensor is read until asked for, and no file stays open: a shard that does keeps every page
+    read from it in the process, so memory would grow with the depth.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config = read_object(self.folder / "config.json")
+        self.family = family_of(self.config, str(self.folder / "config.json"))
+        self._where: dict[str, Path] = {}
+        for name in weight_files(self.folder):
+            path = self.folder / name
+            try:
+                with safe_open(path, framework="pt") as shard:
+                    self._where.update(dict.fromkeys(shard.keys(), path))
+            except SafetensorError as error:
+                raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+        pattern = self.family.layer_pattern()
+        matches = [match for name in self._where if (match := pattern.fullmatch(name))]
+        if not matches:
+            raise UserError(f"{self.folder}: holds no tensor of a layer ({self.family.layers}.0)")
+        self._prefix = matches[0][1]
+        self._suffixes = [match[3] for match in matches if match[2] == "0"]
+        self.num_layers = 1 + max(int(match[2]) for match in matches)
+
+    @cached_property
+    def explicit(self) -> Any:
+        """transformers' config, with everything its class derives."""
+        return read_config(self.config, str(self.folder / "config.json"))
+
+    @cached_property
+    def views(self) -> Views:
+        """Where each matrix kind of a layer is stored, by kind."""
+        views = self.family.views(self.explicit, self._suffixes)
+        for kind, view in views.items():
+            if view.tensor not in self._suffixes:
+                raise UserError(
+                    f"{self.folder}: model type {self.config['model_type']!r} lacks "
+                    f"{self.layer_tensor(0, view.tensor)} ({kind})"
+                )
+        return views
+
+    @property
+    def kinds(self) -> list[str]:
+        """The matrix kinds of a layer, in the family's order."""
+        return list(self.views)
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """A stored output layer that is the input embedding, by the embedding's name.
+
+        Where the config ties the two, transformers does not read the stored output layer.
+        """
+        head = self.stored_name(self.family.head)
+        tied = bool(self.explicit.tie_word_embeddings) and head in self._where
+        return {head: self.stored_name(self.family.embedding)} if tied else {}
+
+    def stored_name(self, name: str) -> str:
+        """How this checkpoint calls a tensor: one of the inner model alone lacks its prefix."""
+        inner = self.family.layers.partition(".")[0] + "."
+        short = name.removeprefix(inner)
+        return name if name in self._where or short not in self._where else short
+
+    def names(self) -> list[str]:
+        return list(self._where)
+
+    def suffixes(self) -> list[str]:
+        """Names of one layer's tensors, without the layer's prefix."""
+        return list(self._suffixes)
+
+    def layer_tensor(self, layer_idx: int, suffix: str) -> str:
+        """The stored name of a layer's tensor."""
+        return f"{self._prefix}{layer_idx}.{suffix}"
+
+    def tensor(self, name: str) -> torch.Tensor:
+        with safe_open(self._where[name], framework="pt") as shard:
+            tensor: torch.Tensor = shard.get_tensor(name)
+        return tensor
+
+    def layer(self, layer_idx: int) -> dict[str, torch.Tensor]:
+        """All tensors of one layer, as stored, by suffix."""
+        return {s: self.tensor(self.layer_tensor(layer_idx, s)) for s in self._suffixes}
+
+    def matrix(self, kind: str, layer_idx: int) -> torch.Tensor:
+        """One layer's matrix `(d1, d2)` of a kind, in the stored dtype.
+
+        Of a stack of experts the one alone is read.
+        """
+        view = self.views[kind]
+        name = self.layer_tensor(layer_idx, view.tensor)
+        if view.expert is None:
+            return view.read(self.tensor(name))
+        with safe_open(self._where[name], framework="pt") as shard:
+            return replace(view, expert=None).read(shard.get_slice(name)[view.expert])
+
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a stored tensor, which is not read."""
+        with safe_open(self._where[name], framework="pt") as shard:
+            return tuple(shard.get_slice(name).get_shape())
+
+    def shape(self, kind: str) -> tuple[int, int]:
+        """(d1, d2) of a matrix kind."""
+        view = self.views[kind]
+        stored = self.stored_shape(self.layer_tensor(0, view.tensor))
+        d1, d2 = view.read(torch.empty(stored, device="meta")).shape
+        return d1, d2
+
+    def layer_parameters(self) -> int:
+        """Stored parameters of one layer."""
+        names = (self.layer_tensor(0, suffix) for suffix in self._suffixes)
+        return sum(math.prod(self.stored_shape(name)) for name in names)
+
+    def parameters(self) -> int:
+        """Stored parameters; an output layer that is the embedding counts once."""
+        names = (name for name in self._where if name not in self.aliases)
+        return sum(math.prod(self.stored_shape(name)) for name in names)

@@ -1,0 +1,54 @@
+"""Write the deepened checkpoint: base tensors copied bit for bit, new ones made by the method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from lesa.checkpoints.depth import deepened_config
+from lesa.checkpoints.writer import PLAN_FILE, copy_side_files, write_checkpoint
+from lesa.files import whole_folder, write_json, write_text
+from lesa.upscaling.card import CARD, card
+from lesa.upscaling.methods import Method, Source
+from lesa.upscaling.plan import LayerPlan, to_json
+
+
+def layers(source: Source, method: Method, plan: LayerPlan) -> Iterator[tuple[str, Tensor]]:
+    """Named tensors of all layers of the deepened model, one layer in memory at a time."""
+    base = source.base
+    for slot in tqdm(plan, desc="layers", unit="layer", leave=False):
+        if slot.new:
+            made = method.layer(source, slot)
+        else:
+            assert slot.copy_of is not None
+            made = base.layer(slot.copy_of)
+        for suffix in base.suffixes():
+            yield base.layer_tensor(slot.layer_idx, suffix), made[suffix]
+
+
+def expand(source: Source, name: str, method: Method, plan: LayerPlan, folder: Path) -> None:
+    """Write a checkpoint that `AutoModelForCausalLM.from_pretrained` loads, made by method `name`.
+
+    `layer_plan.json` beside it says which layers are new and which may train; README.md is its
+    model card. Nothing is left at `folder` on failure.
+    """
+    base = source.base
+    config = deepened_config(
+        base.config, [slot.source_idx for slot in plan], str(base.folder / "config.json")
+    )
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for stored in base.names():
+            if base.family.split(stored) is None:
+                yield stored, base.tensor(stored)
+        yield from layers(source, method, plan)
+
+    with whole_folder(folder) as partial:
+        copy_side_files(base.folder, partial)
+        write_checkpoint(partial, tensors())
+        write_json(partial / "config.json", config)
+        write_json(partial / PLAN_FILE, to_json(plan))
+        write_text(partial / CARD, card(base, name, plan))

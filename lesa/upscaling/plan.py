@@ -1,0 +1,90 @@
+"""Layer plans: what stands at each index of the deepened model, as data and without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lesa.errors import UserError
+from lesa.params import Gaps
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One layer of the deepened model.
+
+    A layer is a bit-for-bit copy of base layer `copy_of`, or a new one made `between` two base
+    layers; a copy may be `new` too (LLaMA Pro's, whose output projections are zeroed).
+    """
+
+    layer_idx: int
+    copy_of: int | None
+    between: tuple[int, int] | None
+    new: bool
+    trainable: bool
+
+    @property
+    def source_idx(self) -> int:
+        """The base layer whose per-layer settings it takes: of two neighbours, the lower one."""
+        if self.copy_of is not None:
+            return self.copy_of
+        assert self.between is not None
+        return self.between[0]
+
+
+LayerPlan = list[Slot]
+
+
+def copied(layer_idx: int, trainable: bool = False) -> Slot:
+    """An untouched base layer; `stack` gives it its place."""
+    return Slot(-1, layer_idx, None, False, trainable)
+
+
+def changed_copy(layer_idx: int) -> Slot:
+    """A new layer that is made from one base layer and trains."""
+    return Slot(-1, layer_idx, None, True, True)
+
+
+def predicted(lower_idx: int) -> Slot:
+    """A new layer between a base layer and the next one, which trains."""
+    return Slot(-1, None, (lower_idx, lower_idx + 1), True, True)
+
+
+def stack(slots: Iterable[Slot]) -> LayerPlan:
+    """Number the layers of a deepened model, given from the lowest up."""
+    return [
+        Slot(i, slot.copy_of, slot.between, slot.new, slot.trainable)
+        for i, slot in enumerate(slots)
+    ]
+
+
+def insert_between(num_layers: int, gaps: Gaps) -> LayerPlan:
+    """One new trainable layer in each gap i|i+1, `first <= i <= last` (docs/method.md, 6 and 7)."""
+    if gaps.last + 1 >= num_layers:
+        raise UserError(
+            f"params.yaml: gaps.last: {gaps.last} inserts outside the model of {num_layers} "
+            f"layers; the last gap is {num_layers - 2}"
+        )
+    slots: list[Slot] = []
+    for i in range(num_layers):
+        slots.append(copied(i))
+        if gaps.first <= i <= gaps.last:
+            slots.append(predicted(i))
+    return stack(slots)
+
+
+def everything_trains(plan: LayerPlan) -> bool:
+    """Do all layers train? Then the embedding and the output layer do, too."""
+    return all(slot.trainable for slot in plan)
+
+
+def to_json(plan: LayerPlan) -> list[dict[str, Any]]:
+    return [asdict(slot) for slot in plan]
+
+
+def from_json(rows: list[dict[str, Any]]) -> LayerPlan:
+    return [
+        Slot(**{**row, "between": tuple(row["between"]) if row["between"] else None})
+        for row in rows
+    ]
