@@ -1,0 +1,68 @@
+"""The project's source files that a stage runs: what its module imports, and what these import."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("lesa", "baselines", "eval", "reports", "pipelines")
+# Files whose code changes no output: how a stage is started, tracked and told of errors.
+WITHOUT_EFFECT = {
+    "lesa/errors.py",
+    "pipelines/closure.py",
+    "pipelines/stage.py",
+    "pipelines/tracking.py",
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names that a source file imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def source_of(name: str) -> Path | None:
+    """The file of a dotted name; None where it is not a module of the project."""
+    if name.partition(".")[0] not in ROOMS:
+        return None
+    path = ROOT.joinpath(*name.split("."))
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else None
+
+
+@cache
+def closure(module: str) -> tuple[str, ...]:
+    """Files with an effect that `module` runs, relative to the repository, sorted.
+
+    The table of methods imports every file of baselines/, which no statement says. Packages'
+    empty files are left out.
+    """
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        path = source_of(waiting.pop())
+        if path is None or path in found:
+            continue
+        found.add(path)
+        waiting.extend(imported(path))
+        if path == ROOT / "baselines" / "__init__.py":
+            waiting.extend(f"baselines.{other.stem}" for other in path.parent.glob("*.py"))
+    names = (path.relative_to(ROOT).as_posix() for path in found if path.stat().st_size)
+    return tuple(sorted(set(names) - WITHOUT_EFFECT))
+
+
+def code_digest(module: str) -> str:
+    """Hex digest of the content of `closure(module)`: part of the key of unfinished work."""
+    digest = hashlib.sha256()
+    for name in closure(module):
+        digest.update(name.encode() + (ROOT / name).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""Tiny random checkpoints of every family of the table, laid out as hubs have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lesa.checkpoints.base import BYTE_VOCABULARY, byte_tokenizer
+
+LAYERS = 6
+WINDOW = 8  # of the families that have sliding windows
+LENGTH = 24  # of test sequences: longer than the window
+SHAPE: dict[str, Any] = {
+    "vocab_size": BYTE_VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+NEOX = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+GPT2 = {
+    "vocab_size": BYTE_VOCABULARY, "n_positions": 256, "n_embd": 32, "n_layer": LAYERS, "n_head": 4,
+    "n_inner": 48, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 3}
+# model_type and what its config says; the first of a family is plain, others are its variants.
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", SHAPE),
+    "llama-biases": ("llama", SHAPE | {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", SHAPE | {"sliding_window": WINDOW}),
+    "qwen2": ("qwen2", SHAPE | {"tie_word_embeddings": True}),
+    "qwen2-windows": ("qwen2", SHAPE | QWEN_WINDOW),
+    "qwen3": ("qwen3", SHAPE | {"head_dim": 8} | QWEN_WINDOW),
+    "gemma": ("gemma", SHAPE | {"head_dim": 8}),
+    "gemma2": ("gemma2", SHAPE | {"head_dim": 8, "sliding_window": WINDOW}),
+    "gemma3": ("gemma3_text", SHAPE | {"head_dim": 8, "sliding_window": WINDOW, "sliding_window_pattern": 3}),
+    "smollm3": ("smollm3", SHAPE | {"no_rope_layer_interval": 3}),
+    "smollm3-windows": (
+        "smollm3",
+        SHAPE | {"no_rope_layer_interval": 3, "use_sliding_window": True, "sliding_window": WINDOW},
+    ),
+    "olmo2": ("olmo2", SHAPE),
+    "phi3": ("phi3", SHAPE | {"sliding_window": WINDOW}),
+    "gpt_neox": ("gpt_neox", NEOX),
+    "gpt_neox-serial": ("gpt_neox", NEOX | {"use_parallel_residual": False}),
+    "gpt2": ("gpt2", GPT2),
+    "mixtral": ("mixtral", SHAPE | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "qwen3_moe",
+        SHAPE
+        | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8},
+    ),
+}  # fmt: skip
+# Entries that configs of hubs do not have, as older versions of transformers derived them anew.
+DERIVED = ("layer_types", "no_rope_layers", "_sliding_window_pattern")
+
+
+def family_model(name: str, seed: int = 1, **changes: Any) -> Any:
+    """A model of the tiny config `name`, whose every parameter has values of its own.
+
+    transformers starts norms at one and biases at zero: with those, a norm of the wrong layer or
+    a forgotten bias would go unseen.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model_type, settings = CONFIGS[name]
+    config = AutoConfig.for_model(model_type, **(settings | changes))
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            norm = "norm" in parameter_name or ".ln_" in parameter_name
+            parameter.copy_(drawn * 0.1 + (1.0 if norm and "bias" not in parameter_name else 0.0))
+    return model.eval()
+
+
+def save_family(
+    name: str,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    derived: bool = False,
+    shards: str = "60KB",
+    **changes: Any,
+) -> Path:
+    """Save the tiny checkpoint `name` with a byte tokenizer, in several shards.
+
+    Unless `derived`, its config lacks what the config class derives, as on hubs.
+    """
+    import json
+
+    family_model(name, **changes).to(dtype).save_pretrained(folder, max_shard_size=shards)
+    byte_tokenizer().save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if not derived:
+        config = {key: value for key, value in config.items() if key not in DERIVED}
+        given = CONFIGS[name][1] | changes
+        config |= {key: value for key, value in given.items() if key not in config}
+    path.write_text(json.dumps(config, indent=2))
+    return folder
+
+
+def logits(folder: Path, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Logits (2, LENGTH, vocabulary) of a checkpoint for fixed tokens, by transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.randint(1, 256, (2, LENGTH), generator=generator)
+    with torch.no_grad():
+        found: Tensor = model(input_ids=ids).logits
+    return found
