@@ -1,20 +1,18 @@
-"""Stage: score one checkpoint with lm-eval, offline suite and official tasks."""
+"""Stage evaluate: score one checkpoint with lm-eval, on the tasks of the stage `tasks`."""
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
-from eval import mirror, offline
 from eval.harness import evaluate
 from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Params
 from pipelines.stage import run_stage
+from pipelines.tasks import FOLDER, suites
 from pipelines.tracking import Tracker
 
-HELDOUT = Path("artifacts/corpus/documents/heldout.jsonl")
 PHASES = ("init", "trained")
 
 
@@ -22,29 +20,17 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     options = params.evaluate
     if args.phase not in PHASES:
         raise UserError(f"phase: {args.phase!r} is none of {', '.join(PHASES)}")
+    if not FOLDER.is_dir():
+        raise UserError(f"{FOLDER}: not found; the tasks stage writes it")
     log.params(options.model_dump() | {"phase": args.phase, "model": args.model})
-    with tempfile.TemporaryDirectory(prefix="evaluate-") as temporary:
-        folder = Path(temporary)
-        suites = [
-            offline.build(
-                HELDOUT,
-                folder / "offline",
-                documents=options.offline_documents,
-                examples=options.offline_examples,
-            )
-        ]
-        if options.tasks and options.mirror is not None:
-            suites.append(mirror.mirrored(options.tasks, Path(options.mirror), folder / "mirror"))
-        elif options.tasks:
-            suites.append(mirror.hub(options.tasks))
-        scores = evaluate(
-            Path("artifacts") / args.phase / args.model,
-            suites,
-            dtype=options.dtype,
-            batch_size=options.batch_size,
-            limit=options.limit,
-            bootstrap_iters=options.bootstrap_iters,
-        )
+    scores = evaluate(
+        Path("artifacts") / args.phase / args.model,
+        suites(FOLDER, options),
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        limit=options.limit,
+        bootstrap_iters=options.bootstrap_iters,
+    )
     if scores is None:  # the first of several processes has them
         return
     path = Path("metrics/evaluate") / args.phase / f"{args.model}.json"

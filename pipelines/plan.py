@@ -11,94 +11,115 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import baselines  # noqa: F401  (registers the baselines)
+from baselines import method_of, table
 from lesa.checkpoints.base import describe
-from lesa.checkpoints.reader import KINDS
 from lesa.errors import UserError
 from lesa.files import gib
 from lesa.params import Params, load, parse
-from lesa.planning import costs, model_costs
+from lesa.planning import method_costs, model_costs
 from lesa.planning.architecture import Architecture, architecture, find_config
 from lesa.planning.budget import check, disk_peak, need, seconds
-from lesa.planning.costs import Cost
+from lesa.planning.cost import Cost
 from lesa.planning.launch import launch
 from lesa.planning.rates import Machine, this_machine
-from lesa.upscaling import methods
 from lesa.upscaling.plan import LayerPlan
 from pipelines.profile import compose
+from pipelines.spread import SIDES
 from pipelines.stage import fail, on_this_machine
 
 T = TypeVar("T")
-KEPT = Path("conf/models")
+CONFIGS = Path("conf/models")
 ARTIFACTS = Path("artifacts")
 FROZEN = "layers below"  # a part of pretrain, by the first layer that trains
 
 
-def layer_plans(params: Params, layers: int) -> dict[str, LayerPlan]:
-    """Plan of every model that the expand stage makes, and none for the base."""
-    first, last = params.gaps.first, params.gaps.last
-    plans = {
-        name: methods.get(method.method).plan(layers, first, last)
-        for name, method in params.methods.items()
+def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
+    """Plan of every model."""
+    return {
+        model: method_of(params, model)[0].plan(num_layers, params.gaps) for model in params.models
     }
-    return {"base": [], **plans}
 
 
 def stage_costs(
     params: Params, a: Architecture, plans: Mapping[str, LayerPlan], cores: int
 ) -> dict[str, Cost]:
     """Cost of a run of each stage of dvc.yaml but corpus and report, which depend on the text."""
-    corpus, train = params.corpus, params.train
-    training = launch(train.launch, "params.yaml: train.launch")
-    evaluation = launch(params.evaluate.launch, "params.yaml: evaluate.launch")
-    found = {
-        "base": costs.base(a, params.base.source),
-        "extract": costs.extract(a),
-        "svd": costs.svd(a, params.svd.method),
+    return {
+        "base": method_costs.base(a, params.base.source),
+        "extract": method_costs.extract(a),
+        "svd": method_costs.svd(a, params.svd.method),
+        **fit_costs(params, a, cores),
+        **expand_costs(params, a, plans),
+        **spread_costs(params, a),
+        **pretrain_costs(params, a, plans),
+        **evaluate_costs(params, a, plans),
     }
-    for name, run in params.fit.runs.items():
-        found[f"fit@{name}"] = costs.fit(
-            a, params.fit.presets[run.preset], params.fit.heldout_every, min(cores, len(KINDS))
+
+
+def fit_costs(params: Params, a: Architecture, cores: int) -> dict[str, Cost]:
+    settings, workers = params.fit, min(cores, len(a.kinds))
+    return {
+        f"fit@{name}": method_costs.fit(
+            a, settings.presets[run.preset], settings.heldout_every, workers
         )
-    for name, method in params.methods.items():
-        found[f"expand@{name}"] = costs.expand(
-            a, plans[name], method.method, hidden_size(params, method.needs)
-        )
-    for preset in ("paper", "official_code"):  # of which dvc.yaml measures the spread
-        found[f"spread@{preset}"] = model_costs.spread(
-            a,
-            methods.get("lesa").plan(a.layers, params.gaps.first, params.gaps.last),
-            params.fit.presets[preset].hidden_size,
-            len(params.fit.seeds(preset)),
-            corpus.heldout_blocks,
-            corpus.block_size,
-            train,
-        )
-    for name in params.models:
-        # The first of those that share their frozen layers computes these layers' output.
-        first = model_costs.first_trained(plans[name])
-        if train.prefix_cache and first and f"{FROZEN}@{first}" not in found:
-            found[f"{FROZEN}@{first}"] = model_costs.prefix(
-                a, plans[name], train, corpus.heldout_blocks, corpus.block_size
-            )
-        found[f"pretrain@{name}"] = model_costs.pretrain(
-            a, plans[name], train, corpus.heldout_blocks, corpus.block_size, training
-        )
-    for phase in ("init", "trained"):
-        for name in params.models:
-            found[f"evaluate@{phase}-{name}"] = model_costs.evaluate(
-                a, len(plans[name]) or a.layers, params.evaluate, evaluation
-            )
+        for name, run in settings.runs.items()
+    }
+
+
+def expand_costs(
+    params: Params, a: Architecture, plans: Mapping[str, LayerPlan]
+) -> dict[str, Cost]:
+    found = {}
+    for model, entry in params.methods.items():
+        presets = (params.fit.runs[run].preset for run in entry.needs)
+        widths = [params.fit.presets[preset].hidden_size for preset in presets]
+        found[f"expand@{model}"] = method_costs.expand(a, plans[model], widths)
     return found
 
 
-def hidden_size(params: Params, needs: str) -> int:
-    """Of the predictors below `needs`, artifacts/fit/<preset>/<seed>; 0 where it is no fit."""
-    preset = Path(needs).parent.name
-    return params.fit.presets[preset].hidden_size if preset in params.fit.presets else 0
+def spread_costs(params: Params, a: Architecture) -> dict[str, Cost]:
+    return {
+        f"spread@{preset}": model_costs.spread(
+            a,
+            table()["lesa"].plan(a.num_layers, params.gaps),
+            params.fit.presets[preset].hidden_size,
+            len(params.fit.seeds(preset)),
+            len(SIDES),
+            params.corpus.heldout_blocks,
+            params.corpus.block_size,
+            params.train,
+        )
+        for preset in ("paper", "official_code")  # of which dvc.yaml measures the spread
+    }
 
 
-def strip(plan: LayerPlan) -> str:
+def pretrain_costs(
+    params: Params, a: Architecture, plans: Mapping[str, LayerPlan]
+) -> dict[str, Cost]:
+    train, found = params.train, {}
+    blocks, length = params.corpus.heldout_blocks, params.corpus.block_size
+    processes = launch(train.launch, "params.yaml: train.launch")
+    for model, plan in plans.items():
+        # The first of those that share their frozen layers computes these layers' output.
+        first = model_costs.first_trained(plan)
+        if train.prefix_cache and first and f"{FROZEN}@{first}" not in found:
+            found[f"{FROZEN}@{first}"] = model_costs.prefix(a, plan, train, blocks, length)
+        found[f"pretrain@{model}"] = model_costs.pretrain(a, plan, train, blocks, length, processes)
+    return found
+
+
+def evaluate_costs(
+    params: Params, a: Architecture, plans: Mapping[str, LayerPlan]
+) -> dict[str, Cost]:
+    processes = launch(params.evaluate.launch, "params.yaml: evaluate.launch")
+    return {
+        f"evaluate_{phase}@{model}": model_costs.evaluate(a, len(plan), params.evaluate, processes)
+        for phase in ("init", "trained")
+        for model, plan in plans.items()
+    }
+
+
+def plan_line(plan: LayerPlan) -> str:
     """A plan in one line: `0-14` copies of base layers, `+` a new layer between its neighbours,
     `+3` a new layer made of layer 3."""
     runs: list[list[int]] = []
@@ -121,10 +142,10 @@ def strip(plan: LayerPlan) -> str:
     return " ".join(words)
 
 
-def alike(named: Mapping[str, T]) -> list[tuple[list[str], T]]:
+def by_value(values: Mapping[str, T]) -> list[tuple[list[str], T]]:
     """Names of equal values together, in the order of the first of them."""
     groups: list[tuple[list[str], T]] = []
-    for name, value in named.items():
+    for name, value in values.items():
         names = next((names for names, other in groups if other == value), None)
         if names is None:
             groups.append(([name], value))
@@ -133,22 +154,21 @@ def alike(named: Mapping[str, T]) -> list[tuple[list[str], T]]:
     return groups
 
 
-def listed(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) < 5 else f"{names[0]} and {len(names) - 1} alike"
 
 
 def layer_table(a: Architecture, plans: Mapping[str, LayerPlan]) -> list[list[str]]:
     rows = [["model", "layers", "parameters before", "after", "of these train", "layer plan"]]
-    for names, plan in alike(plans):
-        layers = len(plan) or a.layers
+    for names, plan in by_value(plans):
         rows.append(
             [
-                listed(names),
-                f"{a.layers} to {layers}",
-                f"{a.parameters(a.layers):,}",
-                f"{a.parameters(layers):,}",
+                named(names),
+                f"{a.num_layers} to {len(plan)}",
+                f"{a.parameters(a.num_layers):,}",
+                f"{a.parameters(len(plan)):,}",
                 f"{model_costs.trainable(a, plan):,}",
-                strip(plan) or f"0-{a.layers - 1}",
+                plan_line(plan),
             ]
         )
     return rows
@@ -157,12 +177,12 @@ def layer_table(a: Architecture, plans: Mapping[str, LayerPlan]) -> list[list[st
 def stage_table(found: Mapping[str, Cost], machine: Machine) -> list[list[str]]:
     """A row for every stage, its instances of equal cost on one; the last row is the whole run."""
     rows = [["stage", "runs", "TFLOP", "memory", "output", "scratch", "time"]]
-    by_family = {stage: (stage.partition("@")[0], cost) for stage, cost in found.items()}
-    for stages, (family, cost) in alike(by_family):
+    by_stage = {stage: (stage.partition("@")[0], cost) for stage, cost in found.items()}
+    for stages, (stage_name, cost) in by_value(by_stage):
         names = [stage.partition("@")[2] for stage in stages]
         rows.append(
             [
-                f"{family}@{listed(names)}" if names[0] else family,
+                f"{stage_name}@{named(names)}" if names[0] else stage_name,
                 str(len(names)),
                 f"{cost.flops / 1e12:,.2f}",
                 memory(cost, machine),
@@ -245,19 +265,19 @@ def report(
     params: Params, a: Architecture, where: str, machine: Machine, already: int
 ) -> tuple[str, dict[str, Cost]]:
     """The printed text, and the costs it shows."""
-    plans = layer_plans(params, a.layers)
+    plans = layer_plans(params, a.num_layers)
     found = stage_costs(params, a, plans, machine.cores)
     total = disk_peak(list(found.values()), machine)
     official = " and official tasks" if params.evaluate.tasks else ""
     parts = [
         f"Profile {params.profile}: {describe(params.base)}; shapes from {where}.\n"
-        f"Base: {a.layers} layers, {a.parameters(a.layers):,} parameters of {a.itemsize} bytes.",
+        f"Base: {a.num_layers} layers, {a.parameters(a.num_layers):,} parameters of {a.itemsize} bytes.",
         aligned(layer_table(a, plans)),
         "0-14: copies of base layers. +: new, between its neighbours. +3: new, made of layer 3.",
         aligned(stage_table(found, machine)),
         "Figures are of one run; the last row sums them, and has the largest memory and scratch.\n"
         f"Disk at the fullest moment: {gib(total)}, of which {gib(already)} are there already.\n"
-        "Memory is a model (lesa/costs.py, lesa/model_costs.py) of what is held at once, with the\n"
+        "Memory is a model (lesa/planning/) of what a stage holds at once, with the\n"
         "libraries. Time is an estimate from rates measured just now, without the stages' start;\n"
         "work outside the matrix products makes it longer.\n"
         f"Not counted: corpus and report, which depend on the text{official}; make grid.",
@@ -272,7 +292,7 @@ def main() -> None:
     name = parser.parse_args().profile
     try:
         params = on_this_machine(parse(compose(name), f"conf/{name}.yaml"))
-        config, where = find_config(params.base, KEPT, ARTIFACTS / "init/base")
+        config, where = find_config(params.base, CONFIGS, ARTIFACTS / "base")
         a = architecture(config, where)
         machine, already = this_machine(), present(params)
         text, found = report(params, a, where, machine, already)

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 
+from baselines import check_methods
 from lesa import params as parameters
 from lesa.errors import UserError
+from lesa.machine import has_bfloat16, set_threads
 from lesa.params import Params
 from pipelines.tracking import Tracker, track
 
@@ -35,7 +37,8 @@ def run_stage(name: str, work: Work, *argument_names: str) -> None:
     instance = "-".join([name, *(getattr(args, argument) for argument in argument_names)])
     try:
         params = on_this_machine(parameters.load())
-        settle()
+        check_methods(params)
+        prepare_process()
         tracker = (
             track(instance, params.profile, params.model_dump(mode="json"))
             if os.environ.get("RANK", "0") == "0"  # set by torchrun and `accelerate launch`
@@ -57,8 +60,6 @@ def on_this_machine(params: Params) -> Params:
 
     The metrics name the dtype that was used.
     """
-    from lesa.machine import has_bfloat16
-
     if has_bfloat16():
         return params
     train = params.train.model_copy(update={"bf16": False})
@@ -78,15 +79,12 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def settle() -> None:
+def prepare_process() -> None:
     """Use this process's share of the cores, and start every generator from one seed."""
     import numpy
     import torch
 
-    from lesa.machine import usable_cores
-
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of one launcher, on this machine
-    torch.set_num_threads(max(1, usable_cores() // processes))
+    set_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # of one launcher, on this machine
     random.seed(SEED)
     numpy.random.seed(SEED)
     torch.manual_seed(SEED)

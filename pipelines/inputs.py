@@ -1,0 +1,60 @@
+"""Stage inputs: digests of the files outside of this repository that the parameters name.
+
+It runs every time; the stages that read those files depend on the digests, so that an edited text
+or checkpoint is noticed. Files that have not changed since are not read again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lesa.checkpoints.base import local_folder
+from lesa.errors import UserError
+from lesa.files import read_json, sha256, write_json
+from lesa.params import FileText, Params, PathBase
+from pipelines.stage import run_stage
+from pipelines.tracking import Tracker
+
+FOLDER = Path("artifacts/inputs")
+KNOWN = Path("artifacts/work/inputs.json")
+
+
+def named_files(params: Params) -> dict[str, list[Path]]:
+    """The files that each reader names: the base's folder, the corpus's text, the mirror."""
+    base, text, mirror = params.base, params.corpus.text, params.evaluate.mirror
+    folder = local_folder(base) if isinstance(base, PathBase) else None
+    paths = [Path(name).expanduser() for name in text.paths] if isinstance(text, FileText) else []
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"corpus.text.paths: {path}: no such file")
+    return {"base": below(folder), "corpus": paths, "mirror": below(Path(mirror) if mirror else None)}
+
+
+def below(folder: Path | None) -> list[Path]:
+    """All files in a folder, in name order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+
+
+def digest(path: Path, known: dict[str, list[str]]) -> str:
+    """Hex sha256 of a file's content, from `known` where size and time of change are the same."""
+    stat = path.stat()
+    seen = f"{stat.st_size} {stat.st_mtime_ns}"
+    if known.get(str(path), [""])[0] != seen:
+        known[str(path)] = [seen, sha256(path)]
+    return known[str(path)][1]
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    try:
+        known: dict[str, list[str]] = read_json(KNOWN)
+    except (OSError, ValueError):
+        known = {}
+    for reader, paths in named_files(params).items():
+        found = {str(path): digest(path, known) for path in paths}
+        write_json(FOLDER / f"{reader}.json", found)
+    write_json(KNOWN, known)
+
+
+if __name__ == "__main__":
+    run_stage("inputs", work)

@@ -1,0 +1,57 @@
+"""Stage tasks: what checkpoints are scored on; whatever it lacks is found before any training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from eval import mirror, offline
+from eval.suite import Suite
+from lesa.files import whole_folder, write_json, write_text
+from lesa.params import Evaluate, Params
+from pipelines.stage import run_stage
+from pipelines.tracking import Tracker
+
+HELDOUT = Path("artifacts/corpus/documents/heldout.jsonl")
+FOLDER = Path("artifacts/tasks")
+OK = Path("artifacts/tasks.ok")
+METRICS = Path("metrics/tasks.json")
+
+
+def suites(folder: Path, options: Evaluate) -> list[Suite]:
+    """The offline suite in `folder` and the official tasks, as this stage has left them."""
+    names = tuple(sorted(path.stem for path in (folder / "offline").glob("*.yaml")))
+    found = [Suite(names, "offline", (folder / "offline",))]
+    if options.tasks and options.mirror is None:
+        found.append(mirror.hub(options.tasks))
+    elif options.tasks:
+        found.append(Suite(tuple(options.tasks), "mirror", (folder / "mirror",)))
+    return found
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    options = params.evaluate
+    with whole_folder(FOLDER) as folder:
+        built = offline.build(
+            HELDOUT,
+            folder / "offline",
+            documents=options.offline_documents,
+            examples=options.offline_examples,
+        )
+        if options.tasks and options.mirror is not None:
+            mirror.write(options.tasks, Path(options.mirror), folder / "mirror")
+        tasks: dict[str, int] = {}
+        for suite in suites(folder, options):
+            tasks |= suite.check()
+        write_json(folder / "left_out.json", built.left_out)
+    for name, reason in {**built.left_out, **built.notes}.items():
+        print(f"{name}: {'left out: ' * (name in built.left_out)}{reason}", flush=True)
+    write_json(METRICS, {"tasks": tasks, "left_out": built.left_out, "notes": built.notes})
+    # Training depends on this file, which is always the same: on the check, not on the tasks.
+    write_text(OK, "Whatever the tasks need is there.\n")
+    log.metrics({f"examples/{name}": number for name, number in tasks.items()})
+    log.artifact(METRICS)
+
+
+if __name__ == "__main__":
+    run_stage("tasks", work)

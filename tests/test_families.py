@@ -1,0 +1,368 @@
+"""Every family with every method, against transformers' own models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from baselines import table
+from lesa.checkpoints.check import check
+from lesa.checkpoints.depth import deepened_config, per_layer
+from lesa.checkpoints.families import FAMILIES, View, ends_block
+from lesa.checkpoints.reader import Checkpoint
+from lesa.errors import UserError
+from lesa.method.basis import from_gram, gram
+from lesa.method.prediction import load_basis, load_predictor, predict, save_basis
+from lesa.method.predictor import network
+from lesa.params import Gaps
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Source
+from lesa.upscaling.plan import LayerPlan
+from tests.families import CONFIGS, LAYERS, SHAPE, family_model, logits, save_family
+
+GAPS = Gaps(first=2, last=4)  # three new layers: they divide the six
+OPTIONS: dict[str, Any] = {"unpredicted": "neighbours", "seed": 0}
+METHODS = sorted(table())
+
+
+def fitted(base: Checkpoint, folder: Path) -> Path:
+    """Bases of `base` in `folder`/svd and random predictors in `folder`/fit."""
+    generator = torch.Generator().manual_seed(3)
+    for name in ("svd", "fit"):
+        (folder / name).mkdir(parents=True)
+    for kind in base.kinds:
+        weights = [base.matrix(kind, i) for i in range(base.num_layers)]
+        basis = from_gram(gram(weights), 1e-6)
+        save_basis(basis, folder / "svd" / f"{kind}.safetensors")
+        state = network(weights[0].shape[1], 8).state_dict()
+        drawn = {k: torch.randn(t.shape, generator=generator) * 0.5 for k, t in state.items()}
+        save_file(drawn, folder / "fit" / f"{kind}.safetensors")
+    return folder
+
+
+def deepen(base: Path, name: str, work: Path) -> tuple[Path, LayerPlan]:
+    """Expand `base` by the method `name` below `work`, which holds bases and predictors."""
+    method, checkpoint = table()[name], Checkpoint(base)
+    if not (work / "svd").is_dir():
+        fitted(checkpoint, work)
+    known = {key: OPTIONS[key] for key in method.options.model_fields}
+    source = Source(
+        checkpoint, work / "svd", (work / "fit",) * method.fits, method.options(**known)
+    )
+    plan = method.plan(checkpoint.num_layers, GAPS)
+    expand(source, name, method, plan, work / name)
+    return work / name, plan
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """transformers' model, of which nothing is missing, unexpected or of another shape."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, output_loading_info=True
+    )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[problem], (problem, info[problem])
+    return model.eval()
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    """Every tensor in a folder's safetensors files."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found.update(load_file(path))
+    return found
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint of each family, its config without derived entries, as on hubs."""
+    return save_family(request.param, tmp_path_factory.mktemp("family") / request.param)
+
+
+@pytest.fixture(scope="module")
+def deepened(
+    family: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, LayerPlan]]:
+    """Every method's expansion of the family's checkpoint, and its plan."""
+    work = tmp_path_factory.mktemp("work")
+    return {name: deepen(family, name, work) for name in METHODS}
+
+
+def test_every_family_has_a_config_here() -> None:
+    assert {model_type for model_type, _ in CONFIGS.values()} == set(FAMILIES)
+
+
+def test_base_is_accepted(family: Path) -> None:
+    found = check(family)
+    assert found["parameters"] == load(family).num_parameters()
+    assert (found["num_hidden_layers"], found["hidden_size"]) == (LAYERS, 32)
+
+
+def test_views_cover_a_layers_matrices_once(family: Path) -> None:
+    """Each entry of a tensor that holds matrices belongs to exactly one of them."""
+    base = Checkpoint(family)
+    counts = {
+        view.tensor: torch.zeros_like(base.layer(0)[view.tensor]) for view in base.views.values()
+    }
+    for kind, view in base.views.items():
+        added = torch.zeros_like(counts[view.tensor])
+        view.write(added, torch.ones(base.shape(kind)))
+        counts[view.tensor] += added
+    assert all(bool((count == 1).all()) for count in counts.values())
+    assert sum(map(ends_block, base.kinds)) == 1 + max(1, sum("gate_proj" in k for k in base.kinds))
+
+
+def test_reading_and_writing_a_view_are_inverse(family: Path) -> None:
+    base = Checkpoint(family)
+    layer = base.layer(1)
+    for kind, view in base.views.items():
+        assert torch.equal(base.matrix(kind, 1), view.read(layer[view.tensor]))
+        copy = torch.full_like(layer[view.tensor], torch.nan)
+        view.write(copy, base.matrix(kind, 1))
+        assert torch.equal(view.read(copy), base.matrix(kind, 1))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_loads_and_keeps_what_is_not_new(
+    family: Path, deepened: dict[str, tuple[Path, LayerPlan]], name: str
+) -> None:
+    folder, plan = deepened[name]
+    base, new = Checkpoint(family), Checkpoint(folder)
+    before, after = stored(family), stored(folder)
+    model = load(folder)
+    assert model.config.num_hidden_layers == len(plan)
+    for key, tensor in before.items():
+        if base.family.split(key) is None:
+            assert torch.equal(after[key], tensor), key
+            assert after[key].dtype == tensor.dtype
+    for slot in plan:
+        if not slot.new:
+            assert slot.copy_of is not None
+            for suffix, tensor in base.layer(slot.copy_of).items():
+                assert torch.equal(after[new.layer_tensor(slot.layer_idx, suffix)], tensor)
+    assert all(bool(tensor.isfinite().all()) for tensor in after.values())
+    assert bool(logits(folder).isfinite().all())
+    assert new.parameters() == model.num_parameters()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_per_layer_settings_are_those_of_the_source(
+    family: Path, deepened: dict[str, tuple[Path, LayerPlan]], name: str
+) -> None:
+    from transformers import AutoConfig
+
+    folder, plan = deepened[name]
+    before = per_layer(AutoConfig.from_pretrained(family))
+    after = AutoConfig.from_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    for key, row in before.items():
+        wanted = [row[slot.source_idx] for slot in plan]
+        assert list(getattr(after, key)) == wanted == written[key], key
+
+
+def test_windows_and_ropes_are_of_several_kinds() -> None:
+    """The configs above do mix layers of unlike settings, else the test before says nothing."""
+    from transformers import AutoConfig
+
+    for name in ("qwen2-windows", "qwen3", "gemma2", "gemma3", "smollm3", "smollm3-windows"):
+        model_type, settings = CONFIGS[name]
+        lists = per_layer(AutoConfig.for_model(model_type, **settings))
+        assert any(len(set(row)) > 1 for row in lists.values()), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_llama_pro_has_the_bases_logits_bit_for_bit(
+    family: Path, deepened: dict[str, tuple[Path, LayerPlan]], dtype: torch.dtype
+) -> None:
+    """On sequences longer than the sliding window."""
+    assert torch.equal(logits(deepened["llama_pro"][0], dtype), logits(family, dtype))
+    assert torch.equal(logits(deepened["base"][0], dtype), logits(family, dtype))
+    assert not torch.equal(logits(deepened["lesa"][0], dtype), logits(family, dtype))
+
+
+def test_solar_equals_modules_stacked_by_hand(
+    family: Path, deepened: dict[str, tuple[Path, LayerPlan]]
+) -> None:
+    folder, plan = deepened["solar"]
+    model = load(family)
+    layers = model.get_submodule(Checkpoint(family).family.layers)
+    stack = [layers[slot.copy_of] for slot in plan]
+    config = model.config
+    for key, row in per_layer(config).items():
+        setattr(config, key, [row[slot.source_idx] for slot in plan])
+    config.num_hidden_layers = len(plan)
+    owner = model.get_submodule(Checkpoint(family).family.layers.rpartition(".")[0])
+    setattr(owner, Checkpoint(family).family.layers.rpartition(".")[2], torch.nn.ModuleList(stack))
+    ids = torch.randint(1, 256, (2, 24), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        wanted = model(input_ids=ids, use_cache=False).logits
+    assert torch.equal(logits(folder), wanted)
+
+
+def test_lesa_predicts_every_kind(
+    family: Path, deepened: dict[str, tuple[Path, LayerPlan]]
+) -> None:
+    """New matrices are the predictor's, wherever a family stores them; the rest is as asked."""
+    folder, plan = deepened["lesa"]
+    base, new, work = Checkpoint(family), Checkpoint(folder), folder.parent
+    router = base.family.router
+    for slot in (slot for slot in plan if slot.new):
+        assert slot.between is not None
+        for kind in base.kinds:
+            basis, model = load_basis(work / "svd", kind), load_predictor(work / "fit", kind)
+            wanted = predict(base, basis, model, kind, slot.between)
+            assert torch.equal(new.matrix(kind, slot.layer_idx), wanted), kind
+        lower, upper = (base.layer(i) for i in slot.between)
+        fused = {view.tensor for view in base.views.values()}
+        for suffix, tensor in new.layer(slot.layer_idx).items():
+            if router and suffix.endswith(router):
+                assert torch.equal(tensor, lower[suffix])
+            elif suffix not in fused:
+                assert torch.allclose(tensor, (lower[suffix] + upper[suffix]) / 2, atol=1e-6)
+
+
+def test_side_files_are_kept(family: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(family, tmp_path / "base")
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    folder, _ = deepen(base, "llama_pro", tmp_path / "work")
+    for path in base.rglob("*"):
+        if path.is_file() and "safetensors" not in path.name and path.name != "config.json":
+            assert (folder / path.relative_to(base)).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "phi3", "gpt_neox", "gpt2", "mixtral"])
+def test_dtypes_are_kept(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    base = save_family(name, tmp_path / "base", dtype)
+    for method in ("lesa", "average", "noise"):
+        folder, _ = deepen(base, method, tmp_path / "work")
+        assert {t.dtype for t in stored(folder).values()} == {dtype}
+        assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype)[6:]
+        load(folder, dtype)
+
+
+def resave(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Put these tensors into the folder in place of its own, as one file."""
+    for path in folder.glob("*safetensors*"):
+        path.unlink()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_stacked_experts(tmp_path: Path, name: str) -> None:
+    """The same weights with their experts stacked, as transformers holds them in memory."""
+    files = save_family(name, tmp_path / "files")
+    stacked = shutil.copytree(files, tmp_path / "stacked")
+    resave(stacked, dict(load(files).state_dict()))
+    assert "model.layers.0.mlp.experts.gate_up_proj" in stored(stacked)
+    assert check(stacked)["parameters"] == check(files)["parameters"]
+    one, other = Checkpoint(files), Checkpoint(stacked)
+    assert one.kinds == other.kinds
+    for kind in one.kinds:
+        assert torch.equal(one.matrix(kind, 2), other.matrix(kind, 2)), kind
+    for method in ("lesa", "llama_pro", "noise"):
+        made, _ = deepen(files, method, tmp_path / "work")
+        also, _ = deepen(stacked, method, tmp_path / "also")
+        load(also)
+        if method == "llama_pro":
+            assert torch.equal(logits(made), logits(also))
+        elif method == "lesa":  # a stacked expert lies otherwise in memory: products round so, too
+            assert torch.allclose(logits(made), logits(also), atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("gpt2", "transformer."), ("gpt_neox", "gpt_neox.")])
+def test_inner_model_alone(tmp_path: Path, name: str, prefix: str) -> None:
+    """Hubs have GPT-2 without its prefix, and with the causal masks of older versions."""
+    base = save_family(name, tmp_path / "base")
+    if name == "gpt2":
+        tensors = {key.removeprefix(prefix): t for key, t in stored(base).items()}
+        for i in range(LAYERS):
+            tensors[f"h.{i}.attn.bias"] = torch.ones(1, 1, 256, 256).tril()
+        resave(base, tensors)
+    else:
+        tensors = stored(base)
+        for i in range(LAYERS):
+            tensors[f"gpt_neox.layers.{i}.attention.bias"] = torch.ones(1, 1, 256, 256).bool()
+            tensors[f"gpt_neox.layers.{i}.attention.masked_bias"] = torch.tensor(-1e9)
+        resave(base, tensors)
+    check(base)
+    for method in METHODS:
+        folder, _ = deepen(base, method, tmp_path / "work")
+        load(folder)
+    assert torch.equal(logits(tmp_path / "work" / "llama_pro"), logits(base))
+
+
+def test_gemma_with_a_head_and_a_silent_config(tmp_path: Path) -> None:
+    """Tying is the class's default; the stored head is the embedding and counts once."""
+    base = save_family("gemma", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    (base / "config.json").write_text(json.dumps(config))
+    tensors = stored(base)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    resave(base, tensors)
+    checkpoint = Checkpoint(base)
+    assert checkpoint.aliases == {"lm_head.weight": "model.embed_tokens.weight"}
+    assert check(base)["parameters"] == load(base).num_parameters()
+    folder, _ = deepen(base, "llama_pro", tmp_path / "work")
+    assert Checkpoint(folder).parameters() == load(folder).num_parameters()
+    assert torch.equal(logits(folder), logits(base))
+
+
+def test_lists_under_any_name_are_mapped() -> None:
+    """Of a config's lists, one with an entry a layer follows the layers."""
+    config = {"model_type": "llama", **SHAPE, "custom_scales": [1, 2, 3, 4, 5, 6]}
+    new = deepened_config(config, [0, 1, 1, 2, 3, 4, 5], "config.json")
+    assert new["custom_scales"] == [1, 2, 2, 3, 4, 5, 6]
+    assert new["num_hidden_layers"] == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("qwen3_moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+    ],
+)
+def test_settings_of_a_layers_index_are_refused(
+    tmp_path: Path, name: str, changes: dict[str, Any], said: str
+) -> None:
+    base = save_family(name, tmp_path / "base", **changes)
+    with pytest.raises(UserError, match=said):
+        check(base)
+
+
+def test_view_of_a_fused_tensor_is_transformers_own() -> None:
+    """NeoX's and Phi-3's queries are what their own attention computes from the fused tensor."""
+    x = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))
+    neox = family_model("gpt_neox")
+    attention = neox.gpt_neox.layers[0].attention
+    fused = attention.query_key_value
+    heads = fused(x).view(1, 5, 4, 3 * 8).transpose(1, 2)  # as its forward pass cuts it
+    views = FAMILIES["gpt_neox"].views(neox.config, ())
+    for at, kind in enumerate(("q_proj", "k_proj", "v_proj")):
+        weight = views[kind].read(fused.weight)
+        bias = View("", groups=4, rows=views[kind].rows).read(fused.bias[:, None])[:, 0]
+        mine = (x @ weight.T + bias).view(1, 5, 4, 8).transpose(1, 2)
+        assert torch.allclose(mine, heads.chunk(3, dim=-1)[at], atol=1e-6)
+    phi3 = family_model("phi3")
+    mlp = phi3.model.layers[0].mlp
+    views = FAMILIES["phi3"].views(phi3.config, ())
+    gate, up = (views[k].read(mlp.gate_up_proj.weight) for k in ("gate_proj", "up_proj"))
+    mine = (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ mlp.down_proj.weight.T
+    assert torch.allclose(mine, mlp(x), atol=1e-6)
