@@ -27,3 +27,12 @@ def has_bfloat16() -> bool:
 def usable_cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def set_threads(processes: int = 1) -> None:
+    """Let torch use this process's share of the cores, of `processes` on this machine.
+
+    Where OMP_NUM_THREADS is set, by the user or a launcher, torch has followed it already.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable_cores() // processes))

@@ -6,17 +6,32 @@ the key. Defaults live in `params.yaml`, not here: a reader finds every number i
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lesa.errors import UserError
 
-# Names become folders, stages of DVC and anchors of the report.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-Name = Annotated[str, Field(pattern=NAME)]
+
+def _name(value: str, extra: str = "") -> str:
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_{extra}-]{{0,63}}", value):
+        raise ValueError("a name has 1 to 64 letters, digits, _ and -, and begins with no _ or -")
+    return value
+
+
+# Names of folders, stages of DVC and anchors of the report; a profile's, no stage's, may have dots.
+Name = Annotated[str, AfterValidator(_name)]
+ProfileName = Annotated[str, AfterValidator(lambda value: _name(value, "."))]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Command = Annotated[str, Field(min_length=1)]
@@ -231,7 +246,7 @@ class Evaluate(Strict):
 
 
 class Params(Strict):
-    profile: Name
+    profile: ProfileName
     base: Annotated[PackageBase | HubBase | PathBase | RandomBase, Field(discriminator="source")]
     corpus: Corpus
     gaps: Gaps
@@ -278,7 +293,8 @@ def parse(tree: object, where: str) -> Params:
         first = error.errors()[0]
         key = _key(first["loc"], tree)
         given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-        raise UserError(f"{where}: {key}: {first['msg']}{given}") from None
+        line = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{given}"
+        raise UserError(" ".join(line.split())) from None
 
 
 def load(path: str | Path = "params.yaml") -> Params:

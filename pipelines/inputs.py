@@ -24,11 +24,12 @@ def named_files(params: Params) -> dict[str, list[Path]]:
     """The files that each reader names: the base's folder, the corpus's text, the mirror."""
     base, text, mirror = params.base, params.corpus.text, params.evaluate.mirror
     folder = local_folder(base) if isinstance(base, PathBase) else None
+    tasks = Path(mirror) if mirror else None
     paths = [Path(name).expanduser() for name in text.paths] if isinstance(text, FileText) else []
     for path in paths:
         if not path.is_file():
             raise UserError(f"corpus.text.paths: {path}: no such file")
-    return {"base": below(folder), "corpus": paths, "mirror": below(Path(mirror) if mirror else None)}
+    return {"base": below(folder), "corpus": paths, "mirror": below(tasks)}
 
 
 def below(folder: Path | None) -> list[Path]:

@@ -38,7 +38,8 @@ def compose(profile: str, conf: Path = Path("conf")) -> dict[str, Any]:
                 OmegaConf.update(tree, ".".join(keys), {}, merge=False)
         merged: Any = OmegaConf.to_container(OmegaConf.merge(tree, overlay))
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: cannot be merged with the default ({error})") from None
+        line = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be merged with the default ({line})") from None
     choose_models(merged, str(path))
     check_methods(parse(merged, str(path)))
     return dict(merged)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every family of the table, laid out as hubs have them."""
+"""Tiny random checkpoints of every family, laid out as hubs have them, and what deepens them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from baselines import table
 from lesa.checkpoints.base import BYTE_VOCABULARY, byte_tokenizer
+from lesa.checkpoints.reader import Checkpoint
+from lesa.method.basis import from_concat, from_gram, gram
+from lesa.method.prediction import save_basis
+from lesa.method.predictor import network
+from lesa.params import Gaps
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Source
+from lesa.upscaling.plan import LayerPlan
 
 LAYERS = 6
 WINDOW = 8  # of the families that have sliding windows
@@ -41,7 +51,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", SHAPE | {"head_dim": 8} | QWEN_WINDOW),
     "gemma": ("gemma", SHAPE | {"head_dim": 8}),
     "gemma2": ("gemma2", SHAPE | {"head_dim": 8, "sliding_window": WINDOW}),
-    "gemma3": ("gemma3_text", SHAPE | {"head_dim": 8, "sliding_window": WINDOW, "sliding_window_pattern": 3}),
+    "gemma3": (
+        "gemma3_text",
+        SHAPE | {"head_dim": 8, "sliding_window": WINDOW, "sliding_window_pattern": 3},
+    ),
     "smollm3": ("smollm3", SHAPE | {"no_rope_layer_interval": 3}),
     "smollm3-windows": (
         "smollm3",
@@ -118,4 +131,61 @@ def logits(folder: Path, dtype: torch.dtype = torch.float32) -> Tensor:
     ids = torch.randint(1, 256, (2, LENGTH), generator=generator)
     with torch.no_grad():
         found: Tensor = model(input_ids=ids).logits
+    return found
+
+
+GAPS = Gaps(first=2, last=4)  # three new layers: they divide the six
+OPTIONS: dict[str, Any] = {"unpredicted": "neighbours", "seed": 0}
+
+
+def fitted(base: Checkpoint, folder: Path, concat: bool = False) -> Path:
+    """Bases of `base` in `folder`/svd, by Gram matrices or the literal SVD, and random predictors
+    in `folder`/fit."""
+    generator = torch.Generator().manual_seed(3)
+    for name in ("svd", "fit"):
+        (folder / name).mkdir(parents=True)
+    for kind in base.kinds:
+        weights = [base.matrix(kind, i) for i in range(base.num_layers)]
+        basis = from_concat(weights, 1e-6) if concat else from_gram(gram(weights), 1e-6)
+        save_basis(basis, folder / "svd" / f"{kind}.safetensors")
+        state = network(weights[0].shape[1], 8).state_dict()
+        drawn = {k: torch.randn(t.shape, generator=generator) * 0.5 for k, t in state.items()}
+        save_file(drawn, folder / "fit" / f"{kind}.safetensors")
+    return folder
+
+
+def deepen(
+    base: Path, name: str, work: Path, gaps: Gaps = GAPS, out: str | None = None, **options: Any
+) -> tuple[Path, LayerPlan]:
+    """Expand `base` by the method `name` below `work`, which holds bases and predictors."""
+    method, checkpoint = table()[name], Checkpoint(base)
+    plan = method.plan(checkpoint.num_layers, gaps)
+    if not (work / "svd").is_dir():
+        fitted(checkpoint, work)
+    known = {key: (OPTIONS | options)[key] for key in method.options.model_fields}
+    source = Source(
+        checkpoint, work / "svd", (work / "fit",) * method.fits, method.options(**known)
+    )
+    folder = work / (out or name)
+    expand(source, name, method, plan, folder)
+    return folder, plan
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """transformers' model, of which nothing is missing, unexpected or of another shape."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, output_loading_info=True
+    )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[problem], (problem, info[problem])
+    return model.eval()
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    """Every tensor in a folder's safetensors files."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found.update(load_file(path))
     return found

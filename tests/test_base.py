@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from lesa import downloads
 from lesa.checkpoints.base import copy_checkpoint, prepare
-from lesa.checkpoints.check import INDEX, check
+from lesa.checkpoints.check import check
+from lesa.checkpoints.reader import INDEX
 from lesa.errors import UserError
 from lesa.files import read_json, sha256, whole_folder, write_json
 from lesa.params import HubBase, PackageBase, PathBase, RandomBase
@@ -81,70 +84,34 @@ def test_local_shards_are_copied_bit_for_bit(sharded: Path, tmp_path: Path) -> N
     }  # fmt: skip
 
 
-def drop(name: str) -> object:
-    return lambda folder: (folder / name).unlink()
-
-
-def cut(name: str, size: int) -> object:
-    def damage(folder: Path) -> None:
-        (folder / name).write_bytes((folder / name).read_bytes()[:size])
-
-    return damage
-
-
-def rewrite_config(**changes: object) -> object:
-    def damage(folder: Path) -> None:
-        write_json(folder / "config.json", read_json(folder / "config.json") | changes)
-
-    return damage
-
-
-def forget_tensor(folder: Path) -> None:
-    path = folder / "model-1.safetensors"
-    tensors = load_file(path)
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, path)
-
-
-def other_model(folder: Path) -> None:
-    rewrite_config(model_type="gpt2", num_hidden_layers=None)(folder)  # type: ignore[operator]
-
-
-def unplaced_projection(folder: Path) -> None:
-    index = read_json(folder / INDEX)
-    del index["weight_map"]["model.layers.0.self_attn.q_proj.weight"]
-    write_json(folder / INDEX, index)
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (drop("config.json"), "config.json: missing"),
-        (cut("config.json", 20), "config.json: not JSON"),
-        (drop("tokenizer.json"), "has no tokenizer"),
-        (drop(INDEX), "holds neither"),
-        (drop("model-0.safetensors"), "names the file model-0.safetensors"),
-        (cut("model-0.safetensors", -1), "not a whole safetensors file: "),
-        (cut("model-0.safetensors", 100), "cut short in its header"),
-        (cut("model-0.safetensors", 3), "cut short in its header"),
-        (lambda folder: (folder / "model-0.safetensors").write_bytes(bytes(64)), "unreadable"),
-        (forget_tensor, "says that model-1.safetensors holds model.layers.1.mlp.up_proj.weight"),
-        (unplaced_projection, "model type 'llama' lacks model.layers.0.self_attn.q_proj.weight"),
-        (rewrite_config(num_hidden_layers=3), "lacks model.layers.2.self_attn.q_proj.weight"),
-        (rewrite_config(num_hidden_layers=1), "config.json says 1 layers"),
-        (other_model, "model type 'gpt2'"),
-    ],
-)
-def test_bad_checkpoint_is_one_line_and_writes_nothing(
-    damage: object, words: str, sharded: Path, tmp_path: Path
-) -> None:
-    damage(sharded)  # type: ignore[operator]
-    with pytest.raises(UserError) as raised, whole_folder(tmp_path / "target") as partial:
+def test_bad_checkpoint_writes_nothing(sharded: Path, tmp_path: Path) -> None:
+    """What is refused, and how: test_checkpoint.py."""
+    (sharded / "model-0.safetensors").unlink()
+    with (
+        pytest.raises(UserError, match=r"names the file model-0\.safetensors"),
+        whole_folder(tmp_path / "target") as partial,
+    ):
         copy_checkpoint(sharded, partial)
-    assert words in str(raised.value)
-    assert str(sharded) in str(raised.value)
-    assert "\n" not in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_side_files_are_copied_and_nothing_else(sharded: Path, tmp_path: Path) -> None:
+    """Folders beside the weights, a stale shard and somebody's notes do not come along."""
+    templates = sharded / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool_use.jinja").write_text("{{ tools }}")
+    (sharded / "LICENSE.txt").write_text("MIT")
+    for folder in ("LICENSES", "original", "runs"):
+        (sharded / folder).mkdir()
+        (sharded / folder / "file.txt").write_text("a")
+    (sharded / "stale.safetensors").write_bytes(b"")
+    (sharded / "notes.txt").write_text("mine")
+    target = tmp_path / "target"
+    target.mkdir()
+    prepare(PathBase(source="path", path=str(sharded), license="MIT"), target)
+    found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert {"additional_chat_templates/tool_use.jinja", "LICENSE.txt", INDEX} <= found
+    assert not found & {"stale.safetensors", "notes.txt", "original/file.txt"}
 
 
 def test_missing_folder_names_the_key(tmp_path: Path) -> None:
@@ -165,16 +132,37 @@ def test_hub_failure_names_id_and_revision(tmp_path: Path, monkeypatch: pytest.M
     assert str(raised.value) == ("base.id: cannot get some/model at base.revision abc: no network")
 
 
-def test_hub_snapshot_is_used_as_a_folder(
+def test_hub_snapshot_takes_the_shards_that_the_index_names(
     sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The index first, then its shards, whatever they are called; no other weights."""
     import huggingface_hub
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(sharded))
+    index = read_json(sharded / INDEX)
+    (sharded / "model-0.safetensors").rename(sharded / "weights.a.safetensors")
+    for tensor, file in index["weight_map"].items():
+        if file == "model-0.safetensors":
+            index["weight_map"][tensor] = "weights.a.safetensors"
+    write_json(sharded / INDEX, index)
+    (sharded / "consolidated.safetensors").write_bytes(bytes(100))
+    cache = tmp_path / "cache"
+    asked: list[tuple[str, ...]] = []
+
+    def download(repo: str, *, revision: str, allow_patterns: tuple[str, ...]) -> str:
+        asked.append(tuple(allow_patterns))
+        cache.mkdir(exist_ok=True)
+        for path in sharded.iterdir():
+            if any(fnmatch.fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copyfile(path, cache / path.name)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     target = tmp_path / "target"
     target.mkdir()
     base = HubBase(source="hub", id="some/model", revision="abc", license="MIT")
     assert prepare(base, target)["num_hidden_layers"] == 2
+    assert set(asked[1]) == set(index["weight_map"].values())
+    assert not (cache / "consolidated.safetensors").exists()
 
 
 DATA = b"the data" * 1000

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints, and what a bad one is answered with."""
+"""Reading and writing checkpoints, and what the base stage answers a bad one with."""
 
 from __future__ import annotations
 
@@ -7,101 +7,143 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from lesa.checkpoints import reader as checkpoint
+from lesa.checkpoints import writer
 from lesa.checkpoints.check import check
-from lesa.checkpoints.reader import (
-    KINDS,
-    Checkpoint,
-    deepened_config,
-    split_layer,
-    write_checkpoint,
-)
+from lesa.checkpoints.families import FAMILIES
+from lesa.checkpoints.reader import INDEX, Checkpoint
+from lesa.checkpoints.writer import write_checkpoint
 from lesa.errors import UserError
-from tests.conftest import LAYERS, tensors_of
+from tests.families import LAYERS, family_model, save_family, stored
+
+Damage = Callable[[Path], None]
 
 
 @pytest.fixture
-def copy(tiny32: Path, tmp_path: Path) -> Path:
-    """A checkpoint of one's own to damage, with a tokenizer file."""
-    shutil.copytree(tiny32, tmp_path / "copy")
-    (tmp_path / "copy" / "tokenizer.json").write_text("{}")
-    return tmp_path / "copy"
+def copy(tmp_path: Path) -> Path:
+    """A checkpoint of one's own to damage: a sharded Qwen3 with a tokenizer."""
+    return save_family("qwen3", tmp_path / "copy")
 
 
-def test_reads_every_tensor_as_stored(tiny: Path) -> None:
-    wanted = tensors_of(tiny)
-    base = Checkpoint(tiny)
+def test_reads_every_tensor_as_stored(copy: Path) -> None:
+    wanted, model = stored(copy), family_model("qwen3")
+    base = Checkpoint(copy)
     assert sorted(base.names()) == sorted(wanted)
     assert base.num_layers == LAYERS
     for name, tensor in wanted.items():
         assert base.tensor(name).dtype == tensor.dtype
         assert torch.equal(base.tensor(name), tensor)
-    for kind, suffix in KINDS.items():
-        assert torch.equal(base.matrix(kind, 3), wanted[f"model.layers.3.{suffix}"])
-    assert len(base.suffixes()) == 9
+        assert base.stored_shape(name) == tuple(tensor.shape)
+    for kind in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        weight = getattr(model.model.layers[3].self_attn, kind).weight
+        assert torch.equal(base.matrix(kind, 3), weight)
+        assert base.shape(kind) == tuple(weight.shape)
+    for kind in ("gate_proj", "up_proj", "down_proj"):
+        assert torch.equal(base.matrix(kind, 3), getattr(model.model.layers[3].mlp, kind).weight)
+    assert len(base.suffixes()) == 11
+    layer = model.model.layers[0]
+    assert base.layer_parameters() == sum(p.numel() for p in layer.parameters())
+    assert base.parameters() == model.num_parameters()
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
-def test_nothing_stays_mapped_or_open(tiny: Path) -> None:
-    base = Checkpoint(tiny)
-    kept = base.matrix("q_proj", 0)
-    assert kept.isfinite().all()
-    del kept
+def test_nothing_stays_mapped_or_open(copy: Path) -> None:
+    base = Checkpoint(copy)
+    matrix = base.matrix("q_proj", 0)
+    assert matrix.isfinite().all()
+    del matrix
     for name in base.names():
         base.tensor(name)
-    assert str(tiny) not in Path("/proc/self/maps").read_text()
+    assert str(copy) not in Path("/proc/self/maps").read_text()
     opened = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    assert not [path for path in opened if path.startswith(str(tiny))]
+    assert not [path for path in opened if path.startswith(str(copy))]
 
 
-def test_reads_a_single_file(tiny32: Path, tmp_path: Path) -> None:
-    shutil.copy(tiny32 / "config.json", tmp_path)
-    save_file(tensors_of(tiny32), tmp_path / "model.safetensors")
-    base = Checkpoint(tmp_path)
-    assert base.num_layers == LAYERS
-
-
-def test_split_layer() -> None:
-    assert split_layer("model.layers.17.mlp.up_proj.weight") == (17, "mlp.up_proj.weight")
-    assert split_layer("model.norm.weight") is None
-    assert split_layer("lm_head.weight") is None
+def test_split() -> None:
+    llama, gpt2 = FAMILIES["llama"], FAMILIES["gpt2"]
+    assert llama.split("model.layers.17.mlp.up_proj.weight") == (17, "mlp.up_proj.weight")
+    assert llama.split("model.norm.weight") is None
+    assert llama.split("lm_head.weight") is None
+    for name in ("transformer.h.3.ln_1.bias", "h.3.ln_1.bias"):
+        assert gpt2.split(name) == (3, "ln_1.bias")
+    assert gpt2.split("transformer.wte.weight") is None
 
 
 def test_writes_shards_and_their_index(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 20_000)
-    tensors = tensors_of(tiny)
-    parameters = write_checkpoint(tmp_path, iter(tensors.items()))
-    assert parameters == sum(t.numel() for t in tensors.values())
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    found = {name: load_file(tmp_path / file)[name] for name, file in index["weight_map"].items()}
+    monkeypatch.setattr(writer, "SHARD_BYTES", 40_000)
+    tensors, folder = stored(copy), tmp_path / "written"
+    folder.mkdir()
+    write_checkpoint(folder, iter(tensors.items()))
+    index = json.loads((folder / INDEX).read_text())
+    found = {name: load_file(folder / file)[name] for name, file in index["weight_map"].items()}
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[n], t) and found[n].dtype == t.dtype for n, t in tensors.items())
     sizes = {
         path.name: sum(t.nbytes for t in load_file(path).values())
-        for path in tmp_path.glob("*.safetensors")
+        for path in folder.glob("*.safetensors")
     }
     assert index["metadata"]["total_size"] == sum(sizes.values())
     assert len(sizes) > 2
-    assert max(sizes.values()) <= 20_000
+    assert max(sizes.values()) <= 43_000  # the embedding alone is larger
     assert set(sizes) == set(index["weight_map"].values())
-    assert len(list(tmp_path.iterdir())) == len(sizes) + 1
+    assert len(list(folder.iterdir())) == len(sizes) + 1
 
 
-def test_deepened_config_carries_settings_of_each_layer() -> None:
-    config = {"num_hidden_layers": 3, "layer_types": ["a", "b", "c"], "hidden_size": 8}
-    assert deepened_config(config, [0, 1, 1, 2]) == {
-        "num_hidden_layers": 4,
-        "layer_types": ["a", "b", "b", "c"],
-        "hidden_size": 8,
-    }
-    assert config["num_hidden_layers"] == 3
+def single(folder: Path) -> None:
+    """One file in place of the shards."""
+    tensors = stored(folder)
+    remove_weights(folder)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def shards_of_any_name(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    for number, name in enumerate(sorted(set(index["weight_map"].values()))):
+        (folder / name).rename(folder / f"part.{number}.safetensors")
+        for tensor, file in index["weight_map"].items():
+            if file == name:
+                index["weight_map"][tensor] = f"part.{number}.safetensors"
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def stale_file_beside(folder: Path) -> None:
+    """Of an older model, in a file that no index names."""
+    save_file({"model.layers.9.mlp.up_proj.weight": torch.ones(2, 2)}, folder / "a.safetensors")
+    save_file({"model.norm.weight": torch.ones(32) * 7}, folder / "zz.safetensors")
+
+
+def index_beside_a_single_file(folder: Path) -> None:
+    """transformers reads the single file, and so the old index says nothing."""
+    index = (folder / INDEX).read_text()
+    single(folder)
+    (folder / INDEX).write_text(index)
+
+
+@pytest.mark.parametrize(
+    "change", [single, shards_of_any_name, stale_file_beside, index_beside_a_single_file]
+)
+def test_reads_the_files_that_transformers_reads(copy: Path, change: Damage) -> None:
+    from transformers import AutoModelForCausalLM
+
+    change(copy)
+    check(copy)
+    model: Any = AutoModelForCausalLM.from_pretrained(copy)
+    state, base = model.state_dict(), Checkpoint(copy)
+    assert set(base.names()) == set(state)
+    assert all(torch.equal(base.tensor(name), tensor) for name, tensor in state.items())
+
+
+def remove_weights(folder: Path) -> None:
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
 
 
 def cut_data(folder: Path) -> None:
@@ -114,7 +156,7 @@ def cut_header(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
 
 
-def empty(folder: Path) -> None:
+def empty_shard(folder: Path) -> None:
     sorted(folder.glob("*.safetensors"))[1].write_bytes(b"")
 
 
@@ -122,64 +164,164 @@ def no_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
 
-def no_weights(folder: Path) -> None:
-    for path in folder.glob("*.safetensors*"):
+def config_cut_short(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def no_shard(folder: Path) -> None:
+    sorted(folder.glob("*.safetensors"))[-1].unlink()
+
+
+def configured(**changes: Any) -> Damage:
+    """Another value in config.json; None takes the entry out."""
+
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text()) | changes
+        config = {key: value for key, value in config.items() if value is not None}
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def changed(change: Callable[[dict[str, Tensor]], Any]) -> Damage:
+    """Other tensors, in one file."""
+
+    def damage(folder: Path) -> None:
+        tensors = stored(folder)
+        change(tensors)
+        remove_weights(folder)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def no_query_norms(tensors: dict[str, Tensor]) -> None:
+    for i in range(LAYERS):
+        del tensors[f"model.layers.{i}.self_attn.q_norm.weight"]
+
+
+def norms_of_another_family(tensors: dict[str, Tensor]) -> None:
+    tensors["model.layers.0.pre_feedforward_layernorm.weight"] = torch.ones(32)
+
+
+def quantised(tensors: dict[str, Tensor]) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.int8)
+
+
+def tokenizer_beyond(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"word{i}" for i in range(80)])
+    tokenizer.save_pretrained(folder)
+
+
+def no_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
         path.unlink()
 
 
-def fused_attention(folder: Path) -> None:
-    """Phi-3's way: q, k and v in one matrix."""
-    no_weights(folder)
-    tensors = {
-        f"model.layers.{i}.{name}.weight": torch.zeros(4, 4)
-        for i in range(LAYERS)
-        for name in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj")
-    }
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "phi3", "num_hidden_layers": 6}')
+def tokenizer_not_json(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
 
 
-def gpt2(folder: Path) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    no_weights(folder)
-    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=32, n_positions=16)
-    GPT2LMHeadModel(config).save_pretrained(folder)
-
-
-BAD: list[tuple[Callable[[Path], None], str]] = [
+BAD: list[tuple[Damage, str]] = [
     (cut_data, "not a whole safetensors file"),
     (cut_header, "not a whole safetensors file"),
-    (empty, "not a whole safetensors file"),
-    (no_config, r"config\.json"),
-    (no_weights, "safetensors"),
-    (fused_attention, "'phi3' lacks .*q_proj.*q_proj, k_proj, v_proj, o_proj, gate_proj"),
-    (gpt2, "'gpt2'.*q_proj, k_proj, v_proj, o_proj, gate_proj"),
+    (empty_shard, "not a whole safetensors file"),
+    (no_config, r"config\.json: missing"),
+    (config_cut_short, r"config\.json: not JSON"),
+    (remove_weights, "holds neither model.safetensors nor"),
+    (no_shard, "which is not there"),
+    (configured(model_type="nonesuch"), "'nonesuch' is not supported; known are llama, mistral"),
+    (configured(model_type="opt"), "'opt' is not supported"),
+]
+FOUND_BY_BASE: list[tuple[Damage, str]] = [
+    (changed(no_query_norms), r"lacks model\.layers\.0\.self_attn\.q_norm\.weight"),
+    (changed(lambda t: t.pop("model.norm.weight")), r"lacks model\.norm\.weight"),
+    (
+        changed(lambda t: t.pop("model.layers.2.input_layernorm.weight")),
+        r"lacks model\.layers\.2\.input_layernorm\.weight",
+    ),
+    (
+        changed(lambda t: t.pop("model.layers.4.mlp.up_proj.weight")),
+        r"lacks model\.layers\.4\.mlp\.up_proj\.weight",
+    ),
+    (changed(lambda t: t.pop("lm_head.weight")), r"lacks lm_head\.weight"),
+    (changed(norms_of_another_family), r"holds model\.layers\.0\.pre_feedforward_layernorm"),
+    (changed(quantised), "is quantised"),
+    (configured(num_hidden_layers=7), r"lacks model\.layers\.6\."),
+    (configured(num_hidden_layers=5), r"holds model\.layers\.5\."),
+    (configured(vocab_size=300), r"weight is \(320, 32\), but \(300, 32\)"),
+    (configured(num_key_value_heads=4), r"k_proj\.weight is \(16, 32\), but \(32, 32\)"),
+    (configured(attention_bias=True), r"lacks model\.layers\.0\.self_attn\.\w_proj\.bias"),
+    (configured(quantization_config={"quant_method": "gptq"}), "quantization_config"),
+    (configured(auto_map={"AutoModelForCausalLM": "code.Model"}, model_type="mine"), "'mine'"),
+    (configured(tie_word_embeddings=True), "tie_word_embeddings is true, but lm_head.weight"),
+    (configured(hidden_size="wide"), r"config\.json: transformers refuses it"),
+    (no_tokenizer, "has no tokenizer"),
+    (tokenizer_not_json, "its tokenizer cannot be loaded"),
+    (tokenizer_beyond, "'word63' with id 320.*vocabulary ends at 319"),
 ]
 
 
-@pytest.mark.parametrize("reader", [Checkpoint, check])
-@pytest.mark.parametrize(("damage", "says"), BAD, ids=lambda x: getattr(x, "__name__", ""))
-def test_bad_checkpoint(
-    copy: Path, reader: Callable[[Path], object], damage: Callable[[Path], None], says: str
-) -> None:
-    check(copy)  # whole before
-    damage(copy)
+def answer(folder: Path, read: Callable[[Path], object], damage: Damage, says: str) -> None:
+    """The damage is answered with one line that names the folder and says so."""
+    check(folder)  # whole before
+    damage(folder)
     with pytest.raises(UserError, match=says) as error:
-        reader(copy)
+        read(folder)
     assert "\n" not in str(error.value)
-    assert str(copy) in str(error.value)
+    assert str(folder) in str(error.value)
 
 
-def test_config_that_is_not_json(copy: Path) -> None:
-    (copy / "config.json").write_text("{")
-    for reader in (Checkpoint, check):
-        with pytest.raises(UserError, match=r"config\.json.*not JSON") as error:
-            reader(copy)
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize("read", [Checkpoint, check])
+@pytest.mark.parametrize(("damage", "says"), BAD, ids=lambda x: str(x)[:30])
+def test_bad_checkpoint(
+    copy: Path, read: Callable[[Path], object], damage: Damage, says: str
+) -> None:
+    answer(copy, read, damage, says)
 
 
-def test_shard_missing(copy: Path) -> None:
-    sorted(copy.glob("*.safetensors"))[-1].unlink()
-    with pytest.raises(UserError, match="which is not there"):
-        check(copy)
+@pytest.mark.parametrize(("damage", "says"), FOUND_BY_BASE, ids=lambda x: str(x)[:30])
+def test_what_cannot_be_loaded_is_found_at_the_base(
+    copy: Path, damage: Damage, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer(copy, check, damage, says)
+    assert "LOAD REPORT" not in "".join(capfd.readouterr())  # transformers' own pages
+
+
+def test_code_beside_a_known_type_is_not_run(copy: Path) -> None:
+    """Phi-3's hub folders name code of their own; transformers' class is used."""
+    configured(auto_map={"AutoModelForCausalLM": "code.Model", "AutoConfig": "code.Config"})(copy)
+    (copy / "code.py").write_text("raise SystemExit('run')\n")
+    assert check(copy)["model_type"] == "qwen3"
+
+
+def test_special_tokens_beyond_the_vocabulary_are_left_alone(copy: Path) -> None:
+    """As a text model has of its multimodal kin: no plain text holds them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens([f"<unused{i}>" for i in range(80)], special_tokens=True)
+    tokenizer.save_pretrained(copy)
+    check(copy)
+
+
+def test_vocabulary_and_merges_are_a_tokenizer(tmp_path: Path) -> None:
+    """GPT-2's own two files, without a tokenizer.json."""
+    base = save_family("gpt2", tmp_path / "base")
+    vocab = json.loads((base / "tokenizer.json").read_text())["model"]["vocab"]
+    no_tokenizer(base)
+    (base / "vocab.json").write_text(json.dumps(vocab))
+    (base / "merges.txt").write_text("#version: 0.2\n")
+    (base / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"})
+    )
+    check(base)
+
+
+def test_copy_keeps_the_original(copy: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(copy, tmp_path / "again")
+    assert check(again) == check(copy)

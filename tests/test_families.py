@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from baselines import table
@@ -18,67 +18,21 @@ from lesa.checkpoints.depth import deepened_config, per_layer
 from lesa.checkpoints.families import FAMILIES, View, ends_block
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
-from lesa.method.basis import from_gram, gram
-from lesa.method.prediction import load_basis, load_predictor, predict, save_basis
-from lesa.method.predictor import network
-from lesa.params import Gaps
-from lesa.upscaling.expand import expand
-from lesa.upscaling.methods import Source
+from lesa.method.prediction import load_basis, load_predictor, predict
 from lesa.upscaling.plan import LayerPlan
-from tests.families import CONFIGS, LAYERS, SHAPE, family_model, logits, save_family
+from tests.families import (
+    CONFIGS,
+    LAYERS,
+    SHAPE,
+    deepen,
+    family_model,
+    load,
+    logits,
+    save_family,
+    stored,
+)
 
-GAPS = Gaps(first=2, last=4)  # three new layers: they divide the six
-OPTIONS: dict[str, Any] = {"unpredicted": "neighbours", "seed": 0}
 METHODS = sorted(table())
-
-
-def fitted(base: Checkpoint, folder: Path) -> Path:
-    """Bases of `base` in `folder`/svd and random predictors in `folder`/fit."""
-    generator = torch.Generator().manual_seed(3)
-    for name in ("svd", "fit"):
-        (folder / name).mkdir(parents=True)
-    for kind in base.kinds:
-        weights = [base.matrix(kind, i) for i in range(base.num_layers)]
-        basis = from_gram(gram(weights), 1e-6)
-        save_basis(basis, folder / "svd" / f"{kind}.safetensors")
-        state = network(weights[0].shape[1], 8).state_dict()
-        drawn = {k: torch.randn(t.shape, generator=generator) * 0.5 for k, t in state.items()}
-        save_file(drawn, folder / "fit" / f"{kind}.safetensors")
-    return folder
-
-
-def deepen(base: Path, name: str, work: Path) -> tuple[Path, LayerPlan]:
-    """Expand `base` by the method `name` below `work`, which holds bases and predictors."""
-    method, checkpoint = table()[name], Checkpoint(base)
-    if not (work / "svd").is_dir():
-        fitted(checkpoint, work)
-    known = {key: OPTIONS[key] for key in method.options.model_fields}
-    source = Source(
-        checkpoint, work / "svd", (work / "fit",) * method.fits, method.options(**known)
-    )
-    plan = method.plan(checkpoint.num_layers, GAPS)
-    expand(source, name, method, plan, work / name)
-    return work / name, plan
-
-
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """transformers' model, of which nothing is missing, unexpected or of another shape."""
-    from transformers import AutoModelForCausalLM
-
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True
-    )
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        assert not info[problem], (problem, info[problem])
-    return model.eval()
-
-
-def stored(folder: Path) -> dict[str, Tensor]:
-    """Every tensor in a folder's safetensors files."""
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found.update(load_file(path))
-    return found
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from baselines import check_methods
 from lesa import params
 from lesa.errors import UserError
 from pipelines.profile import compose
@@ -59,11 +61,10 @@ def test_the_written_parameters_are_valid() -> None:
         ("corpus.text.member", 3),
         ("base.sha256", 3),
         ("train.max_steps", -3),
-        ("train.learning_rates.lesa", "fast"),
+        ("train.learning_rates", 0.1),
         ("train.max_grad_norm", 0),
         ("train.prefix_cache", "sometimes"),
         ("train.launch", ""),
-        ("methods.lesa.unpredicted", "zero"),
         ("evaluate.dtype", "float8"),
         ("evaluate.batchsize", 4),
         ("profil", "default"),
@@ -78,7 +79,7 @@ def test_bad_value_names_its_key(key: str, value: Any) -> None:
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("key", ["seed", "gaps", "fit", "train.bf16", "models", "base.member"])
+@pytest.mark.parametrize("key", ["seed", "gaps", "fit", "train.bf16", "methods", "base.member"])
 def test_missing_key_is_named(key: str) -> None:
     tree = default_tree()
     *path, last = key.split(".")
@@ -95,13 +96,107 @@ def test_gaps_in_order() -> None:
         params.parse(changed("gaps.last", 13), "params.yaml")
 
 
-def test_models_must_exist_and_have_a_learning_rate() -> None:
-    with pytest.raises(UserError, match="'opt_deus'"):
-        params.parse(changed("models", ["base", "opt_deus"]), "params.yaml")
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"method": "opt_deus"}, r"methods\.x\.method: unknown method 'opt_deus'.*llama_pro"),
+        ({"method": "lesa"}, r"methods\.x\.needs: lesa reads 1 of fit\.runs, not 0"),
+        ({"method": "lesa", "needs": ["paper-0"]}, r"methods\.x\.unpredicted: Field required"),
+        (
+            {"method": "lesa", "needs": ["paper-0"], "unpredicted": "copied"},
+            r"methods\.x\.unpredicted: .*'layer_0' or 'neighbours'",
+        ),
+        ({"method": "solar", "needs": ["paper-0"]}, r"methods\.x\.needs: solar reads 0"),
+        ({"method": "average", "unpredicted": "layer_0"}, r"methods\.x\.unpredicted: .*none"),
+        ({"method": "llama_pro", "seed": 1}, r"methods\.x\.seed: .*options of llama_pro: none"),
+        (
+            {"method": "lesa", "needs": ["paper-0"], "unpredicted": "layer_0", "seed": 1},
+            r"methods\.x\.seed: ",
+        ),
+    ],
+)
+def test_what_a_method_does_not_use_is_refused(entry: dict[str, Any], says: str) -> None:
+    loaded = params.parse(changed("methods.x", entry), "params.yaml")
+    with pytest.raises(UserError, match=says) as error:
+        check_methods(loaded)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_needs_fits_that_exist() -> None:
+    entry = {"method": "lesa", "needs": ["nonesuch-0"], "unpredicted": "layer_0"}
+    with pytest.raises(UserError, match=r"needs names 'nonesuch-0', which fit\.runs lacks"):
+        params.parse(changed("methods.x", entry), "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lesa_1.5x", "../../x", '"><b>', "a b", "", "é", "-x", "a/b", "x" * 65, "${base}", "a\n"],
+)
+@pytest.mark.parametrize("key", ["methods", "fit.presets", "fit.runs", "profile"])
+def test_names_that_become_paths_stages_and_anchors(key: str, name: str) -> None:
     tree = default_tree()
-    del tree["train"]["learning_rates"]["noise"]
-    with pytest.raises(UserError, match="learning_rates lacks 'noise'"):
-        params.parse(tree, "params.yaml")
+    if key == "methods":
+        tree["methods"][name] = {"method": "solar"}
+    elif key == "fit.presets":
+        tree["fit"]["presets"][name] = tree["fit"]["presets"]["paper"]
+    elif key == "fit.runs":
+        tree["fit"]["runs"][name] = {"preset": "paper", "seed": 9}
+    else:
+        tree["profile"] = name.replace(".5", "$")  # a profile's name may have a dot
+    with pytest.raises(UserError, match=rf"^x: {key}.*letters, digits, _ and -") as error:
+        params.parse(tree, "x")
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_is_called_as_its_files_are() -> None:
+    tree = changed("fit.runs.other", {"preset": "paper", "seed": 5})
+    with pytest.raises(UserError, match=r"runs\.other must be called paper-5"):
+        params.parse(tree, "x")
+
+
+@pytest.mark.parametrize(("steps", "every"), [(24, 24), (24, 10), (25, 5), (24, 48)])
+def test_half_of_the_steps_is_measured(steps: int, every: int) -> None:
+    tree = changed("train.max_steps", steps)
+    tree["train"]["eval_every"] = every
+    with pytest.raises(UserError, match=rf"train: .*eval_every \({every}\) must divide half"):
+        params.parse(tree, "x")
+
+
+def profile(folder: Path, text: str) -> Path:
+    """A folder of profiles: the default and `mine`."""
+    shutil.copy(ROOT / "conf" / "default.yaml", folder)
+    (folder / "mine.yaml").write_text(text)
+    return folder
+
+
+def test_a_profile_chooses_and_adds_methods(tmp_path: Path) -> None:
+    text = (
+        "profile: mine\nmodels: [base, wide, lesa]\n"
+        "methods: {wide: {method: lesa, needs: [paper-1], unpredicted: neighbours}}\n"
+    )
+    tree = compose("mine", profile(tmp_path, text))
+    assert list(tree["methods"]) == ["base", "wide", "lesa"]
+    assert "models" not in tree
+    whole = compose("default", tmp_path)
+    assert tree["methods"]["lesa"] == whole["methods"]["lesa"]
+    assert len(whole["methods"]) > 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("profile: mine\nmodels: [base, solaris]\n", "models: no method 'solaris'; there are base"),
+        ("profile: mine\nmodels: lesa\n", "models: must be a list"),
+        ("profile: mine\nmodels: []\n", "models: must be a list"),
+        ("profile: mine\nmodels: [base\n", "cannot be merged"),
+        ("- a\n- b\n", "cannot be merged"),
+        ("profile: mine\nmethods: {lesa: {seed: 3}}\n", r"methods\.lesa\.seed"),
+    ],
+)
+def test_a_bad_profile_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        compose("mine", profile(tmp_path, text))
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_base_source() -> None:

@@ -8,10 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import baselines  # noqa: F401  (registers the baselines)
+from baselines import llama_pro, solar, table
 from lesa.errors import UserError
-from lesa.upscaling import methods, plan
+from lesa.params import Gaps
+from lesa.upscaling import plan
 from lesa.upscaling.plan import LayerPlan
+
+
+def gaps(count: int) -> Gaps:
+    """As many gaps, wherever they are."""
+    return Gaps(first=0, last=count - 1)
 
 
 @st.composite
@@ -40,7 +46,7 @@ def check_any(slots: LayerPlan) -> None:
 @given(model_and_gaps())
 def test_insert_between(case: tuple[int, int, int]) -> None:
     layers, first, last = case
-    slots = plan.insert_between(layers, first, last)
+    slots = plan.insert_between(layers, Gaps(first=first, last=last))
     check_any(slots)
     assert len(slots) == layers + last - first + 1
     assert [slot.copy_of for slot in slots if not slot.new] == list(range(layers))
@@ -56,14 +62,14 @@ def test_insert_between(case: tuple[int, int, int]) -> None:
 def test_insert_between_outside_the_model(layers: int, first: int, over: int) -> None:
     last = layers - 1 + over
     with pytest.raises(UserError, match=r"gaps\.last.*outside") as error:
-        plan.insert_between(layers, min(first, last), last)
+        plan.insert_between(layers, Gaps(first=min(first, last), last=last))
     assert "\n" not in str(error.value)
 
 
 @given(st.integers(1, 40), st.integers(1, 10))
 def test_llama_pro(groups: int, group: int) -> None:
     layers = groups * group
-    slots = plan.llama_pro(layers, groups)
+    slots = llama_pro.plan(layers, gaps(groups))
     check_any(slots)
     assert len(slots) == layers + groups
     assert [slot.copy_of for slot in slots if not slot.new] == list(range(layers))
@@ -76,20 +82,20 @@ def test_llama_pro(groups: int, group: int) -> None:
 @given(st.integers(1, 100), st.integers(1, 200))
 def test_llama_pro_needs_equal_groups(layers: int, new: int) -> None:
     if layers % new == 0:
-        assert len(new_places(plan.llama_pro(layers, new))) == new
+        assert len(new_places(llama_pro.plan(layers, gaps(new)))) == new
         return
     with pytest.raises(UserError, match="divides") as error:
-        plan.llama_pro(layers, new)
+        llama_pro.plan(layers, gaps(new))
     assert "\n" not in str(error.value)
 
 
-@given(st.integers(1, 100), st.integers(0, 120))
+@given(st.integers(1, 100), st.integers(1, 120))
 def test_solar(layers: int, new: int) -> None:
     if new > layers:
         with pytest.raises(UserError, match="SOLAR"):
-            plan.solar(layers, new)
+            solar.plan(layers, gaps(new))
         return
-    slots = plan.solar(layers, new)
+    slots = solar.plan(layers, gaps(new))
     check_any(slots)
     assert len(slots) == layers + new
     half = (layers + new) // 2
@@ -101,20 +107,20 @@ def test_solar(layers: int, new: int) -> None:
 
 def test_solar_as_published() -> None:
     """32 to 48: layers 0 … 23 under 8 … 31 (arXiv:2312.15166)."""
-    assert copies(plan.solar(32, 16)) == [*range(24), *range(8, 32)]
-    assert copies(plan.solar(30, 15)) == [*range(22), *range(7, 30)]
+    assert copies(solar.plan(32, gaps(16))) == [*range(24), *range(8, 32)]
+    assert copies(solar.plan(30, gaps(15))) == [*range(22), *range(7, 30)]
 
 
 def test_llama_pro_on_the_default_model() -> None:
     """30 to 45: a copy after every second layer."""
-    slots = plan.llama_pro(30, 15)
+    slots = llama_pro.plan(30, gaps(15))
     assert copies(slots) == [i for k in range(15) for i in (2 * k, 2 * k + 1, 2 * k + 1)]
     assert new_places(slots) == list(range(2, 45, 3))
 
 
 def test_lesa_as_in_the_official_code() -> None:
     """32 to 48: one new layer in each gap from 15|16 to 30|31."""
-    slots = plan.insert_between(32, 15, 30)
+    slots = plan.insert_between(32, Gaps(first=15, last=30))
     assert len(slots) == 48
     assert copies(slots)[:17] == [*range(16), None]
     assert new_places(slots) == list(range(16, 47, 2))
@@ -122,16 +128,34 @@ def test_lesa_as_in_the_official_code() -> None:
     assert slots[47].copy_of == 31
 
 
+UPPER = Gaps(first=14, last=28)
+
+
 @pytest.mark.parametrize("name", ["lesa", "average", "noise", "spectrum"])
 def test_methods_between_layers_share_the_gaps(name: str) -> None:
-    assert methods.get(name).plan(30, 14, 28) == plan.insert_between(30, 14, 28)
+    assert table()[name].plan(30, UPPER) == plan.insert_between(30, UPPER)
 
 
 def test_methods_over_the_whole_depth_take_the_number_of_gaps() -> None:
-    assert methods.get("llama_pro").plan(30, 14, 28) == plan.llama_pro(30, 15)
-    assert methods.get("solar").plan(30, 14, 28) == plan.solar(30, 15)
+    assert table()["llama_pro"].plan(30, UPPER) == llama_pro.plan(30, gaps(15))
+    assert table()["solar"].plan(30, UPPER) == solar.plan(30, gaps(15))
 
 
-def test_unknown_method() -> None:
-    with pytest.raises(UserError, match=r"'opt_deus'.*average, lesa, .*noise, solar, spectrum"):
-        methods.get("opt_deus")
+@given(model_and_gaps())
+def test_base_is_untouched_and_trains_whole(case: tuple[int, int, int]) -> None:
+    layers, first, last = case
+    slots = table()["base"].plan(layers, Gaps(first=first, last=last))
+    check_any(slots)
+    assert copies(slots) == list(range(layers))
+    assert plan.everything_trains(slots)
+    assert not new_places(slots)
+
+
+@given(model_and_gaps())
+def test_source_of_per_layer_settings(case: tuple[int, int, int]) -> None:
+    """A copy's own base layer, of two neighbours the lower one."""
+    layers, first, last = case
+    slots = plan.insert_between(layers, Gaps(first=first, last=last))
+    for slot in slots:
+        wanted = slot.copy_of if slot.between is None else slot.between[0]
+        assert slot.source_idx == wanted

@@ -160,7 +160,7 @@ def check_tied(checkpoint: Checkpoint) -> None:
 
 
 def check_tokenizer(checkpoint: Checkpoint) -> None:
-    """It loads, ends texts with a token, and gives no id that the embedding lacks.
+    """It loads, has a token to end texts with, and gives no id that the embedding lacks.
 
     Special tokens beyond the vocabulary, as multimodal kin of a text model have, are left alone
     unless they begin or end a text: no plain text holds them.
@@ -172,6 +172,9 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+    if not tokenizer("text", add_special_tokens=False)["input_ids"]:
+        # transformers makes an empty one where there is no file of it.
+        raise UserError(f"{folder}: has no tokenizer; tokenizer.json (or its kin) must be there")
     size = checkpoint.explicit.vocab_size
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special -= {tokenizer.eos_token_id, tokenizer.bos_token_id}

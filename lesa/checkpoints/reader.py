@@ -68,7 +68,7 @@ def read_config(config: dict[str, Any], where: str) -> Any:
     family_of(config, where)
     try:
         return AutoConfig.for_model(**config)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+    except (AttributeError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{where}: transformers refuses it ({line[:200]})") from None
 
