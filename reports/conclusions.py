@@ -19,42 +19,34 @@ def controls(m: Metrics) -> list[str]:
     """LESA against its controls at initialisation: over seeds, else the one pair trained."""
     out = []
     for preset, content in m.spread.items():
-        for name, control in CONTROLS.items():
-            pairs = [(float(v["lesa"]), float(v[name])) for v in content["seeds"].values()]
-            if not pairs:
-                continue
-            wins = sum(a < b for a, b in pairs)
-            means = [sum(side) / len(pairs) for side in zip(*pairs, strict=True)]
-            verdict = (
-                f"LESA beats {control}"
-                if wins == len(pairs)
-                else f"LESA does not beat {control}"
-                if wins == 0
-                else f"The order of LESA and {control} depends on the seed"
-            )
+        seeds = list(content["seeds"].values())
+        for name, control in CONTROLS.items() if seeds else ():
+            wins = sum(seed["lesa"] < seed[name] for seed in seeds)
+            verdict = f"The order of LESA and {control} depends on the seed"
+            if wins in (0, len(seeds)):
+                verdict = f"LESA {'beats' if wins else 'does not beat'} {control}"
+            ours, theirs = (sum(s[side] for s in seeds) / len(seeds) for side in ("lesa", name))
             out.append(
                 f"{verdict} at initialisation with preset `{preset}`: mean perplexity "
-                f"{number(means[0])} vs {number(means[1])}, lower in {wins} of {len(pairs)} "
+                f"{number(ours)} vs {number(theirs)}, lower in {wins} of {len(seeds)} "
                 "predictor seeds."
             )
     lesa, noise = m.model_of("lesa"), m.model_of("noise")
     if lesa and noise:
-        for index, when in ((0, "at initialisation"), (-1, "after training")):
-            if index == 0 and out:
-                continue  # the spread says it better
+        first = [] if out else [(0, "at initialisation")]  # the spread says it better
+        for index, when in [*first, (-1, "after training")]:
             a, b = (perplexity_at(m.pretrain[n], index)[0] for n in (lesa, noise))
-            word = "beats" if a < b else "does not beat"
             out.append(
-                f"`{lesa}` {word} its noise control `{noise}` {when}: {number(a)} vs "
-                f"{number(b)}, one seed."
+                f"`{lesa}` {'beats' if a < b else 'does not beat'} its noise control `{noise}` "
+                f"{when}: {number(a)} vs {number(b)}, one seed."
             )
     return out
 
 
 def predictors(m: Metrics) -> list[str]:
     out = []
-    for preset in m.fit:
-        kinds = m.first_fit(preset)["kinds"]
+    for preset, run in m.first_runs.items():
+        kinds = m.fit[run]["kinds"]
         held = [c["heldout"]["explained_variance"] for c in kinds.values() if c["heldout"]]
         if held:
             out.append(
@@ -81,6 +73,17 @@ def precisions(m: Metrics) -> list[str]:
         f"Numbers of two precisions stand side by side: {', '.join(found[fewest])} in {fewest}, "
         "the others not. `dvc repro --force` measures all on one machine."
     ]
+
+
+def rates(m: Metrics) -> list[str]:
+    """What the training of each model warned of its learning rate."""
+    return [line for content in m.pretrain.values() for line in content.get("rate_warnings", [])]
+
+
+def tasks(m: Metrics) -> list[str]:
+    """Which offline tasks the held-out text does not fit, or fits less than asked for."""
+    left_out = [f"`{name}` is left out: {why}" for name, why in m.tasks["left_out"].items()]
+    return left_out + [f"`{name}`: {note}" for name, note in m.tasks.get("notes", {}).items()]
 
 
 def conclusions(m: Metrics, claims: list[Claim]) -> list[str]:

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from reports.measured import Metrics, files
+from reports.measured import Json, Metrics, files
 
 OKABE_ITO = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (8, 3)))
@@ -98,11 +98,16 @@ def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
     return figure
 
 
+def shown(m: Metrics) -> dict[str, Json]:
+    """The matrix kinds that are drawn: of a mixture's experts the first."""
+    return {kinds[0]: m.svd[kinds[0]] for kinds in m.kind_groups.values()}
+
+
 def spectra(m: Metrics) -> Figure:
     """Singular values over the largest, by rank over the number of them."""
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
-    for i, (kind, content) in enumerate(m.svd.items()):
+    for i, (kind, content) in enumerate(shown(m).items()):
         values = np.array(content["singular_values"], dtype=float)
         x = (np.arange(len(values)) + 1) / len(values)
         # Markers are staggered so that curves that run together stay apart in print.
@@ -137,15 +142,15 @@ def pca_plane(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def planes(m: Metrics, plane: Plane) -> Figure:
     """A panel a kind: layers as points coloured by index, joined in their order."""
-    columns = 3
-    lines = -(-len(m.kinds) // columns)
+    columns, kinds = 3, shown(m)
+    lines = -(-len(kinds) // columns)
     figure = Figure(figsize=(WIDTH, 2.3 * lines + 0.2), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    spare = list(grid[len(m.kinds) :])  # panels without a kind make room for the colour-bar
+    spare = list(grid[len(kinds) :])  # panels without a kind make room for the colour-bar
     for axes in spare:
         axes.set_axis_off()
     points = None
-    for axes, (kind, content) in zip(grid, m.svd.items(), strict=False):
+    for axes, (kind, content) in zip(grid, kinds.items(), strict=False):
         xy = plane(np.asarray(content["top_rows"], dtype=np.float64))
         axes.plot(*xy.T, color="0.6", linewidth=0.7, zorder=1)
         points = axes.scatter(
@@ -170,8 +175,7 @@ def planes(m: Metrics, plane: Plane) -> Figure:
         axes.set_title(kind, fontsize=9)
         axes.set(xticks=[], yticks=[])
         axes.margins(0.1)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(True)
+        axes.spines[["top", "right"]].set_visible(True)
     if points is not None:
         bar = figure.colorbar(
             points,
@@ -194,35 +198,20 @@ def write(name: str, figure: Figure, folder: Path, caption: str, sources: str) -
 
 def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
     """Write every figure into `folder`; the result is keyed by figure name."""
-    pretrain = files("pretrain", m.models)
-    kinds = "of the layers' top coefficient rows, a panel a matrix kind"
+    pretrain, svd = files("pretrain", m.models), "metrics/svd.json"
+    first = "; of a mixture's experts the first" if len(shown(m)) < len(m.svd) else ""
+    layers = f"of the layers' top coefficient rows, a panel a matrix kind{first}"
+    values = "Singular values of the concatenated weights over the largest; in brackets how many"
+    by_tokens = "Held-out loss by training tokens"
+    by_seconds = "Held-out loss by training seconds (tokens over tokens/s; without measuring)"
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc must not change the figures
         mpl.rcParams.update(STYLE)
         drawn = [
-            write(
-                "loss_tokens",
-                loss_curves(m, by_seconds=False),
-                folder,
-                "Held-out loss by training tokens",
-                pretrain,
-            ),
-            write(
-                "loss_seconds",
-                loss_curves(m, by_seconds=True),
-                folder,
-                "Held-out loss by training seconds (tokens over tokens/s; without measuring)",
-                pretrain,
-            ),
-            write(
-                "spectra",
-                spectra(m),
-                folder,
-                "Singular values of the concatenated weights over "
-                "the largest; in brackets how many",
-                "metrics/svd.json",
-            ),
-            write("tsne", planes(m, tsne_plane), folder, f"t-SNE {kinds}", "metrics/svd.json"),
-            write("pca", planes(m, pca_plane), folder, f"PCA {kinds}", "metrics/svd.json"),
+            write("loss_tokens", loss_curves(m, by_seconds=False), folder, by_tokens, pretrain),
+            write("loss_seconds", loss_curves(m, by_seconds=True), folder, by_seconds, pretrain),
+            write("spectra", spectra(m), folder, values + first, svd),
+            write("tsne", planes(m, tsne_plane), folder, f"t-SNE {layers}", svd),
+            write("pca", planes(m, pca_plane), folder, f"PCA {layers}", svd),
         ]
     return {d.name: d for d in drawn}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from lesa.params import Params
 
 Json = dict[str, Any]
 PHASES = ("init", "trained")
-# What a file must hold at its top level for the report to be written.
+# What a stage's files must hold at their top level for the report to be written.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "base": ("profile", "source", "license", "num_hidden_layers", "parameters"),
     "corpus": ("documents", "tokens", "block_size", "license", "source"),
+    "tasks": ("left_out",),
     "fit": ("preset", "seed", "kinds"),
     "expand": ("plan", "parameters_after", "new_weight_structure"),
     "spread": ("heldout_tokens", "base", "seeds"),
@@ -34,32 +36,48 @@ class Metrics:
     base: Json
     corpus: Json
     svd: dict[str, Json]  # kind -> spectrum and top rows
-    fit: dict[str, dict[int, Json]]  # preset -> seed -> file; the first seed is always there
-    expand: dict[str, Json]  # no entry for the unexpanded base
-    spread: dict[str, Json]  # optional: presets that were measured
+    fit: dict[str, Json]  # name in fit.runs -> file
+    expand: dict[str, Json]
     pretrain: dict[str, Json]
-    grid: dict[str, Json]  # optional: models that were measured
     evaluate: dict[str, dict[str, Json]]  # phase -> model -> file
-    benchmarks: dict[str, Json]  # optional: those that were run, of no profile
+    # Optional: what was measured.
+    tasks: Json  # offline tasks that fit the text, and why others do not
+    spread: dict[str, Json]  # preset -> file
+    grid: dict[str, Json]  # model -> file, of this profile or another
+    benchmarks: dict[str, Json]  # of no profile
 
     @property
     def models(self) -> list[str]:
-        return list(self.params.models)
+        return self.params.models
 
     @property
-    def kinds(self) -> list[str]:
-        return list(self.svd)
+    def first_runs(self) -> dict[str, str]:
+        """The name in `fit` of the first seed of each preset that is fitted."""
+        runs: dict[str, str] = {}
+        for name, run in self.params.fit.runs.items():
+            runs.setdefault(run.preset, name)
+        return {preset: runs[preset] for preset in self.params.fit.presets if preset in runs}
 
-    def first_fit(self, preset: str) -> Json:
-        """The fit metrics of a preset's first seed."""
-        return next(iter(self.fit[preset].values()))
+    @property
+    def kind_groups(self) -> dict[str, list[str]]:
+        """Matrix kinds, those of a mixture's experts together: `experts.*.up_proj`."""
+        groups: dict[str, list[str]] = {}
+        for kind in self.svd:
+            groups.setdefault(re.sub(r"\d+", "*", kind), []).append(kind)
+        return groups
+
+    @property
+    def other_profiles(self) -> dict[str, str]:
+        """Models whose learning rate was chosen on another profile, and which one that is."""
+        own = self.params.profile
+        chosen = {model: str(grid.get("profile", own)) for model, grid in self.grid.items()}
+        return {model: profile for model, profile in chosen.items() if profile != own}
 
     def model_of(self, name: str) -> str | None:
-        """The first listed model called `name`, else the first made by the method `name`."""
-        if name in self.models:
-            return name
-        methods = self.params.methods  # "base" is a model without a method
-        return next((m for m in self.models if m in methods and methods[m].method == name), None)
+        """The model called `name`, else the first one made by the method `name`."""
+        methods = self.params.methods
+        made = (model for model, entry in methods.items() if entry.method == name)
+        return name if name in methods else next(made, None)
 
 
 def perplexity_at(pretrain: Json, index: int) -> tuple[float, float | None]:
@@ -78,7 +96,9 @@ def files(stage: str, names: list[str]) -> str:
     return f"metrics/{stage}/{inner}.json"
 
 
-def _read(path: Path, stage: str) -> Json:
+def _read(folder: Path, name: str) -> Json:
+    """The file of `name`, such as `pretrain/lesa`: the stage that wrote it comes first."""
+    path, stage = folder / f"{name}.json", name.partition("/")[0]
     if not path.is_file():
         raise UserError(f"{path}: not found; run stage {stage} first (`dvc repro`)")
     try:
@@ -95,44 +115,30 @@ def _read(path: Path, stage: str) -> Json:
     return value
 
 
-def _optional(folder: Path, stage: str, names: list[str]) -> dict[str, Json]:
-    paths = {name: folder / stage / f"{name}.json" for name in names}
-    return {name: _read(path, stage) for name, path in paths.items() if path.is_file()}
-
-
 def load(folder: str | Path, params: Params) -> Metrics:
-    """Read the metrics folder; a missing file of a listed model raises UserError naming it."""
-    folder = Path(folder)
-    models = params.models
+    """Read what the params list, and of the optional files those that are there.
 
-    def fits(preset: str) -> dict[int, Json]:
-        first, *others = params.fit.seeds(preset)
-        found = {first: _read(folder / "fit" / f"{preset}-{first}.json", "fit")}
-        for seed in others:
-            for content in _optional(folder, "fit", [f"{preset}-{seed}"]).values():
-                found[seed] = content
-        return found
+    Raises UserError naming a file that is missing or broken.
+    """
+    folder = Path(folder)
+
+    def every(stage: str, names: list[str]) -> dict[str, Json]:
+        return {name: _read(folder, f"{stage}/{name}".lstrip("/")) for name in names}
+
+    def present(stage: str, names: list[str]) -> dict[str, Json]:
+        return every(stage, [n for n in names if (folder / stage / f"{n}.json").is_file()])
 
     return Metrics(
         params=params,
-        base=_read(folder / "base.json", "base"),
-        corpus=_read(folder / "corpus.json", "corpus"),
-        svd=_read(folder / "svd.json", "svd"),
-        fit={preset: fits(preset) for preset in params.fit.presets if params.fit.seeds(preset)},
-        expand={m: _read(folder / "expand" / f"{m}.json", "expand") for m in models if m != "base"},
-        spread=_optional(folder, "spread", list(params.fit.presets)),
-        pretrain={m: _read(folder / "pretrain" / f"{m}.json", "pretrain") for m in models},
-        # Committed outside the default run: a grid of another profile says nothing of this one.
-        grid={
-            name: content
-            for name, content in _optional(folder, "grid", models).items()
-            if content.get("profile", params.profile) == params.profile
-        },
-        evaluate={
-            phase: {m: _read(folder / "evaluate" / phase / f"{m}.json", "evaluate") for m in models}
-            for phase in PHASES
-        },
-        benchmarks=_optional(
-            folder, "benchmarks", sorted(path.stem for path in folder.glob("benchmarks/*.json"))
-        ),
+        base=_read(folder, "base"),
+        corpus=_read(folder, "corpus"),
+        svd=_read(folder, "svd"),
+        fit=every("fit", list(params.fit.runs)),
+        expand=every("expand", params.models),
+        pretrain=every("pretrain", params.models),
+        evaluate={phase: every(f"evaluate/{phase}", params.models) for phase in PHASES},
+        tasks=present("", ["tasks"]).get("tasks", {"left_out": {}}),
+        spread=present("spread", list(params.fit.presets)),
+        grid=present("grid", params.models),
+        benchmarks=present("benchmarks", sorted(p.stem for p in folder.glob("benchmarks/*.json"))),
     )

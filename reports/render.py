@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import escape
 
 from lesa.errors import UserError
 from lesa.files import whole_folder, write_text
@@ -21,14 +21,14 @@ START, END = "<!-- results -->", "<!-- /results -->"
 
 def inline(text: str) -> str:
     """Escape text for HTML; `code` and **bold** keep their meaning."""
-    text = html.escape(" ".join(str(text).split()), quote=False)
+    text = str(escape(" ".join(str(text).split())))
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
 
 def flow(text: str) -> str:
-    """One line of Markdown: template indentation and line breaks removed."""
-    return " ".join(str(text).split())
+    """One line of Markdown: no template indentation, no line breaks, and no HTML."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(str(text).split()))
 
 
 def cell(text: str) -> str:
@@ -55,7 +55,7 @@ def squeeze(text: str) -> str:
 
 
 def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any]:
-    """The template's tables by name; None where the metrics are absent."""
+    """The template's tables by name; without rows where nothing was measured."""
     return {
         "run": tables.run(m),
         "main": tables.main(m),
@@ -68,10 +68,10 @@ def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any
         "grid": tables.grid(m),
         "claims": claims.table(judged),
         "scores": tables.all_scores(m),
-        "predictors": [tables.predictors(m, preset) for preset in m.fit],
+        "predictors": [tables.predictors(m, preset) for preset in m.first_runs],
         "benchmarks": speed.beside_peers(m),
         "benchmark_profiles": speed.profiles(m),
-        "benchmark_depth": [t for t in (speed.over_depths(m), speed.depth_lines(m)) if t],
+        "benchmark_depth": [t for t in (speed.over_depths(m), speed.depth_lines(m)) if t.rows],
         "benchmark_machines": speed.machines(m),
     }
 
@@ -95,14 +95,15 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             "published": published,
             "published_tables": published_tables,
             "figures": figures.draw(m, drawing),
-            "random": m.base["source"] == "random",
+            "random": params.base.source == "random",
             "conclusions": conclusions.conclusions(m, judged),
-            "params": params,
+            "rate_warnings": conclusions.rates(m),
+            "task_notes": conclusions.tasks(m),
+            "m": m,
         }
         for value in [*found.values(), *published_tables]:
             for table in value if isinstance(value, list) else [value]:
-                if table is not None:
-                    table.write_csv(folder)
+                table.write_csv(folder)
         markdown = squeeze(env.get_template("report.j2").render(style="markdown.j2", **context))
         body = squeeze(env.get_template("report.j2").render(style="html.j2", **context))
         page = squeeze(env.get_template("page.html.j2").render(body=body))

@@ -9,6 +9,11 @@ from reports.measured import Json, Metrics, files
 from reports.tables import Cell, Table, number
 
 MIB = 2**20
+PROFILED = {
+    "fit": "the fit's time",
+    "pretrain-bfloat16": "the time of a training step under bfloat16 autocast",
+    "pretrain-float32": "the time of a training step in float32",
+}
 
 
 def comparisons(label: str, content: Json) -> Iterator[tuple[str, Json]]:
@@ -34,7 +39,7 @@ def agreement(comparison: Json) -> str:
     return ""
 
 
-def beside_peers(m: Metrics) -> Table | None:
+def beside_peers(m: Metrics) -> Table:
     """A row per comparison and peer: medians of both sides and what the peer takes over ours."""
     rows: list[dict[str, Cell]] = []
     for name, content in m.benchmarks.items():
@@ -57,8 +62,6 @@ def beside_peers(m: Metrics) -> Table | None:
                         "agreement": agreement(comparison),
                     }
                 )
-    if not rows:
-        return None
     return Table(
         "benchmarks",
         "Speed and memory beside a peer: medians over runs, each in a fresh process",
@@ -70,17 +73,12 @@ def beside_peers(m: Metrics) -> Table | None:
 def profiles(m: Metrics) -> list[Table]:
     """Where our side's time goes, and how many times as fast as the peer it could be at most."""
     found = []
-    of = {
-        "fit": "the fit's time",
-        "pretrain-bfloat16": "the time of a training step under bfloat16 autocast",
-        "pretrain-float32": "the time of a training step in float32",
-    }
-    for name, what in of.items():
+    for name, what in PROFILED.items():
         if (profile := m.benchmarks.get(name, {}).get("profile")) is None:
             continue
-        row: dict[str, Cell] = {name: float(share) for name, share in profile["shares"].items()}
-        row["seconds of the products alone"] = float(profile["products_seconds"])
-        row["times as fast with nothing else"] = float(profile["most_times_as_fast"])
+        row: dict[str, Cell] = dict(profile["shares"])
+        row["seconds of the products alone"] = profile["products_seconds"]
+        row["times as fast with nothing else"] = profile["most_times_as_fast"]
         found.append(
             Table(
                 f"benchmark_{name}_profile",
@@ -93,13 +91,10 @@ def profiles(m: Metrics) -> list[Table]:
     return found
 
 
-def over_depths(m: Metrics) -> Table | None:
+def over_depths(m: Metrics) -> Table:
     """LESA end to end at growing depth."""
-    content = m.benchmarks.get("depth")
-    if content is None:
-        return None
     rows: list[dict[str, Cell]] = []
-    for depth in content["depths"]:
+    for depth in m.benchmarks.get("depth", {}).get("depths", []):
         anonymous = depth["peak_anonymous_bytes"]
         rows.append(
             {
@@ -121,7 +116,7 @@ def over_depths(m: Metrics) -> Table | None:
     )
 
 
-def depth_lines(m: Metrics) -> Table | None:
+def depth_lines(m: Metrics) -> Table:
     """How well each stage's time is a straight line in the depth."""
     lines = m.benchmarks.get("depth", {}).get("lines", {})
     rows: list[dict[str, Cell]] = [
@@ -134,8 +129,6 @@ def depth_lines(m: Metrics) -> Table | None:
         for stage, line in lines.items()
         if line is not None
     ]
-    if not rows:
-        return None
     return Table(
         "benchmark_depth_lines",
         "Seconds over depth as a straight line (distance: relative to the measured seconds)",
@@ -144,7 +137,7 @@ def depth_lines(m: Metrics) -> Table | None:
     )
 
 
-def machines(m: Metrics) -> Table | None:
+def machines(m: Metrics) -> Table:
     """What each benchmark ran on."""
     rows: list[dict[str, Cell]] = [
         {
@@ -158,8 +151,6 @@ def machines(m: Metrics) -> Table | None:
         }
         for name, content in m.benchmarks.items()
     ]
-    if not rows:
-        return None
     return Table(
         "benchmark_machines",
         "What the benchmarks ran on",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,9 @@ class Table:
         return pd.DataFrame(flat).astype(object)
 
     def write_csv(self, folder: Path) -> None:
-        self.frame().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
+        """A table without rows is not written: nothing was measured."""
+        if self.rows:
+            self.frame().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
 
 
 def run(m: Metrics) -> Table:
@@ -106,6 +107,12 @@ def run(m: Metrics) -> Table:
         ("corpus licence", corpus["license"]),
         ("block size, tokens", corpus["block_size"]),
     ]
+    if "begins_with" in corpus:
+        rows.append(
+            ("documents begin with", ", ".join(corpus["begins_with"]) or "no special token")
+        )
+    if "duplicates" in corpus:
+        rows.append(("duplicates left out", corpus["duplicates"]))
     rows += [(f"documents, {split}", n) for split, n in corpus["documents"].items()]
     rows += [(f"tokens, {split}", n) for split, n in corpus["tokens"].items()]
     last = {name: p["steps"][-1] for name, p in m.pretrain.items()}
@@ -133,37 +140,32 @@ def _origin(spec: Any) -> str:
 
 def main(m: Metrics) -> Table:
     """Models x held-out perplexity and the cost of training."""
-    rows: list[dict[str, Cell]] = []
-    for name in m.models:
-        p = m.pretrain[name]
-        rows.append(
-            {
-                "model": name,
-                "layers": len(m.expand[name]["plan"])
-                if name in m.expand
-                else int(m.base["num_hidden_layers"]),
-                "perplexity at initialisation": Measured(*perplexity_at(p, 0)),
-                "perplexity after training": Measured(*perplexity_at(p, -1)),
-                "trainable parameters": int(p["trainable_parameters"]),
-                "training seconds": float(p["seconds"]),
-                "tokens/s": float(p["tokens_per_second"]),
-                "learning rate": float(p["learning_rate"]),
-                **({"dtype": str(p["dtype"])} if "dtype" in p else {}),
-            }
-        )
+    rows: list[dict[str, Cell]] = [
+        {
+            "model": name,
+            "layers": len(m.expand[name]["plan"]),
+            "perplexity at initialisation": Measured(*perplexity_at(p, 0)),
+            "perplexity after training": Measured(*perplexity_at(p, -1)),
+            "trainable parameters": int(p["trainable_parameters"]),
+            "training seconds": float(p["seconds"]),
+            "tokens/s": float(p["tokens_per_second"]),
+            "learning rate": float(p["learning_rate"]),
+            "dtype": p.get("dtype"),
+        }
+        for name, p in m.pretrain.items()
+    ]
     return Table(
         "main",
         "Main table: held-out perplexity and cost of training",
-        files("pretrain", m.models) + ", " + files("expand", list(m.expand) or ["*"]),
+        f"{files('pretrain', m.models)}, {files('expand', m.models)}",
         rows,
     )
 
 
-def tasks(m: Metrics, offline: bool) -> Table | None:
+def tasks(m: Metrics, offline: bool) -> Table:
     """Every metric of the offline or the official tasks, at both phases, a column a model.
 
     Of the official ones, those that `evaluate.tasks` lists (a group's subtasks are in the CSV).
-    None where no model has any.
     """
     rows: list[dict[str, Cell]] = []
     for task, metric in _metrics_of(m, offline):
@@ -173,8 +175,6 @@ def tasks(m: Metrics, offline: bool) -> Table | None:
                 found = m.evaluate[phase][name]["tasks"].get(task, {}).get("metrics", {})
                 row[name] = _measured(found.get(metric))
             rows.append(row)
-    if not rows:
-        return None
     word = "offline" if offline else "official"
     return Table(
         f"tasks_{word}",
@@ -191,17 +191,17 @@ def _measured(metric: dict[str, Any] | None) -> Measured | None:
 
 
 def _metrics_of(m: Metrics, offline: bool) -> list[tuple[str, str]]:
-    """(task, metric) in the order of the files; official tasks in the order of params."""
-    found: dict[tuple[str, str], None] = {}
-    for phase in PHASES:
-        for name in m.models:
-            for task, content in m.evaluate[phase][name]["tasks"].items():
-                if (content["source"] == "offline") == offline and (
-                    offline or task in m.params.evaluate.tasks
-                ):
-                    found.update({(task, metric): None for metric in content["metrics"]})
-    order = {task: i for i, task in enumerate(m.params.evaluate.tasks)}
-    return sorted(found, key=lambda pair: (order.get(pair[0], -1), pair))
+    """(task, metric) by name; official tasks in the order of params."""
+    listed = m.params.evaluate.tasks
+    found = {
+        (task, metric)
+        for of_models in m.evaluate.values()
+        for content in of_models.values()
+        for task, c in content["tasks"].items()
+        if (c["source"] == "offline") == offline and (offline or task in listed)
+        for metric in c["metrics"]
+    }
+    return sorted(found, key=lambda p: (listed.index(p[0]) if p[0] in listed else -1, p))
 
 
 def all_scores(m: Metrics) -> Table:
@@ -231,17 +231,17 @@ def all_scores(m: Metrics) -> Table:
 
 def initial(m: Metrics) -> Table:
     """Perplexity before any training, against the base's."""
-    base = perplexity_at(m.pretrain["base"], 0)[0] if "base" in m.pretrain else None
-    rows: list[dict[str, Cell]] = []
-    for name in m.models:
-        value, error = perplexity_at(m.pretrain[name], 0)
-        rows.append(
-            {
-                "model": name,
-                "perplexity": Measured(value, error),
-                "over the base's": value / base if base else None,
-            }
-        )
+    start = {name: perplexity_at(p, 0) for name, p in m.pretrain.items()}
+    untouched = m.model_of("base")
+    base = start[untouched][0] if untouched else math.nan
+    rows: list[dict[str, Cell]] = [
+        {
+            "model": name,
+            "perplexity": Measured(value, error),
+            "over the base's": value / base if untouched else None,
+        }
+        for name, (value, error) in start.items()
+    ]
     return Table(
         "initial",
         "Perplexity at initialisation (step 0 of training)",
@@ -254,41 +254,29 @@ def initial(m: Metrics) -> Table:
 SIDES = {"lesa": "LESA", "noise": "noise", "spectrum": "same spectrum"}
 
 
-def spread(m: Metrics) -> Table | None:
+def spread(m: Metrics) -> Table:
     """LESA and its controls side by side, for each preset, over predictor seeds."""
     rows: list[dict[str, Cell]] = []
     for preset, content in m.spread.items():
-        pairs = {
-            seed: tuple(float(v[name]) for name in SIDES)
-            for seed, v in sorted(content["seeds"].items(), key=lambda kv: int(kv[0]))
-        }
-        if not pairs:
+        seeds = sorted(content["seeds"], key=int)
+        if not seeds:
             continue
-        values = np.array(list(pairs.values()))
-        summary: list[tuple[str, Sequence[float]]] = [
-            (f"seed {seed}", pair) for seed, pair in pairs.items()
-        ]
-        summary += [
-            ("mean", values.mean(0)),
-            ("smallest", values.min(0)),
-            ("largest", values.max(0)),
-        ]
-        if len(values) > 1:
-            summary.append(("standard deviation", values.std(0, ddof=1)))
-        rows += [
-            {
-                "preset": preset,
-                "": name,
-                **{SIDES[name]: float(value) for name, value in zip(SIDES, pair, strict=True)},
-                "base": float(content["base"]) if name.startswith("seed") else "",
-                "held-out tokens": int(content["heldout_tokens"])
-                if name.startswith("seed")
-                else "",
-            }
-            for name, pair in summary
-        ]
-    if not rows:
-        return None
+        values = np.array([[content["seeds"][seed][name] for name in SIDES] for seed in seeds])
+        summary = {f"seed {seed}": row for seed, row in zip(seeds, values, strict=True)}
+        summary |= {"mean": values.mean(0), "smallest": values.min(0), "largest": values.max(0)}
+        if len(seeds) > 1:
+            summary["standard deviation"] = values.std(0, ddof=1)
+        for name, row in summary.items():
+            of_seed = name.startswith("seed")
+            rows.append(
+                {
+                    "preset": preset,
+                    "": name,
+                    **dict(zip(SIDES.values(), row.tolist(), strict=True)),
+                    "base": float(content["base"]) if of_seed else "",
+                    "held-out tokens": int(content["heldout_tokens"]) if of_seed else "",
+                }
+            )
     return Table(
         "spread",
         "Perplexity at initialisation over predictor seeds: LESA, Gaussian noise of the same "
@@ -299,51 +287,55 @@ def spread(m: Metrics) -> Table | None:
 
 
 def structures(m: Metrics) -> Table:
-    """Rank-one share and likeness of each method's new matrices, beside the base's layers."""
-    columns = {"base": {kind: content["structure"] for kind, content in m.svd.items()}}
-    columns |= {name: content["new_weight_structure"] for name, content in m.expand.items()}
+    """Rank-one share and likeness of each model's new matrices, beside the base's layers.
+
+    A mixture's experts have one column a projection: the mean over them.
+    """
+    found = [("base", {kind: content["structure"] for kind, content in m.svd.items()})]
+    found += [(name, content["new_weight_structure"]) for name, content in m.expand.items()]
     rows: list[dict[str, Cell]] = []
-    for name, kinds in columns.items():
+    for name, kinds in found:
         for measure, title in (("rank_one_share", "σ₁²/‖W‖²"), ("mean_cosine", "cosine")):
-            values = {kind: kinds[kind][measure] if kinds.get(kind) else None for kind in m.svd}
-            if any(value is not None for value in values.values()):
-                rows.append({"model": name, "mean": title, **values})
+            row: dict[str, Cell] = {"model": name, "mean": title}
+            for group, members in m.kind_groups.items():
+                values = [kinds[kind][measure] for kind in members if kinds.get(kind)]
+                known = [value for value in values if value is not None]
+                row[group] = sum(known) / len(known) if known else None
+            if any(row[group] is not None for group in m.kind_groups):
+                rows.append(row)
     return Table(
         "structure",
         "What new layers are made of: the share of the largest singular value in the squared norm "
         "(1: rank one), and the cosine between two of the matrices (1: all alike)",
-        f"metrics/svd.json (base) and {files('expand', list(m.expand))}",
+        f"metrics/svd.json (base) and {files('expand', m.models)}",
         rows,
     )
 
 
 def predictors(m: Metrics, preset: str) -> Table:
     """Errors of a preset's predictors, a row a kind, of the first seed."""
-    first = m.first_fit(preset)["seed"]
+    run = m.first_runs[preset]
     rows: list[dict[str, Cell]] = []
-    for kind, c in m.fit[preset][first]["kinds"].items():
+    for kind, c in m.fit[run]["kinds"].items():
         row: dict[str, Cell] = {"kind": kind, "triples": c.get("triples")}
         row["held-out triples"] = c.get("heldout_triples")
-        for key, title in (
-            ("mse", "mse"),
-            ("explained_variance", "explained variance"),
-            ("cosine", "cosine"),
-            ("norm_ratio", "norm ratio"),
-        ):
+        for key in ("mse", "explained_variance", "cosine", "norm_ratio"):
+            title = key.replace("_", " ")
             row[f"{title}, train"] = c["train"][key]
             row[f"{title}, held-out"] = c["heldout"][key] if c["heldout"] else None
         row["seconds"] = c["seconds"]
         rows.append(row)
     return Table(
         f"predictors_{preset}",
-        f"Predictor errors, preset `{preset}`, seed {first}",
-        files("fit", [f"{preset}-{first}"]),
+        f"Predictor errors, preset `{preset}`, seed {m.fit[run]['seed']}",
+        files("fit", [run]),
         rows,
     )
 
 
-def grid(m: Metrics) -> Table | None:
-    """Learning rates tried per model, on validation loss."""
+def grid(m: Metrics) -> Table:
+    """Learning rates tried per model of this profile, on validation loss."""
+    own = {name: c for name, c in m.grid.items() if name not in m.other_profiles}
     rows: list[dict[str, Cell]] = [
         {
             "model": name,
@@ -353,12 +345,10 @@ def grid(m: Metrics) -> Table | None:
             "loss after": r["validation_loss"],
             "best": "best" if r["learning_rate"] == content["best"] else "",
         }
-        for name, content in m.grid.items()
+        for name, content in own.items()
         for r in content["runs"]
     ]
-    if not rows:
-        return None
-    return Table("grid", "Learning-rate grid: validation loss", files("grid", list(m.grid)), rows)
+    return Table("grid", "Learning-rate grid: validation loss", files("grid", list(own)), rows)
 
 
 def continuities(m: Metrics) -> Table:

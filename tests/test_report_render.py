@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 
 from lesa.errors import UserError
 from reports import claims, conclusions, continuity, figures, measured, speed, tables
-from reports.render import HERE, inline, render, replace_results
-from tests.test_report_synthetic import KINDS, change, params, save, write
+from reports.render import HERE, environment, inline, render, replace_results
+from tests.test_report_synthetic import KINDS, MODELS, change, params, save, write
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,15 @@ def test_mixed_precisions_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["pretrain/solar", "evaluate/trained/noise", "expand/average", "fit/paper-0", "svd", "corpus"],
+    [
+        "pretrain/solar",
+        "evaluate/trained/noise",
+        "expand/average",
+        "expand/base",
+        "fit/paper-0",
+        "svd",
+        "corpus",
+    ],
 )
 def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics")
@@ -169,7 +178,17 @@ def test_what_is_optional_is_said_to_be_missing(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_random_weights_are_shouted(made: tuple[Path, Path], tmp_path: Path) -> None:
     _, real = made
-    render(params(), write(tmp_path / "metrics", source="random"), tmp_path / "out")
+    base = {
+        "source": "random",
+        "num_hidden_layers": 30,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "seed": 0,
+        "license": "none",
+    }
+    render(params(base=base), write(tmp_path / "metrics"), tmp_path / "out")
     for name in ("REPORT.md", "report.html"):
         shout = "EVERY NUMBER BELOW MEANS NOTHING"
         assert shout in (tmp_path / "out" / name).read_text()
@@ -243,9 +262,171 @@ def test_half_of_the_steps_must_have_been_measured(tmp_path: Path) -> None:
 
 def test_a_grid_of_another_profile_is_left_out(tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics")
-    assert list(measured.load(metrics, params()).grid) == ["lesa"]
+    table = tables.grid(measured.load(metrics, params()))
+    assert {row["model"] for row in table.rows} == {"lesa"}
     change(metrics, "grid/lesa", "profile", value="another")
-    assert measured.load(metrics, params()).grid == {}
+    assert tables.grid(measured.load(metrics, params())).rows == []
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rates_of_another_profile_are_shouted(made: tuple[Path, Path], tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    change(metrics, "grid/lesa", "profile", value="another")
+    change(metrics, "pretrain/solar", "rate_warnings", value=["the checkpoint has changed since"])
+    render(params(), metrics, tmp_path / "out")
+    for name in ("REPORT.md", "report.html"):
+        text, before = ((folder / name).read_text() for folder in (tmp_path / "out", made[1]))
+        loud = text.index("LEARNING RATES CHOSEN ON ANOTHER PROFILE")
+        warning = text.index("the checkpoint has changed since")
+        assert loud < text.index("Main table: held-out perplexity") < warning
+        assert warning < text.index("Main table, offline tasks")
+        assert "LEARNING RATES CHOSEN" not in before
+        assert "Warnings about learning rates" not in before
+    assert "`lesa` on `another`." in (tmp_path / "out" / "REPORT.md").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_the_text_lacks_is_named(made: tuple[Path, Path], tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    change(metrics, "corpus", "begins_with", value=["<bos>"])
+    change(metrics, "corpus", "duplicates", value=3)
+    left_out = {"wiki_last_word": "The held-out text has 3 examples."}
+    notes = {"wiki_perplexity": "All 8 held-out documents are scored."}
+    tasks = {"tasks": {"wiki_perplexity": 8}, "left_out": left_out, "notes": notes}
+    save(metrics, "tasks", tasks)
+    render(params(), metrics, tmp_path / "out")
+    text, before = ((folder / "REPORT.md").read_text() for folder in (tmp_path / "out", made[1]))
+    assert "| documents begin with | &lt;bos> |" in text
+    assert "| duplicates left out | 3 |" in text
+    assert f"- `wiki_last_word` is left out: {left_out['wiki_last_word']}\n" in text
+    assert f"- `wiki_perplexity`: {notes['wiki_perplexity']}\n" in text
+    assert "&lt;bos&gt;" in (tmp_path / "out" / "report.html").read_text()
+    for new in ("documents begin with", "duplicates", "left out"):
+        assert new not in before
+
+
+MIXTURE = [f"{name}_proj" for name in "qkvo"] + [
+    f"experts.{expert}.{name}_proj" for expert in range(3) for name in ("gate", "up", "down")
+]
+
+
+def test_a_mixture_has_one_column_for_all_experts(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics", layers=6, kinds=MIXTURE)
+    for model in MODELS:
+        change(metrics, f"expand/{model}", "router", value=True)
+    own = ("expand/lesa", "new_weight_structure", "experts.1.up_proj")
+    change(metrics, *own, value={"rank_one_share": 0.33, "mean_cosine": None})
+    render(params(), metrics, tmp_path / "out")
+    run = measured.load(metrics, params())
+    rows = {(row["model"], row["mean"]): row for row in tables.structures(run).rows}
+    names = ["experts.*.gate_proj", "experts.*.up_proj", "experts.*.down_proj"]
+    assert list(rows["base", "cosine"]) == ["model", "mean", *MIXTURE[:4], *names]
+    # By hand: two experts of 0.93 and one of 0.33; two of 0.91 and one without a value.
+    assert rows["lesa", "σ₁²/‖W‖²"]["experts.*.up_proj"] == pytest.approx(0.73)
+    assert rows["lesa", "cosine"]["experts.*.up_proj"] == pytest.approx(0.91)
+    assert rows["base", "cosine"]["experts.*.up_proj"] == pytest.approx(0.002)
+    assert [row["kind"] for row in tables.predictors(run, "paper").rows] == MIXTURE
+    assert list(figures.shown(run)) == MIXTURE[:7]
+    text = (tmp_path / "out" / "REPORT.md").read_text()
+    assert "router of each predicted layer is copied from the layer below it" in text
+    assert "a panel a matrix kind; of a mixture's experts the first.*" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_family_without_a_gate_has_no_gate(tmp_path: Path, made: tuple[Path, Path]) -> None:
+    kinds = [kind for kind in KINDS if kind != "gate_proj"]
+    metrics = write(tmp_path / "metrics", layers=10, kinds=kinds)
+    render(params(), metrics, tmp_path / "out")
+    figure = figures.planes(measured.load(metrics, params()), figures.pca_plane)
+    assert [axes.get_title() for axes in figure.axes] == [*kinds, ""]  # and the colour-bar's
+    for word in ("gate_proj", "router", "mixture"):
+        assert word not in (tmp_path / "out" / "REPORT.md").read_text()
+    for word in ("router", "mixture"):  # nor has a Llama a router
+        assert word not in (made[1] / "REPORT.md").read_text()
+
+
+def test_a_model_without_new_layers_has_no_structure(made: tuple[Path, Path]) -> None:
+    run = measured.load(made[0], params())
+    found = [row["model"] for row in tables.structures(run).rows]
+    # The base's two are of its own layers, from metrics/svd.json; SOLAR and the base add none.
+    deepened = ["lesa", "lesa_official", "llama_pro", "average", "noise"]
+    assert found == [name for name in ("base", *deepened) for _ in range(2)]
+
+
+def test_files_of_models_that_are_not_listed_are_ignored(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics")
+    for stage in ("expand", "pretrain", "grid", "evaluate/init", "evaluate/trained"):
+        (metrics / stage / "solar.json").write_text("{")
+    methods = {name: {"method": name} for name in ("lesa", "base")}
+    run = measured.load(metrics, params(methods=methods))
+    assert [row["model"] for row in tables.main(run).rows] == ["lesa", "base"]
+
+
+EVIL = '"><b onclick=x>|`</td><!-- /results -->$\n# x'
+
+
+class Tags(HTMLParser):
+    """Names of all elements and attributes of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: set[str] = set()
+        self.attributes: set[str | None] = set()
+        self.comments: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_comment(self, data: str) -> None:
+        self.comments.append(data)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_nothing_of_the_metrics_becomes_markup(made: tuple[Path, Path], tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics", layers=10, kinds=[*KINDS, EVIL])
+    for key in ("source", "license", "profile"):
+        change(metrics, "base", key, value=EVIL)
+    for name in MODELS:
+        change(metrics, f"pretrain/{name}", "dtype", value=EVIL)
+    change(metrics, "pretrain/lesa", "rate_warnings", value=[EVIL])
+    change(metrics, "grid/lesa", "profile", value=EVIL)
+    change(metrics, "corpus", "begins_with", value=[EVIL])
+    change(metrics, "corpus", "documents", EVIL, value=3)
+    change(metrics, "evaluate/init/base", "dtype", value=EVIL)
+    tree = json.loads((metrics / "evaluate/init/base.json").read_text())["tasks"]
+    tree[EVIL] = tree["wiki_last_word"]
+    change(metrics, "evaluate/init/base", "tasks", value=tree)
+    save(metrics, "tasks", {"tasks": {}, "left_out": {EVIL: EVIL}})
+    benchmark = (metrics / "benchmarks/expansion.json").read_text()
+    (metrics / "benchmarks" / f"{EVIL.replace('/', '')}.json").write_text(benchmark)
+    render(params(), metrics, tmp_path / "out")
+    page, usual = (Tags((out / "report.html").read_text()) for out in (tmp_path / "out", made[1]))
+    assert page.elements <= usual.elements
+    assert page.attributes <= usual.attributes | {"role"}  # of the banner
+    assert page.comments == []
+    for name in ("REPORT.md", "results.md"):
+        text = (tmp_path / "out" / name).read_text()
+        assert EVIL.split("|", maxsplit=1)[0].replace("<", "&lt;") in text
+        assert re.search(r"<[a-zA-Z/!?]", text) is None
+        assert "\n# x" not in text
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results -->\n<!-- /results -->\nend\n")
+    for _ in range(2):
+        replace_results(readme, tmp_path / "out" / "results.md")
+    assert readme.read_text().count("<!-- /results -->") == 1
+    assert readme.read_text().endswith("\n<!-- /results -->\nend\n")
+
+
+def test_ids_alternative_texts_and_captions_are_escaped() -> None:
+    table = tables.Table(EVIL, EVIL, EVIL, [{EVIL: EVIL}])
+    drawn = figures.Drawn("name", EVIL, EVIL, b"")
+    template = '{% import "html.j2" as f %}{{ f.table(t) }}{{ f.figure(d) }}'
+    page = Tags(environment().from_string(template).render(t=table, d=drawn))
+    allowed = {"div", "table", "caption", "strong", "thead", "tr", "th", "tbody", "td"}
+    assert page.elements <= allowed | {"figure", "img", "figcaption"}
+    assert page.attributes == {"class", "id", "src", "alt"}
 
 
 def test_parity_of_losses_is_judged_per_predictor(tmp_path: Path) -> None:
@@ -262,7 +443,6 @@ def test_parity_of_losses_is_judged_per_predictor(tmp_path: Path) -> None:
 def test_benchmarks_are_found_wherever_they_stand(tmp_path: Path) -> None:
     run = measured.load(write(tmp_path / "metrics"), params())
     table = speed.beside_peers(run)
-    assert table is not None
     step, merge, basis = sorted(table.rows, key=lambda row: str(row["peer"]), reverse=True)
     assert basis["benchmark"] == "basis-default, q_proj"
     assert merge["benchmark"] == "expansion, deeper, solar"
@@ -293,8 +473,6 @@ def test_profiles_say_what_they_are_of(tmp_path: Path) -> None:
 def test_depths_and_their_lines(tmp_path: Path) -> None:
     run = measured.load(write(tmp_path / "metrics"), params())
     depths, lines = speed.over_depths(run), speed.depth_lines(run)
-    assert depths is not None
-    assert lines is not None
     assert [row["layers"] for row in depths.rows] == [4, 8]
     assert depths.cells[0][-1] == "not measured"
     assert depths.rows[1]["peak MiB, no file pages"] == 640

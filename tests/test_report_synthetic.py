@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,7 @@ def params(**changes: Any) -> Params:
         "learning_rate": 0.001,
         "weight_decay": 0.0,
     }
-    methods = {
-        name: {"method": name.split("_official")[0], "needs": "x", "unpredicted": "layer_0"}
-        for name in MODELS
-        if name != "base"
-    }
+    methods = {name: {"method": name.split("_official")[0]} for name in MODELS}
     tree: dict[str, Any] = {
         "profile": "made-up",
         "base": {"source": "path", "path": "a/folder", "license": "none"},
@@ -69,7 +66,6 @@ def params(**changes: Any) -> Params:
             "bf16": False,
             "prefix_cache": False,
             "seed": 0,
-            "learning_rates": dict.fromkeys(MODELS, 0.0005),
         },
         "grid": {"learning_rates": [0.0005], "max_steps": 5},
         "evaluate": {
@@ -83,7 +79,6 @@ def params(**changes: Any) -> Params:
             "dtype": "float32",
             "bootstrap_iters": 10,
         },
-        "models": MODELS,
     }
     return parse({**tree, **changes}, "made-up")
 
@@ -116,7 +111,9 @@ def errors(rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def write(folder: Path, source: str = "path", layers: int = 30, optional: bool = True) -> Path:
+def write(
+    folder: Path, layers: int = 30, optional: bool = True, kinds: Sequence[str] = KINDS
+) -> Path:
     """Fill `folder` with a full set of metrics files and return it."""
     rng = np.random.default_rng(7)
     save(
@@ -124,7 +121,7 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
         "base",
         {
             "profile": "made-up",
-            "source": source,
+            "source": "local folder a",
             "license": "none",
             "model_type": "llama",
             "num_hidden_layers": layers,
@@ -147,7 +144,7 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
         },
     )
     svd = {}
-    for i, kind in enumerate(KINDS):
+    for i, kind in enumerate(kinds):
         rows = (
             np.cumsum(rng.normal(size=(layers, 12)), axis=0)
             if i < 4
@@ -182,38 +179,35 @@ def write(folder: Path, source: str = "path", layers: int = 30, optional: bool =
                             "triples": 28,
                             "heldout_triples": 5,
                         }
-                        for kind in KINDS
+                        for kind in kinds
                     },
                 },
             )
     for i, model in enumerate(MODELS):
-        if model != "base":
-            save(
-                folder,
-                f"expand/{model}",
-                {
-                    "model": model,
-                    "method": model,
-                    "parameters_before": 1,
-                    "parameters_after": 2,
-                    "trainable_parameters": 1,
-                    "seconds": 1.0,
-                    "new_weight_norms": {},
-                    "new_weight_structure": {
-                        kind: None
-                        if model == "solar"
-                        else {"rank_one_share": 0.93, "mean_cosine": 0.91}
-                        for kind in KINDS
-                    },
-                    "plan": [
-                        {
-                            "layer_idx": n,
-                            "copy_of": model if model in ("llama_pro", "solar") else None,
-                        }
-                        for n in range(layers * 3 // 2)
-                    ],
+        copies = model in ("base", "llama_pro", "solar")
+        save(
+            folder,
+            f"expand/{model}",
+            {
+                "model": model,
+                "method": model,
+                "parameters_before": 1,
+                "parameters_after": 2,
+                "trainable_parameters": 1,
+                "seconds": 1.0,
+                "new_weight_norms": {},
+                "new_weight_structure": {
+                    kind: None
+                    if model in ("base", "solar")
+                    else {"rank_one_share": 0.93, "mean_cosine": 0.91}
+                    for kind in kinds
                 },
-            )
+                "plan": [
+                    {"layer_idx": n, "copy_of": model if copies else None}
+                    for n in range(layers if model == "base" else layers * 3 // 2)
+                ],
+            },
+        )
         start = [3.15, 3.37, 4.11, 3.15, 3.55, 3.91, 3.5][i]
         steps = []
         for step in range(0, 41, 5):
