@@ -24,7 +24,7 @@ from lesa.planning.launch import launch
 from lesa.planning.rates import Machine, this_machine
 from lesa.upscaling.plan import LayerPlan
 from pipelines.profile import compose
-from pipelines.spread import SIDES
+from pipelines.spread import METHODS as SPREAD
 from pipelines.stage import fail, on_this_machine
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
 def stage_costs(
     params: Params, a: Architecture, plans: Mapping[str, LayerPlan], cores: int
 ) -> dict[str, Cost]:
-    """Cost of a run of each stage of dvc.yaml but corpus and report, which depend on the text."""
+    """Cost of each stage of dvc.yaml but those that copy, cut or report text."""
     return {
         "base": method_costs.base(a, params.base.source),
         "extract": method_costs.extract(a),
@@ -84,7 +84,7 @@ def spread_costs(params: Params, a: Architecture) -> dict[str, Cost]:
             table()["lesa"].plan(a.num_layers, params.gaps),
             params.fit.presets[preset].hidden_size,
             len(params.fit.seeds(preset)),
-            len(SIDES),
+            len(SPREAD),
             params.corpus.heldout_blocks,
             params.corpus.block_size,
             params.train,
@@ -155,7 +155,7 @@ def by_value(values: Mapping[str, T]) -> list[tuple[list[str], T]]:
 
 
 def named(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) < 5 else f"{names[0]} and {len(names) - 1} alike"
+    return ", ".join(names) if len(names) < 5 else f"{names[0]} and {len(names) - 1} more"
 
 
 def layer_table(a: Architecture, plans: Mapping[str, LayerPlan]) -> list[list[str]]:
@@ -271,16 +271,17 @@ def report(
     official = " and official tasks" if params.evaluate.tasks else ""
     parts = [
         f"Profile {params.profile}: {describe(params.base)}; shapes from {where}.\n"
-        f"Base: {a.num_layers} layers, {a.parameters(a.num_layers):,} parameters of {a.itemsize} bytes.",
+        f"Base: {a.num_layers} layers, {a.parameters(a.num_layers):,} parameters "
+        f"of {a.itemsize} bytes.",
         aligned(layer_table(a, plans)),
         "0-14: copies of base layers. +: new, between its neighbours. +3: new, made of layer 3.",
         aligned(stage_table(found, machine)),
         "Figures are of one run; the last row sums them, and has the largest memory and scratch.\n"
         f"Disk at the fullest moment: {gib(total)}, of which {gib(already)} are there already.\n"
-        "Memory is a model (lesa/planning/) of what a stage holds at once, with the\n"
-        "libraries. Time is an estimate from rates measured just now, without the stages' start;\n"
-        "work outside the matrix products makes it longer.\n"
-        f"Not counted: corpus and report, which depend on the text{official}; make grid.",
+        "Memory is a model (lesa/planning/) of what a stage holds at once, with the libraries.\n"
+        "Time is an estimate from rates measured just now, without the stages' start; work beside\n"
+        "the matrix products makes it longer. Not counted: inputs, corpus, tasks and report, as\n"
+        f"they depend on the text{official}; make grid.",
         machine_text(machine),
     ]
     return "\n\n".join(parts), found

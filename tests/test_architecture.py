@@ -10,35 +10,54 @@ import pytest
 import torch
 import yaml
 
+from baselines import table
 from lesa.checkpoints.base import prepare
-from lesa.checkpoints.reader import deepened_config
+from lesa.checkpoints.depth import deepened_config
+from lesa.checkpoints.reader import Checkpoint
+from lesa.checkpoints.writer import PLAN_FILE
 from lesa.errors import UserError
 from lesa.files import write_json
-from lesa.params import HubBase, PackageBase, PathBase, RandomBase, parse
+from lesa.params import Gaps, HubBase, PackageBase, PathBase, RandomBase, parse
 from lesa.planning.architecture import architecture, find_config
 from lesa.planning.model_costs import trainable
-from lesa.training.pretrain import freeze, load_model
+from lesa.training.freezing import freeze
+from lesa.upscaling.plan import LayerPlan, to_json
 from pipelines.profile import compose
-from tests.conftest import LAYERS, tensors_of
-from tests.test_expand import CONTROLS, NAMES, deepen, plan_of
-from tests.test_expand import prepare as prepare_fits
+from tests.conftest import tensors_of
+from tests.families import CONFIGS, LAYERS, save_family
 
-KEPT = Path("conf/models")
+MODELS = Path("conf/models")
 NOWHERE = Path("nowhere")
+GAPS = Gaps(first=3, last=4)  # two new layers: they divide the six
 
 
-def kept(name: str) -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((KEPT / f"{name}.yaml").read_text())["config"]
+def described(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((MODELS / f"{name}.yaml").read_text())["config"]
     return config
 
 
-def counted(config: dict[str, Any]) -> int:
-    """Parameters by transformers, of the model on the meta device; tied ones once."""
+def family_config(name: str) -> dict[str, Any]:
+    """Raw, as on hubs: without what the config class derives."""
+    model_type, settings = CONFIGS[name]
+    return {"model_type": model_type, **settings}
+
+
+def meta_model(config: dict[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    return sum(parameter.numel() for parameter in model.parameters())
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))  # type: ignore[no-untyped-call]
+
+
+def counted(config: dict[str, Any]) -> int:
+    """Parameters by transformers; tied ones once."""
+    return int(meta_model(config).num_parameters())
+
+
+def trained(config: dict[str, Any], plan: LayerPlan, folder: Path) -> int:
+    """Parameters of what a plan trains, by the policy that training applies."""
+    write_json(folder / PLAN_FILE, to_json(plan))
+    return freeze(meta_model(config), folder)
 
 
 @pytest.mark.parametrize(
@@ -49,42 +68,58 @@ def counted(config: dict[str, Any]) -> int:
         ("qwen2.5-1.5b", 42, 1_543_714_304, 2_198_883_840),
     ],
 )
-def test_kept_architectures_count_as_transformers_does(
+def test_described_models_count_as_transformers_does(
     name: str, layers: int, before: int, after: int
 ) -> None:
-    config = kept(name)
+    config = described(name)
     a = architecture(config, name)
-    assert a.parameters(a.layers) == counted(config) == before
-    deep = deepened_config(config, list(range(layers)))
+    assert a.parameters(a.num_layers) == counted(config) == before
+    deep = deepened_config(config, [i % a.num_layers for i in range(layers)], name)
     assert a.parameters(layers) == counted(deep) == after
-    assert a.hidden == config["hidden_size"]
-    assert a.vocabulary == config["vocab_size"]
+    assert a.hidden_size == config["hidden_size"]
+    assert a.vocab_size == config["vocab_size"]
     assert a.kinds["down_proj"] == (config["hidden_size"], config["intermediate_size"])
 
 
 @pytest.mark.parametrize("path", sorted(Path("conf").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_profile_finds_its_config_without_a_network(path: Path) -> None:
     params = parse(compose(path.stem), path.stem)
-    config, where = find_config(params.base, KEPT, NOWHERE)
-    assert architecture(config, where).layers > params.gaps.last + 1
+    config, where = find_config(params.base, MODELS, NOWHERE)
+    assert architecture(config, where).num_layers > params.gaps.last + 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("base_name", ["tiny32", "qwen"])
-def test_equals_what_expanding_writes(
-    base_name: str, name: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    base: Path = request.getfixturevalue(base_name)
-    prepare_fits(base, tmp_path)
-    if name in CONTROLS:
-        deepen(base, "lesa", tmp_path)
-    folder = deepen(base, name, tmp_path)
-    a = architecture(json.loads((base / "config.json").read_text()), "base")
-    found, plan = tensors_of(folder), plan_of(folder)
-    assert a.layers == LAYERS
-    assert a.parameters(len(plan)) == sum(tensor.numel() for tensor in found.values())
-    assert trainable(a, plan) == freeze(load_model(folder), folder)
-    assert trainable(a, []) == sum(tensor.numel() for tensor in tensors_of(base).values())
+@pytest.mark.parametrize("method", sorted(table()))
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_family_counts_as_transformers_does(name: str, method: str, tmp_path: Path) -> None:
+    config, plan = family_config(name), table()[method].plan(LAYERS, GAPS)
+    a = architecture(config, name)
+    assert a.parameters(LAYERS) == counted(config)
+    deep = deepened_config(config, [slot.source_idx for slot in plan], name)
+    assert a.parameters(len(plan)) == counted(deep)
+    assert trainable(a, plan) == trained(deep, plan, tmp_path)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_family_has_the_shapes_of_its_files(name: str, tmp_path: Path) -> None:
+    base = Checkpoint(save_family(name, tmp_path))
+    a = architecture(base.config, name)
+    assert a.kinds == {kind: base.shape(kind) for kind in base.kinds}
+    assert a.layer_parameters == base.layer_parameters()
+    assert a.parameters(base.num_layers) == base.parameters()
+    assert (a.vocab_size, a.hidden_size) == base.stored_shape(base.family.embedding)
+    assert (a.query_width, a.key_value_width) == (a.kinds["q_proj"][0], a.kinds["k_proj"][0])
+
+
+def test_a_token_meets_the_chosen_experts_of_a_mixture_alone() -> None:
+    found = {name: architecture(family_config(name), name) for name in ("llama", "mixtral")}
+    dense, mixture = found["llama"], found["mixtral"]
+    experts, router = 3 * 48 * 32, 4 * 32
+    assert dense.active_parameters == dense.layer_matrices
+    assert mixture.active_parameters == dense.active_parameters + experts + router
+    assert mixture.layer_matrices == dense.layer_matrices + 3 * experts
+    assert (dense.feed_forward_width, mixture.feed_forward_width) == (48, 2 * 48)
+    no_gate = architecture(family_config("gpt2"), "gpt2")
+    assert (dense.gated, mixture.gated, no_gate.gated) == (True, True, False)
 
 
 def test_bytes_are_those_of_the_stored_dtype(tiny: Path) -> None:
@@ -107,15 +142,18 @@ def random_base() -> RandomBase:
 
 def test_random_base_is_what_the_base_stage_makes(tmp_path: Path) -> None:
     found = prepare(random_base(), tmp_path)
-    a = architecture(*find_config(random_base(), KEPT, NOWHERE))
-    assert (a.parameters(a.layers), a.layers) == (found["parameters"], found["num_hidden_layers"])
+    a = architecture(*find_config(random_base(), MODELS, NOWHERE))
+    assert (a.parameters(a.num_layers), a.num_layers) == (
+        found["parameters"],
+        found["num_hidden_layers"],
+    )
     made = json.loads((tmp_path / "config.json").read_text())
     assert architecture(made, "made") == a
 
 
 def test_path_base_reads_its_folder(qwen: Path) -> None:
     base = PathBase(source="path", path=str(qwen), license="none")
-    config, where = find_config(base, KEPT, NOWHERE)
+    config, where = find_config(base, MODELS, NOWHERE)
     assert config == json.loads((qwen / "config.json").read_text())
     assert where == str(qwen / "config.json")
 
@@ -130,9 +168,9 @@ def test_package_base_takes_what_the_base_stage_left(tmp_path: Path) -> None:
     config = {"model_type": "llama", "hidden_size": 8}
     write_json(tmp_path / "config.json", config)
     write_json(tmp_path / "LICENSE_NOTE.json", {"source": "m.gguf of the wheel x==1"})
-    assert find_config(package(), KEPT, tmp_path)[0] == config
+    assert find_config(package(), MODELS, tmp_path)[0] == config
     with pytest.raises(UserError, match=r"other\.gguf of the wheel x==1.*dvc repro base"):
-        find_config(package("other.gguf"), KEPT, tmp_path)
+        find_config(package("other.gguf"), MODELS, tmp_path)
 
 
 def hub(revision: str) -> HubBase:
@@ -150,7 +188,7 @@ def test_hub_base_fetches_one_file_at_its_revision(
         return str(tmp_path / file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    assert find_config(hub("abc"), KEPT, NOWHERE)[0] == {"model_type": "llama"}
+    assert find_config(hub("abc"), MODELS, NOWHERE)[0] == {"model_type": "llama"}
     assert asked == [("org/name", "config.json", "abc")]
 
 
@@ -162,26 +200,27 @@ def test_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         UserError, match=r"^base\.id: cannot get .*org/name.*abc: offline mode is on$"
     ):
-        find_config(hub("abc"), KEPT, NOWHERE)
+        find_config(hub("abc"), MODELS, NOWHERE)
 
 
-def test_a_kept_architecture_holds_for_its_revision_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = yaml.safe_load((KEPT / "llama3-8b.yaml").read_text())["base"]
+def test_a_described_model_holds_for_its_revision_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = yaml.safe_load((MODELS / "llama3-8b.yaml").read_text())["base"]
     base = HubBase(source="hub", id=tree["id"], revision=tree["revision"], license="x")
-    assert find_config(base, KEPT, NOWHERE)[1] == str(KEPT / "llama3-8b.yaml")
+    assert find_config(base, MODELS, NOWHERE)[1] == str(MODELS / "llama3-8b.yaml")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(NOWHERE))
     with pytest.raises(UserError, match="nowhere"):
-        find_config(base.model_copy(update={"revision": "other"}), KEPT, NOWHERE)
+        find_config(base.model_copy(update={"revision": "other"}), MODELS, NOWHERE)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "nonesuch"}, "nonesuch"),
-        ({"hidden_size": 8}, "model_type"),
+        ({"model_type": "bloom"}, "'bloom' is not supported; known are llama"),
+        ({"hidden_size": 8}, "model type None"),
         ({"model_type": "llama", "hidden_size": "wide"}, "hidden_size"),
         ({"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}, "30"),
-        ({"model_type": "gpt2", "n_layer": 3, "n_embd": 8, "n_head": 2}, "lacks.*q_proj"),
+        ({"model_type": "gpt2", "n_layer": 3, "n_embd": 30, "n_head": 4}, "divisible"),
+        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn"),
         ({"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32}, "at least 3"),
         ({"model_type": "llama", "dtype": "float3"}, "float3"),
     ],

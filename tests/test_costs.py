@@ -12,31 +12,34 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from baselines import table
 from lesa.method import basis, predictor
 from lesa.method.basis import Basis, gram
 from lesa.method.coefficients import InMemory
 from lesa.method.prediction import predict, save_basis
-from lesa.params import Evaluate, Predictor, Train, parse
-from lesa.planning import costs, model_costs
-from lesa.planning.architecture import Architecture, architecture
-from lesa.planning.costs import Cost
+from lesa.params import Evaluate, Gaps, Predictor, Train, parse
+from lesa.planning import method_costs, model_costs
+from lesa.planning.architecture import Architecture, architecture, find_config
+from lesa.planning.cost import Cost
 from lesa.planning.launch import ALONE, Launch, launch
 from lesa.training import prefix
+from lesa.training.freezing import first_trainable
 from lesa.training.head_loss import ROWS
-from lesa.upscaling import plan
-from lesa.upscaling.plan import LayerPlan
-from pipelines.plan import KEPT, find_config, layer_plans
+from lesa.upscaling.plan import LayerPlan, insert_between
+from pipelines.plan import CONFIGS as MODELS
+from pipelines.plan import layer_plans
 from pipelines.profile import compose
 from tests.conftest import tiny_config
+from tests.families import CONFIGS, LAYERS, family_model
 
 SETTINGS = Predictor(
     norm_weight=5e-5, epochs=2, hidden_size=32, batch_size=64, learning_rate=1e-3, weight_decay=0.01
 )
 TRAIN = Train(
     launch="python",
-    max_steps=1,
+    max_steps=2,
     eval_every=1,
-    save_every=1,
+    save_every=2,
     per_device_batch_size=2,
     gradient_accumulation_steps=1,
     warmup_steps=0,
@@ -45,7 +48,6 @@ TRAIN = Train(
     bf16=False,
     prefix_cache=False,
     seed=0,
-    learning_rates={},
 )
 EVALUATE = Evaluate(
     launch="python",
@@ -59,11 +61,12 @@ EVALUATE = Evaluate(
     bootstrap_iters=10,
 )
 LENGTH = 48  # of the sequences, within the tiny model's context
+GAPS = Gaps(first=3, last=4)
 PLANS: dict[str, LayerPlan] = {
-    "base": [],
-    "inserted": plan.insert_between(6, 3, 4),
-    "llama_pro": plan.llama_pro(6, 2),
-    "solar": plan.solar(6, 2),
+    "base": table()["base"].plan(LAYERS, GAPS),
+    "inserted": insert_between(LAYERS, GAPS),
+    "llama_pro": table()["llama_pro"].plan(LAYERS, GAPS),
+    "solar": table()["solar"].plan(LAYERS, GAPS),
 }
 
 
@@ -83,7 +86,7 @@ def tiny_model(slots: LayerPlan) -> Any:
     """A model whose parameters train as the plan says; attention in plain products, all counted."""
     from transformers import LlamaForCausalLM
 
-    config = tiny_config(num_hidden_layers=len(slots) or 6, attn_implementation="eager")
+    config = tiny_config(num_hidden_layers=len(slots), attn_implementation="eager")
     model = LlamaForCausalLM(config)
     if not all(slot.trainable for slot in slots):
         model.requires_grad_(False)
@@ -99,11 +102,23 @@ def test_a_training_step_does_the_operations_torch_counts(name: str) -> None:
     ids = torch.randint(64, (TRAIN.per_device_batch_size, LENGTH))
     found = counted(lambda: model(input_ids=ids, labels=ids).loss.backward())
     cost = model_costs.pretrain(tiny_shapes(), slots, TRAIN, blocks=0, length=LENGTH)
-    assert cost.flops == pytest.approx(found, rel=0.02)
+    assert cost.flops == pytest.approx(TRAIN.max_steps * found, rel=0.02)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_of_every_family_does_the_operations_torch_counts(name: str) -> None:
+    """Attention and a mixture's experts in plain products, all counted."""
+    plain: dict[str, Any] = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model, (model_type, config) = family_model(name, **plain), CONFIGS[name]
+    ids = torch.randint(256, (TRAIN.per_device_batch_size, LENGTH))
+    found = counted(lambda: model(input_ids=ids, labels=ids).loss.backward())
+    a = architecture({"model_type": model_type, **config}, name)
+    cost = model_costs.pretrain(a, PLANS["base"], TRAIN, blocks=0, length=LENGTH)
+    assert cost.flops == pytest.approx(TRAIN.max_steps * found, rel=0.02)
 
 
 def test_scoring_does_the_operations_torch_counts() -> None:
-    model = tiny_model([])
+    model = tiny_model(PLANS["base"])
     ids = torch.randint(64, (3, LENGTH))
     cost = model_costs.held_out(tiny_shapes(), 6, blocks=3, length=LENGTH, batch=2, bf16=False)
     with torch.no_grad():
@@ -115,14 +130,14 @@ def test_extract_does_the_operations_torch_counts(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = tiny_shapes()
-    for module in (basis, costs):
+    for module in (basis, method_costs):
         monkeypatch.setattr(module, "ROWS", rows)
 
     def everything() -> None:
         for shape in a.kinds.values():
-            gram(torch.randn(shape) for _ in range(a.layers))
+            gram(torch.randn(shape) for _ in range(a.num_layers))
 
-    assert costs.extract(a).work["float64"] == counted(everything)
+    assert method_costs.extract(a).work["float64"] == counted(everything)
 
 
 def test_fit_does_the_operations_torch_counts() -> None:
@@ -131,21 +146,21 @@ def test_fit_does_the_operations_torch_counts() -> None:
     def everything() -> None:
         for kind, (d1, d2) in a.kinds.items():
             made = Basis(torch.randn(d1, a.rank(kind)), torch.rand(a.rank(kind)))
-            layers = [made.coefficients(torch.randn(d1, d2)) for _ in range(a.layers)]
+            layers = [made.coefficients(torch.randn(d1, d2)) for _ in range(a.num_layers)]
             v = InMemory(torch.stack(layers))
             model = predictor.fit(v, [1, 2, 3, 4], SETTINGS, 0)
             predictor.score(model, v, [1, 2, 3, 4], 0.0)
             blind = predictor.fit(v, [1, 3], SETTINGS, 0)
             predictor.score(blind, v, [2, 4], 0.0)
 
-    cost = costs.fit(a, SETTINGS, heldout_every=2, workers=2)
+    cost = method_costs.fit(a, SETTINGS, heldout_every=2, workers=2)
     assert cost.flops == pytest.approx(counted(everything), rel=0.05)  # biases are not products
 
 
 def test_a_predicted_matrix_takes_the_operations_torch_counts() -> None:
     a = tiny_shapes()
-    slots = plan.insert_between(6, 3, 4)
-    still = costs.expand(a, slots, "average", 32)  # what is measured of any new layer
+    slots = PLANS["inserted"]
+    still = method_costs.expand(a, slots, [])  # what is measured of any new layer
     found = 0
     for kind, (d1, d2) in a.kinds.items():
         basis = Basis(torch.randn(d1, a.rank(kind)), torch.rand(a.rank(kind)))
@@ -157,12 +172,12 @@ def test_a_predicted_matrix_takes_the_operations_torch_counts() -> None:
 
         pair: Any = Pair()
         found += 2 * counted(lambda: predict(pair, basis, model, kind, (3, 4)))  # noqa: B023
-    cost = costs.expand(a, slots, "lesa", 32)
+    cost = method_costs.expand(a, slots, [32])
     assert cost.flops - still.flops == pytest.approx(found, rel=0.05)
 
 
 def saved_bytes(action: Callable[[], Any], model: Any) -> int:
-    """Bytes that autograd keeps for the backward pass, weights themselves apart."""
+    """Bytes that autograd keeps for the backward pass, weights themselves untied."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -184,7 +199,7 @@ def test_activations_are_what_autograd_keeps(name: str, bf16: bool) -> None:
     from transformers import LlamaModel
 
     slots = PLANS[name]
-    config = tiny_config(num_hidden_layers=len(slots) or 6)
+    config = tiny_config(num_hidden_layers=len(slots))
     whole = tiny_model(slots)
     model = LlamaModel(config)
     for ours, theirs in zip(model.parameters(), whole.model.parameters(), strict=True):
@@ -198,11 +213,27 @@ def test_activations_are_what_autograd_keeps(name: str, bf16: bool) -> None:
 
     # Layers that train, and frozen ones above the first of these.
     moved, frozen = {"base": (6, 0), "inserted": (2, 2), "llama_pro": (2, 3), "solar": (8, 0)}[name]
-    cast = 2 * (moved + frozen) * model_costs.layer_matrices(a) if bf16 else 0
+    cast = 2 * (moved + frozen) * a.layer_matrices if bf16 else 0
     kept = moved * model_costs.activation_bytes(a, bf16, trains=True)
     kept += frozen * model_costs.activation_bytes(a, bf16, trains=False)
     modelled = tokens * kept + cast
     assert saved_bytes(forward, model) == pytest.approx(modelled, rel=0.05)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_activations_of_other_families_are_near(name: str, bf16: bool) -> None:
+    model, (model_type, config) = family_model(name), CONFIGS[name]
+    a = architecture({"model_type": model_type, **config}, name)
+    inner = model.get_submodule(model.base_model_prefix)
+
+    def forward() -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return inner(torch.randint(256, (4, LENGTH)), use_cache=False)
+
+    modelled = 4 * LENGTH * model_costs.plan_activations(a, PLANS["base"], bf16)
+    modelled += 2 * LAYERS * a.layer_matrices if bf16 else 0
+    assert 0.7 < saved_bytes(forward, model) / modelled < 1.8
 
 
 def test_outputs_are_the_bytes_of_the_files(tmp_path: Path) -> None:
@@ -217,16 +248,16 @@ def test_outputs_are_the_bytes_of_the_files(tmp_path: Path) -> None:
             sizes[name] += (tmp_path / name).stat().st_size
     header = 7 * 600  # of safetensors, in bytes and more than enough
     for name, cost in (
-        ("gram", costs.extract(a)),
-        ("basis", costs.svd(a, "gram")),
-        ("fit", costs.fit(a, SETTINGS, 5, 2)),
+        ("gram", method_costs.extract(a)),
+        ("basis", method_costs.svd(a, "gram")),
+        ("fit", method_costs.fit(a, SETTINGS, 5, 2)),
     ):
         assert 0 <= sizes[name] - cost.output < header, name
 
 
 def test_coefficients_of_the_widest_kinds_lie_on_disk() -> None:
     a = tiny_shapes()
-    one, two = (costs.fit(a, SETTINGS, 5, workers) for workers in (1, 2))
+    one, two = (method_costs.fit(a, SETTINGS, 5, workers) for workers in (1, 2))
     widest = 4 * 6 * 48 * 32  # gate and up: L layers of 48 rows of 32, float32
     down = 4 * 6 * 32 * 48
     assert one.scratch - one.output == max(widest, down)
@@ -236,18 +267,20 @@ def test_coefficients_of_the_widest_kinds_lie_on_disk() -> None:
 
 def deepened(layers: int) -> list[tuple[str, Cost]]:
     a = tiny_shapes(num_hidden_layers=layers)
-    inserted = plan.insert_between(layers, 0, layers - 2)
+    inserted = insert_between(layers, Gaps(first=0, last=layers - 2))
+    base = table()["base"].plan(layers, GAPS)
     return [
-        ("base", costs.base(a, "hub")),
-        ("extract", costs.extract(a)),
-        ("svd", costs.svd(a, "gram")),
-        ("svd of the concatenation", costs.svd(a, "concat")),
-        ("fit", costs.fit(a, SETTINGS, 5, 2)),
-        ("expand", costs.expand(a, inserted, "lesa", 32)),
-        ("spectrum", costs.expand(a, inserted, "spectrum", 32)),
-        ("spread", model_costs.spread(a, inserted, 32, 2, 4, 64, TRAIN)),
+        ("base", method_costs.base(a, "hub")),
+        ("extract", method_costs.extract(a)),
+        ("svd", method_costs.svd(a, "gram")),
+        ("svd of the concatenation", method_costs.svd(a, "concat")),
+        ("fit", method_costs.fit(a, SETTINGS, 5, 2)),
+        ("expand", method_costs.expand(a, inserted, [32])),
+        ("expand by copies", method_costs.expand(a, inserted, [])),
+        ("expand the base", method_costs.expand(a, base, [])),
+        ("spread", model_costs.spread(a, inserted, 32, 2, 3, 4, 64, TRAIN)),
         ("pretrain", model_costs.pretrain(a, inserted, TRAIN, 4, 64)),
-        ("pretrain the base", model_costs.pretrain(a, [], TRAIN, 4, 64)),
+        ("pretrain the base", model_costs.pretrain(a, base, TRAIN, 4, 64)),
         ("evaluate", model_costs.evaluate(a, layers, EVALUATE)),
     ]
 
@@ -256,11 +289,11 @@ def test_deeper_costs_more_and_streaming_stages_hold_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Coefficients so small that they are read whole are a bounded share that does grow.
-    monkeypatch.setattr(costs, "IN_MEMORY_BYTES", 0)
-    flat = {"extract", "svd", "fit", "expand", "spectrum"}
+    monkeypatch.setattr(method_costs, "IN_MEMORY_BYTES", 0)
+    flat = {"extract", "svd", "fit", "expand", "expand by copies", "expand the base"}
     for (name, small), (_, large) in zip(deepened(5), deepened(9), strict=True):
         assert large.work["disk"] > small.work["disk"], name
-        assert large.flops > small.flops or name == "base", name
+        assert large.flops > small.flops or name in ("base", "expand the base"), name
         assert large.output >= small.output, name
         if name in flat:
             assert large.memory == small.memory, name
@@ -273,9 +306,9 @@ def test_deeper_costs_more_and_streaming_stages_hold_no_more(
 def test_a_wider_model_costs_more() -> None:
     one, two = tiny_shapes(), tiny_shapes(hidden_size=64, intermediate_size=96)
     for cost in (
-        costs.extract,
-        lambda a: costs.svd(a, "gram"),
-        lambda a: costs.fit(a, SETTINGS, 5, 2),
+        method_costs.extract,
+        lambda a: method_costs.svd(a, "gram"),
+        lambda a: method_costs.fit(a, SETTINGS, 5, 2),
     ):
         assert cost(two).flops > cost(one).flops
         assert cost(two).memory > cost(one).memory
@@ -283,8 +316,8 @@ def test_a_wider_model_costs_more() -> None:
 
 def test_training_pays_for_what_trains() -> None:
     a = tiny_shapes(num_hidden_layers=12)
-    inserted = plan.insert_between(12, 6, 9)
-    pro, solar = plan.llama_pro(12, 4), plan.solar(12, 4)
+    gaps = Gaps(first=6, last=9)
+    inserted, pro, solar = (table()[name].plan(12, gaps) for name in ("lesa", "llama_pro", "solar"))
     some, over, everything = (
         model_costs.pretrain(a, slots, TRAIN, 4, 64) for slots in (inserted, pro, solar)
     )
@@ -295,7 +328,7 @@ def test_training_pays_for_what_trains() -> None:
     assert some.scratch == over.scratch < everything.scratch
     # A checkpoint: weights and two moments of what trains, float32.
     assert some.scratch == 12 * model_costs.trainable(a, inserted)
-    twice = model_costs.pretrain(a, inserted, TRAIN.model_copy(update={"max_steps": 2}), 4, 64)
+    twice = model_costs.pretrain(a, inserted, TRAIN.model_copy(update={"save_every": 1}), 4, 64)
     assert twice.scratch == 2 * some.scratch
 
 
@@ -311,7 +344,7 @@ def test_layers_below_the_first_that_trains_run_once_where_their_output_is_kept(
             continue
         once = model_costs.prefix(a, slots, kept, blocks, LENGTH)
         tokens = (3 * 2 + blocks) * LENGTH
-        assert once.outside == 4 * a.hidden * tokens
+        assert once.outside == 4 * a.hidden_size * tokens
         assert rest.scratch == every.scratch
         # Evaluated at steps 0, 2 and 3: the same layers ran twice more for each held-out block.
         again = every.flops - rest.flops
@@ -321,9 +354,9 @@ def test_layers_below_the_first_that_trains_run_once_where_their_output_is_kept(
 def test_the_layers_below_do_the_operations_torch_counts() -> None:
     slots = PLANS["inserted"]
     model = tiny_model(slots)
-    first = prefix.first_trainable(model)
+    first = first_trainable(model)
     assert model_costs.first_trained(slots) == first
-    blocks = torch.randint(64, (2 + 3, LENGTH))
+    blocks = torch.randint(64, (2 * 2 + 3, LENGTH))
     cost = model_costs.prefix(tiny_shapes(), slots, TRAIN, 3, LENGTH)
     found = counted(lambda: prefix.entering(model, first, input_ids=blocks))
     assert cost.flops == pytest.approx(found, rel=0.02)
@@ -335,12 +368,12 @@ def test_a_frozen_output_layer_holds_the_logits_of_a_chunk() -> None:
 
     def beyond_scoring(slots: LayerPlan) -> int:
         moments = 8 * model_costs.trainable(a, slots)
-        scored = model_costs.held_out(a, len(slots) or 6, 0, long, 2, bf16=False).memory
+        scored = model_costs.held_out(a, len(slots), 0, long, 2, bf16=False).memory
         return model_costs.pretrain(a, slots, TRAIN, 0, long).memory - moments - scored
 
     # Logits and their log-softmax of two sequences where the output layer trains; scoring, which
     # takes a log-softmax of one sequence at a time, is the peak where it does not.
-    assert beyond_scoring([]) > 3 * 4000 * 2 * long
+    assert beyond_scoring(PLANS["base"]) > 3 * 4000 * 2 * long
     assert beyond_scoring(slots) == 0
 
 
@@ -357,8 +390,8 @@ PAPERS_MODEL = {
 def test_the_documented_run_of_the_papers_model(name: str) -> None:
     memory, recomputed, operations = PAPERS_MODEL[name]
     params = parse(compose("llama3-8b"), "llama3-8b")
-    a = architecture(*find_config(params.base, KEPT, Path("nowhere")))
-    slots, train = layer_plans(params, a.layers)[name], params.train
+    a = architecture(*find_config(params.base, MODELS, Path("nowhere")))
+    slots, train = layer_plans(params, a.num_layers)[name], params.train
     how = launch(train.launch, "train.launch")
     cost = model_costs.pretrain(a, slots, train, 0, params.corpus.block_size, how)
     assert cost.memory == pytest.approx(memory, rel=0.03)
@@ -391,24 +424,26 @@ def test_processes_that_share_nothing_each_hold_all() -> None:
 
 def test_gradients_stay_over_micro_batches() -> None:
     a = tiny_shapes()
-    one = model_costs.pretrain(a, [], TRAIN, 4, 64)
+    one = model_costs.pretrain(a, PLANS["base"], TRAIN, 4, 64)
     more = TRAIN.model_copy(update={"gradient_accumulation_steps": 2})
-    assert model_costs.pretrain(a, [], more, 4, 64).memory == one.memory + 4 * a.parameters(6)
+    assert model_costs.pretrain(
+        a, PLANS["base"], more, 4, 64
+    ).memory == one.memory + 4 * a.parameters(6)
 
 
 def test_bfloat16_counts_as_its_own_unit() -> None:
     a = tiny_shapes()
-    bf16 = model_costs.pretrain(a, [], TRAIN.model_copy(update={"bf16": True}), 0, 64)
+    bf16 = model_costs.pretrain(a, PLANS["base"], TRAIN.model_copy(update={"bf16": True}), 0, 64)
     assert bf16.work["bfloat16"] > 0
     assert bf16.work["float32"] == 0
-    assert bf16.flops == model_costs.pretrain(a, [], TRAIN, 0, 64).flops
+    assert bf16.flops == model_costs.pretrain(a, PLANS["base"], TRAIN, 0, 64).flops
 
 
 def test_a_head_that_is_not_tied_is_stored_and_a_tied_one_still_multiplied() -> None:
-    tied, apart = (tiny_shapes(tie_word_embeddings=tie) for tie in (True, False))
-    assert apart.other_parameters - tied.other_parameters == 64 * 32
-    assert replace(tied, other_parameters=apart.other_parameters) == apart
-    one, other = (model_costs.held_out(a, 6, 4, 64, 2, False) for a in (tied, apart))
+    tied, untied = (tiny_shapes(tie_word_embeddings=tie) for tie in (True, False))
+    assert untied.other_parameters - tied.other_parameters == 64 * 32
+    assert replace(tied, other_parameters=untied.other_parameters) == untied
+    one, other = (model_costs.held_out(a, 6, 4, 64, 2, False) for a in (tied, untied))
     assert one.flops == other.flops
 
 

@@ -12,20 +12,13 @@ import pytest
 import torch
 
 from lesa.errors import UserError
-from lesa.files import GIB
+from lesa.files import GIB, gib
 from lesa.machine import has_bfloat16
 from lesa.params import load
-from lesa.planning import rates as machine
-from lesa.planning.budget import check, disk_peak, gib, need, seconds
-from lesa.planning.costs import UNITS, Cost
+from lesa.planning.budget import check, disk_peak, need, seconds
+from lesa.planning.cost import UNITS, Cost
 from lesa.planning.launch import Launch
-from lesa.planning.rates import (
-    Accelerator,
-    Machine,
-    can_link,
-    cgroup_room,
-    this_machine,
-)
+from lesa.planning.rates import Accelerator, Machine, can_link, cgroup_memory_left, this_machine
 from pipelines.stage import on_this_machine
 
 MACHINE = Machine(
@@ -166,15 +159,15 @@ def cgroup(folder: Path, limit: str, used: int, cached: int) -> None:
 def test_the_tightest_cgroup_above_counts(tmp_path: Path) -> None:
     cgroup(tmp_path / "outer", "1000", 300, 100)
     cgroup(tmp_path / "outer/inner", "max", 200, 50)
-    assert cgroup_room(tmp_path, "/outer/inner") == 800
+    assert cgroup_memory_left(tmp_path, "/outer/inner") == 800
     cgroup(tmp_path / "outer/inner", "500", 200, 50)
-    assert cgroup_room(tmp_path, "/outer/inner") == 350
+    assert cgroup_memory_left(tmp_path, "/outer/inner") == 350
     cgroup(tmp_path / "outer/inner", "100", 200, 50)
-    assert cgroup_room(tmp_path, "/outer/inner") == 0
+    assert cgroup_memory_left(tmp_path, "/outer/inner") == 0
 
 
 def test_no_cgroup_is_no_limit(tmp_path: Path) -> None:
-    assert cgroup_room(tmp_path, "/") == cgroup_room(tmp_path, "/a/b") == 2**63
+    assert cgroup_memory_left(tmp_path, "/") == cgroup_memory_left(tmp_path, "/a/b") == 2**63
 
 
 def test_this_machine_is_measured_and_left_clean(tmp_path: Path) -> None:
@@ -215,9 +208,9 @@ def test_a_stage_takes_float32_where_there_is_no_bfloat16(monkeypatch: pytest.Mo
     params = load(Path("conf/default.yaml"))
     assert params.train.bf16
     assert params.evaluate.dtype == "bfloat16"
-    monkeypatch.setattr(machine, "has_bfloat16", lambda: True)
+    monkeypatch.setattr("pipelines.stage.has_bfloat16", lambda: True)
     assert on_this_machine(params) == params
-    monkeypatch.setattr(machine, "has_bfloat16", lambda: False)
+    monkeypatch.setattr("pipelines.stage.has_bfloat16", lambda: False)
     found = on_this_machine(params)
     assert not found.train.bf16
     assert found.evaluate.dtype == "float32"

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
-import lesa.planning.rates
 import pipelines.plan as stage
+from baselines import table
 from lesa.files import GIB
-from lesa.params import Params, parse
-from lesa.planning.architecture import Architecture, architecture
-from lesa.planning.costs import Cost
+from lesa.params import Gaps, Params, parse
+from lesa.planning.architecture import Architecture, architecture, find_config
+from lesa.planning.cost import Cost
 from lesa.planning.rates import Machine
-from lesa.upscaling import methods
 from lesa.upscaling.plan import LayerPlan, Slot
 from pipelines.profile import compose
 from tests.conftest import tiny_config
@@ -29,16 +29,16 @@ LARGE = replace(
     disk=4096 * GIB,
     accelerator=replace(GPU, memory=80 * GIB, count=8),
 )
-DEPENDS_ON_TEXT = {"corpus", "report"}
+DEPENDS_ON_TEXT = {"inputs", "corpus", "tasks", "report"}
 
 
 def profile(name: str) -> tuple[Params, Architecture]:
     params = parse(compose(name), name)
-    return params, architecture(*stage.find_config(params.base, stage.KEPT, Path("nowhere")))
+    return params, architecture(*find_config(params.base, stage.CONFIGS, Path("nowhere")))
 
 
 def words(text: str) -> LayerPlan:
-    """Read `strip`'s line back, all of a plan but what trains and numbers."""
+    """Read `plan_line`'s line back, all of a plan but what trains and numbers."""
     slots: list[Slot] = []
     pieces = text.split()
     for at, word in enumerate(pieces):
@@ -55,19 +55,19 @@ def words(text: str) -> LayerPlan:
     return slots
 
 
-@pytest.mark.parametrize("name", sorted(methods.METHODS))
+@pytest.mark.parametrize("name", sorted(table()))
 @pytest.mark.parametrize(
     ("layers", "first", "last"), [(32, 15, 30), (6, 0, 2), (6, 3, 4), (4, 2, 2)]
 )
 def test_a_plans_line_says_all_of_it(name: str, layers: int, first: int, last: int) -> None:
-    plan = methods.get(name).plan(layers, first, last)
+    plan = table()[name].plan(layers, Gaps(first=first, last=last))
     trains = [replace(slot, trainable=slot.new) for slot in plan]
-    assert words(stage.strip(plan)) == trains
+    assert words(stage.plan_line(plan)) == trains
 
 
 def test_the_layer_table_of_the_papers_model() -> None:
     params, a = profile("llama3-8b")
-    head, *rows = stage.layer_table(a, stage.layer_plans(params, a.layers))
+    head, *rows = stage.layer_table(a, stage.layer_plans(params, a.num_layers))
     assert head == ["model", "layers", "parameters before", "after", "of these train", "layer plan"]
     before, after, new = "8,030,261,248", "11,520,053,248", "3,489,792,000"
     groups = " ".join(f"{i}-{i + 1} +{i + 1}" for i in range(0, 32, 2))
@@ -81,38 +81,49 @@ def test_the_layer_table_of_the_papers_model() -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "smoke", "llama3-8b", "qwen2.5-1.5b"])
-def test_every_stage_of_the_pipeline_is_there(name: str) -> None:
-    """The instances that dvc.yaml makes of this profile's parameters."""
+def test_every_stage_of_the_pipeline_is_there(name: str, tmp_path: Path) -> None:
+    """DVC itself says which stages dvc.yaml has with this profile's parameters."""
     params, a = profile(name)
-    found = stage.stage_costs(params, a, stage.layer_plans(params, a.layers), cores=2)
-    lists = {
-        "models": params.models,
-        "methods": list(params.methods),
-        "fit.runs": list(params.fit.runs),
-    }
-    wanted: set[str] = set()
-    for family, body in yaml.safe_load(Path("dvc.yaml").read_text())["stages"].items():
-        if family in DEPENDS_ON_TEXT:
-            continue
-        instances = [""]
-        if "foreach" in body:
-            instances = [f"@{key}" for key in lists[body["foreach"][2:-1]]]
-        for axis, values in body.get("matrix", {}).items():
-            del axis
-            values = lists[values[2:-1]] if isinstance(values, str) else values
-            instances = [
-                f"{have}-{value}" if have else f"@{value}" for have in instances for value in values
-            ]
-        wanted |= {family + instance for instance in instances}
+    found = stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), cores=2)
+    Repo.init(str(tmp_path), no_scm=True)
+    (tmp_path / "dvc.yaml").write_text(Path("dvc.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(name)))
+    wanted = {each.name for each in Repo(str(tmp_path)).index.stages} - DEPENDS_ON_TEXT
     lowest = {"default": {2, 15}, "smoke": {2, 3}}.get(name, set())  # of those with a cache
     assert set(found) == wanted | {f"{stage.FROZEN}@{first}" for first in lowest}
+
+
+def test_a_method_is_planned_from_the_table_alone() -> None:
+    """Whatever its name: its predictors from `needs`, its layers from its plan."""
+    tree = compose("smoke")
+    tree["methods"]["own"] = {"method": "average"}
+    tree["methods"]["other"] = {**tree["methods"]["lesa"], "needs": ["paper-1"]}
+    params, a = parse(tree, "smoke"), profile("smoke")[1]
+    plans = stage.layer_plans(params, a.num_layers)
+    found = stage.stage_costs(params, a, plans, cores=2)
+    assert plans["own"] == plans["lesa"]
+    assert found["expand@other"] == found["expand@lesa"]
+    assert found["expand@own"].work["float32"] == 0 < found["expand@lesa"].work["float32"]
+    assert {"pretrain@own", "evaluate_init@own", "evaluate_trained@own"} <= set(found)
+
+
+def test_the_base_is_costed_as_every_model() -> None:
+    params, a = profile("llama3-8b")
+    found = stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), cores=2)
+    size = 2 * 8_030_261_248
+    assert found["base"].output == found["expand@base"].output == found["pretrain@base"].output
+    assert found["expand@base"].output == size
+    assert found["expand@base"].flops == 0
+    disk = sum(found[name].output for name in ("base", "expand@base", "pretrain@base"))
+    assert disk == 3 * size
 
 
 def test_deeper_plans_cost_more() -> None:
     params, _ = profile("smoke")
     few, many = (architecture(tiny_config(num_hidden_layers=n).to_dict(), "x") for n in (6, 12))
     one, other = (
-        stage.stage_costs(params, a, stage.layer_plans(params, a.layers), 2) for a in (few, many)
+        stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), 2)
+        for a in (few, many)
     )
     for name in [name for name in one if not name.startswith(stage.FROZEN)]:
         # As many layers are new in both: making them costs the same, writing all does not.
@@ -124,7 +135,7 @@ def test_deeper_plans_cost_more() -> None:
     assert other["extract"].output == one["extract"].output
 
 
-def test_alike_stages_share_a_row_and_the_last_is_the_sum() -> None:
+def test_stages_of_equal_cost_share_a_row_and_the_last_is_the_sum() -> None:
     one, two = Cost({"float32": 2e12}, GIB), Cost({"float32": 3e12}, 2 * GIB, output=GIB)
     found = {"extract": two, "fit@a": one, "fit@b": two, "fit@c": one}
     machine = replace(MACHINE, rates=dict.fromkeys(MACHINE.rates, 1e12))
@@ -146,7 +157,7 @@ def test_durations(amount: float, text: str) -> None:
 
 def run(machine: Machine, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Exit status of the command on `machine`, which multiplies bfloat16."""
-    monkeypatch.setattr(lesa.machine, "has_bfloat16", lambda: True)
+    monkeypatch.setattr("pipelines.stage.has_bfloat16", lambda: True)
     monkeypatch.setattr(stage, "this_machine", lambda: machine)
     monkeypatch.setattr("sys.argv", ["plan", name])
     try:
@@ -179,7 +190,7 @@ def test_a_plan_that_does_not_fit_ends_with_one_line(
     assert "whole run" in out
     assert error.count("\n") == 1
     assert re.search(
-        r"error: memory: evaluate@init-lesa needs [\d.]+ GiB, 1\.0 GiB are free", error
+        r"error: memory: evaluate_init@lesa needs [\d.]+ GiB, 1\.0 GiB are free", error
     )
     assert re.search(r"disk: the run needs [\d.]+ GiB, 1\.0 GiB are free: [\d.]+ GiB too", error)
 
@@ -204,8 +215,8 @@ def test_what_lies_there_counts_for_its_own_base_alone(
     smoke, _ = profile("smoke")
     default, _ = profile("default")
     (tmp_path / "params.yaml").write_text(Path("conf/default.yaml").read_text())
-    (tmp_path / "artifacts/init").mkdir(parents=True)
-    (tmp_path / "artifacts/init/file").write_bytes(b"12345")
+    (tmp_path / "artifacts/base").mkdir(parents=True)
+    (tmp_path / "artifacts/base/file").write_bytes(b"12345")
     monkeypatch.chdir(tmp_path)
     assert stage.present(default) == 5
     assert stage.present(smoke) == 0

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from lesa.checkpoints.base import NOTE, Base, describe, local_folder, random_config
-from lesa.checkpoints.check import read_object
-from lesa.checkpoints.reader import KINDS, layer_tensor, split_layer
+from lesa.checkpoints.depth import check_depth_settings
+from lesa.checkpoints.families import Family, family_of
+from lesa.checkpoints.reader import read_config, read_object
 from lesa.downloads import explained
 from lesa.errors import UserError
 from lesa.params import HubBase, PathBase, RandomBase
@@ -22,36 +24,53 @@ class Architecture:
     """What costs depend on.
 
     kinds: matrix kind to (d1, d2), PyTorch's (out, in). layer_parameters: of one layer, norms and
-    biases too. other_parameters: embeddings, last norm and output head; a tied head counts once.
+    biases too. other_parameters: embeddings, last norm and output layer; a tied one counts once.
+    active_parameters: of one layer's matrices, those that a token is multiplied with; of a
+    mixture, its router and the experts it chooses. query_width, key_value_width: of all heads.
+    norm_width: of what all norms of a layer take in, those of each head too. feed_forward_width: of
+    all experts that a token meets. gated: has the feed-forward a gate?
     itemsize: bytes of a stored parameter.
     """
 
-    layers: int
+    num_layers: int
     kinds: Mapping[str, tuple[int, int]]
     layer_parameters: int
     other_parameters: int
-    vocabulary: int
+    active_parameters: int
+    vocab_size: int
+    hidden_size: int
+    query_width: int
+    key_value_width: int
+    norm_width: int
+    feed_forward_width: int
+    gated: bool
     itemsize: int
 
     @property
-    def hidden(self) -> int:
-        return self.kinds["q_proj"][1]
+    def embedding_parameters(self) -> int:
+        """Of the input embedding, and as many of the output layer."""
+        return self.vocab_size * self.hidden_size
 
-    def parameters(self, layers: int) -> int:
-        """Parameters of the model with `layers` layers."""
-        return self.layer_parameters * layers + self.other_parameters
+    @property
+    def layer_matrices(self) -> int:
+        """Parameters of all matrices of a layer that are predicted."""
+        return sum(d1 * d2 for d1, d2 in self.kinds.values())
+
+    def parameters(self, num_layers: int) -> int:
+        """Parameters of the model with `num_layers` layers."""
+        return self.layer_parameters * num_layers + self.other_parameters
 
     def rank(self, kind: str) -> int:
         """r: rows of the coefficients of a kind, if no singular value is dropped."""
         d1, d2 = self.kinds[kind]
-        return min(d1, self.layers * d2)
+        return min(d1, self.num_layers * d2)
 
 
-def find_config(base: Base, kept: Path, prepared: Path) -> tuple[dict[str, Any], str]:
+def find_config(base: Base, described: Path, prepared: Path) -> tuple[dict[str, Any], str]:
     """A base's `config.json` and where it was found, in words.
 
-    Looked for in turn: the base section or folder itself, the folder `kept` of architectures in
-    the repository, the checkpoint that the base stage left at `prepared`, the hub (this one file).
+    Looked for in turn: the base section or folder itself, the configs in the folder `described`,
+    the checkpoint that the base stage left at `prepared`, the hub (this one file).
     """
     if isinstance(base, RandomBase):
         return {"model_type": "llama", **random_config(base)}, "params: base"
@@ -59,7 +78,7 @@ def find_config(base: Base, kept: Path, prepared: Path) -> tuple[dict[str, Any],
         path = local_folder(base) / "config.json"
         return read_object(path), str(path)
     given = base.model_dump()
-    for path in sorted(kept.glob("*.yaml")):
+    for path in sorted(described.glob("*.yaml")):
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         if all(given.get(key) == value for key, value in tree["base"].items()):
             return tree["config"], str(path)
@@ -70,7 +89,7 @@ def find_config(base: Base, kept: Path, prepared: Path) -> tuple[dict[str, Any],
         return hub_config(base), f"config.json of {describe(base)}"
     raise UserError(
         f"base: no config.json of {describe(base)} is known before the base stage has run; "
-        f"run `dvc repro base` first, or describe it in {kept}/"
+        f"run `dvc repro base` first, or describe it in {described}/"
     )
 
 
@@ -82,53 +101,68 @@ def hub_config(base: HubBase) -> dict[str, Any]:
         return read_object(Path(hf_hub_download(base.id, "config.json", revision=base.revision)))
 
 
+def layer_shapes(model: Any, family: Family, where: str) -> dict[str, torch.Size]:
+    """Shapes of a layer's parameters, by name without the layer's prefix: of all layers the same.
+
+    A mixture's experts are stacked in transformers' model, which the family reads as well as the
+    one file entry an expert that hubs have.
+    """
+    layers: dict[int, dict[str, torch.Size]] = {}
+    for name, parameter in model.named_parameters():
+        if split := family.split(name):
+            layers.setdefault(split[0], {})[split[1]] = parameter.shape
+    if len(layers) < 3 or any(layer != layers[0] for layer in layers.values()):
+        raise UserError(
+            f"{where}: {len(layers)} layers; the method needs at least 3, all of the same shapes"
+        )
+    return layers[0]
+
+
 def architecture(config: dict[str, Any], where: str) -> Architecture:
     """Build the model on the meta device and read off its shapes; `where` names the config.
 
-    Raises UserError for a config that transformers does not know or that the method cannot expand.
+    Raises UserError, one line, for a family that is not in the table, a config that transformers
+    refuses, and a model that the method cannot expand.
     """
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    settings = dict(config)
-    named = settings.pop("torch_dtype", None) or settings.get("dtype") or "float32"
-    dtype = getattr(torch, str(named), None)
+    check_depth_settings(config, where)
+    family, explicit = family_of(config, where), read_config(config, where)
+    dtype = explicit.dtype or torch.float32
     if not isinstance(dtype, torch.dtype):
-        raise UserError(f"{where}: dtype {named!r} is none of torch's, such as bfloat16")
-    try:
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                AutoConfig.for_model(**settings)
-            )
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        line = " ".join(str(error).split())
-        raise UserError(
-            f"{where}: no causal language model of transformers ({line[:120]})"
-        ) from None
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    by_layer: dict[int, dict[str, tuple[int, ...]]] = {}
-    for name, shape in shapes.items():
-        if split := split_layer(name):
-            by_layer.setdefault(split[0], {})[split[1]] = shape
-    first = by_layer.get(0, {})
-    for suffix in KINDS.values():
-        if len(first.get(suffix, ())) != 2:
-            raise UserError(
-                f"{where}: model type {settings['model_type']!r} lacks {layer_tensor(0, suffix)}; "
-                f"the method needs {', '.join(KINDS)} in every layer"
-            )
-    if len(by_layer) < 3 or any(layer != first for layer in by_layer.values()):
-        raise UserError(
-            f"{where}: {len(by_layer)} layers; the method needs at least 3, all of the same shapes"
-        )
-    layer = sum(sizes[layer_tensor(0, suffix)] for suffix in first)
+        raise UserError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16")
+    with explained(f"{where}: transformers makes no model of it"), torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(explicit)  # type: ignore[no-untyped-call]
+    shapes = layer_shapes(model, family, where)
+    kinds: dict[str, tuple[int, int]] = {}
+    for kind, view in family.views(explicit, shapes).items():
+        d1, d2 = view.read(torch.empty(shapes[view.tensor], device="meta")).shape
+        kinds[kind] = (d1, d2)
+    layer = sum(shape.numel() for shape in shapes.values())
+    heads, hidden_size = explicit.num_attention_heads, explicit.hidden_size
+    head_dim = getattr(explicit, "head_dim", None) or hidden_size // heads
+    groups = getattr(explicit, "num_key_value_heads", None) or heads
+    whole = {"q_norm.weight": heads * head_dim, "k_norm.weight": groups * head_dim}
+    norms = [name for name, shape in shapes.items() if len(shape) == 1 and name.endswith("weight")]
+    # Of a mixture's experts a token meets some; all are of one shape.
+    met = explicit.num_experts_per_tok / explicit.num_local_experts if family.router else 1
+    sizes = {kind: d1 * d2 for kind, (d1, d2) in kinds.items()}
+    active = sum(met * n if kind.startswith("experts.") else n for kind, n in sizes.items())
+    if family.router:
+        active += sum(s.numel() for name, s in shapes.items() if name.endswith(family.router))
+    up = sum(d1 for kind, (d1, _) in kinds.items() if kind.endswith("up_proj"))
     return Architecture(
-        layers=len(by_layer),
-        kinds={kind: (first[suffix][0], first[suffix][1]) for kind, suffix in KINDS.items()},
+        num_layers=explicit.num_hidden_layers,
+        kinds=kinds,
         layer_parameters=layer,
-        other_parameters=sum(sizes.values()) - layer * len(by_layer),
-        vocabulary=model.get_input_embeddings().weight.shape[0],
+        other_parameters=model.num_parameters() - layer * explicit.num_hidden_layers,
+        active_parameters=round(active),
+        vocab_size=explicit.vocab_size,
+        hidden_size=hidden_size,
+        query_width=heads * head_dim,
+        key_value_width=groups * head_dim,
+        norm_width=sum(whole.get(name.split(".", 1)[-1], shapes[name][0]) for name in norms),
+        feed_forward_width=round(met * up),
+        gated=any(kind.endswith("gate_proj") for kind in kinds),
         itemsize=dtype.itemsize,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lesa.errors import UserError
 from lesa.files import gib
-from lesa.planning.costs import Cost
+from lesa.planning.cost import Cost
 from lesa.planning.rates import Machine
 
 

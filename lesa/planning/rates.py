@@ -14,11 +14,11 @@ import psutil
 import torch
 from torch import Tensor
 
-from lesa.machine import usable_cores
+from lesa.machine import set_threads, usable_cores
 
 CGROUPS = Path("/sys/fs/cgroup")
-LARGEST = 8192  # of a timed square matrix
-MOVED = 64 * 2**20  # bytes that the memory and disk rates move at a time
+LARGEST_SIZE = 8192  # of a timed square matrix
+MOVED_BYTES = 64 * 2**20  # in one go, for the rates of memory and disk
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Machine:
     """memory, disk: bytes that can be had now; disk where the project lies. hard_links: can its
     filesystem make them (else DVC's cache holds every output a second time). process: bytes of a
     Python process with torch and transformers. rates: work a second, by
-    `lesa.planning.costs.UNITS`.
+    `lesa.planning.cost.UNITS`.
     """
 
     cores: int
@@ -49,9 +49,8 @@ class Machine:
 
 
 def this_machine(project: Path = Path()) -> Machine:
-    """Look and measure, within seconds. Sets torch's threads to the cores, as every stage does."""
-    cores = usable_cores()
-    torch.set_num_threads(cores)
+    """Look and measure, within seconds, with as many threads as every stage has."""
+    set_threads()
     gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=project) as folder:
         rates = compute_rates("cpu") | {
@@ -60,8 +59,8 @@ def this_machine(project: Path = Path()) -> Machine:
         }
         links = can_link(Path(folder))
     return Machine(
-        cores=cores,
-        memory=min(psutil.virtual_memory().available, cgroup_room(CGROUPS, own_cgroup())),
+        cores=usable_cores(),
+        memory=min(psutil.virtual_memory().available, cgroup_memory_left(CGROUPS, own_cgroup())),
         disk=disk_usage(project).free,
         hard_links=links,
         process=psutil.Process().memory_info().rss,
@@ -84,22 +83,22 @@ def own_cgroup() -> str:
     return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
 
 
-def cgroup_room(mount: Path, path: str) -> int:
+def cgroup_memory_left(mount: Path, path: str) -> int:
     """Bytes that the limits of a cgroup (v2) and of those above it leave; 2**63 without a limit.
 
-    The page cache counts as room: the system gives it back.
+    The page cache counts as left: the system gives it back.
     """
-    room = 2**63
+    left = 2**63
     folder = mount / path.lstrip("/")
     for level in (folder, *folder.parents):
         limit = level / "memory.max"
         if limit.is_file() and (text := limit.read_text().strip()) != "max":
             used = int((level / "memory.current").read_text())
             stat = dict(line.split() for line in (level / "memory.stat").read_text().splitlines())
-            room = min(room, max(int(text) - used + int(stat.get("file", 0)), 0))
+            left = min(left, max(int(text) - used + int(stat.get("file", 0)), 0))
         if level == mount:
             break
-    return room
+    return left
 
 
 def can_link(folder: Path) -> bool:
@@ -117,8 +116,8 @@ def compute_rates(device: str) -> dict[str, float]:
         str(dtype).removeprefix("torch."): product_rate(dtype, device)
         for dtype in (torch.float64, torch.float32, torch.bfloat16)
     }
-    block, other = (torch.ones(MOVED // 4, device=device) for _ in range(2))
-    rates["memory"] = 2 * MOVED / timed(lambda: other.copy_(block), device)
+    block, other = (torch.ones(MOVED_BYTES // 4, device=device) for _ in range(2))
+    rates["memory"] = 2 * MOVED_BYTES / timed(lambda: other.copy_(block), device)
     return rates
 
 
@@ -127,7 +126,7 @@ def product_rate(dtype: torch.dtype, device: str) -> float:
         matrix = torch.ones(n, n, dtype=dtype, device=device)
         return timed(lambda: matrix @ matrix, device)
 
-    return grown(seconds, lambda n: 2.0 * n**3)
+    return rate_of(seconds, lambda n: 2.0 * n**3)
 
 
 def reduction_rate() -> float:
@@ -139,13 +138,13 @@ def reduction_rate() -> float:
         symmetric = matrix + matrix.T
         return timed(lambda: torch.linalg.eigvalsh(symmetric), "cpu")
 
-    return grown(seconds, lambda n: 4 / 3 * n**3)
+    return rate_of(seconds, lambda n: 4 / 3 * n**3)
 
 
-def grown(seconds: Callable[[int], float], operations: Callable[[int], float]) -> float:
+def rate_of(seconds: Callable[[int], float], operations: Callable[[int], float]) -> float:
     """Operations a second at the first size, doubled from 256, that takes 30 ms or more."""
     n = 256
-    while (taken := seconds(n)) < 0.03 and n < LARGEST:
+    while (taken := seconds(n)) < 0.03 and n < LARGEST_SIZE:
         n *= 2
     return operations(n) / taken
 
@@ -170,8 +169,8 @@ def disk_rate(folder: Path) -> float:
     data = os.urandom(2**20)
     start = time.perf_counter()
     with open(folder / "written", "wb") as file:
-        for _ in range(MOVED // len(data)):
+        for _ in range(MOVED_BYTES // len(data)):
             file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return MOVED / (time.perf_counter() - start)
+    return MOVED_BYTES / (time.perf_counter() - start)

@@ -3,62 +3,23 @@
 Memory is what a stage holds at once at its peak, beyond the interpreter and its libraries. Pages
 of memory-mapped files are not in it: the system takes them back when it needs room. A rank is
 counted as full, a matrix multiplication `(m, k) @ (k, n)` as 2·m·k·n. In the docstrings `d1, d2`
-are a matrix, `r = min(d1, L·d2)`, `L` the base's layers, `b` the bytes of a stored parameter.
+are a matrix, `r = min(d1, L·d2)`, `L` the base's layers, `b` the bytes of a stored parameter. A
+tensor that fuses several matrices counts as the one that is read from it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
-from lesa.checkpoints.reader import SHARD_BYTES
+from lesa.checkpoints.writer import SHARD_BYTES
 from lesa.method.basis import ROWS
 from lesa.method.coefficients import IN_MEMORY_BYTES
 from lesa.method.predictor import SCORED_ROWS
 from lesa.params import Predictor
 from lesa.planning.architecture import Architecture
-from lesa.planning.launch import ALONE, Launch
+from lesa.planning.cost import Cost, Work, added, times
 from lesa.upscaling.plan import LayerPlan
-
-# Units of work. The first four are floating-point operations: of matrix products, by their
-# precision, and of the reduction to tridiagonal or bidiagonal form, which has a rate of its own
-# as half of it is bound by memory. The others are bytes moved in memory, and to and from disk.
-FLOPS = ("float64", "float32", "bfloat16", "reduction")
-UNITS = (*FLOPS, "memory", "disk")
-Work = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One run of a stage.
-
-    work: by unit, see UNITS. memory: bytes at the peak, on the accelerator if the stage is
-    `accelerated` and there is one. output: bytes it leaves to DVC. scratch: bytes on disk
-    that are gone when it ends. outside: bytes it leaves where DVC does not look, as in the hub's
-    cache. processes: that run at once on a machine. host: bytes at the peak in main memory when
-    accelerators hold the rest. launch: processes that share the work; `memory` is of one of them.
-    """
-
-    work: Work
-    memory: int
-    output: int = 0
-    scratch: int = 0
-    outside: int = 0
-    processes: int = 1
-    accelerated: bool = False
-    host: int = 0
-    launch: Launch = ALONE
-
-    @property
-    def flops(self) -> float:
-        return sum(self.work.get(unit, 0.0) for unit in FLOPS)
-
-
-def added(*parts: Work) -> Work:
-    return {unit: sum(part.get(unit, 0.0) for part in parts) for unit in UNITS}
-
-
-def times(count: float, work: Work) -> Work:
-    return {unit: count * amount for unit, amount in work.items()}
 
 
 def base(a: Architecture, source: str) -> Cost:
@@ -68,7 +29,7 @@ def base(a: Architecture, source: str) -> Cost:
     them. A hub's checkpoint stays in the hub's cache as well, counted as on the same disk. The
     wheel of a package is not counted.
     """
-    parameters = a.parameters(a.layers)
+    parameters = a.parameters(a.num_layers)
     size = a.itemsize * parameters
     copies = {"package": 8, "random": 4}.get(source, 0)
     return Cost(
@@ -87,10 +48,10 @@ def extract(a: Architecture) -> Cost:
     """
     work, peak, output = Work(), 0, 0
     for d1, d2 in a.kinds.values():
-        read = a.layers * a.itemsize * d1 * d2
+        read = a.num_layers * a.itemsize * d1 * d2
         blocks = ((top, min(top + ROWS, d1)) for top in range(0, d1, ROWS))
         entries = sum((end - top) * end for top, end in blocks)  # only up to the diagonal
-        product = {"float64": 2.0 * a.layers * entries * d2, "disk": read + 2.0 * 8 * d1 * d1}
+        product = {"float64": 2.0 * a.num_layers * entries * d2, "disk": read + 2.0 * 8 * d1 * d1}
         work = added(work, product)
         peak = max(peak, (a.itemsize + 16) * d1 * d2 + 8 * d1 * d1)
         output += 8 * d1 * d1
@@ -124,19 +85,19 @@ def svd(a: Architecture, method: str) -> Cost:
         r, n = a.rank(kind), d1 * d2
         if method == "gram":
             decompose = {"reduction": 4 / 3 * d1**3, "float64": 2.0 * d1**3, "disk": 8.0 * d1 * d1}
-            held, kept = 16 * d1 * d1, 8 * d1 * d1
+            decomposing, basis_memory = 16 * d1 * d1, 8 * d1 * d1
         else:
-            short, long = sorted((d1, a.layers * d2))
+            short, long = sorted((d1, a.num_layers * d2))
             decompose = {
                 "reduction": 4.0 * long * short**2,
                 "float32": 2.0 * long * short**2 + 20.0 * short**3,
-                "disk": float(a.layers * a.itemsize * n),
+                "disk": float(a.num_layers * a.itemsize * n),
             }
-            held, kept = 4 * (3 * a.layers * n + 3 * d1 * d1), 4 * d1 * r
+            decomposing, basis_memory = 4 * (3 * a.num_layers * n + 3 * d1 * d1), 4 * d1 * r
         basis = 4 * (d1 * r + r)
-        layers = {"float32": 2.0 * a.layers * n, "disk": 2.0 * a.layers * a.itemsize * n}
-        work = added(work, decompose, layers, structure_work(d1, d2, a.layers))
-        peak = max(peak, held, kept + structure_memory(a, d1, d2))
+        layers = {"float32": 2.0 * a.num_layers * n, "disk": 2.0 * a.num_layers * a.itemsize * n}
+        work = added(work, decompose, layers, structure_work(d1, d2, a.num_layers))
+        peak = max(peak, decomposing, basis_memory + structure_memory(a, d1, d2))
         output += basis
     return Cost(added(work, {"disk": 2.0 * output}), peak, output)
 
@@ -148,7 +109,7 @@ def predictor_parameters(d2: int, hidden_size: int) -> int:
 
 
 def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) -> Cost:
-    """Predictors of the seven kinds, `workers` at once, on CPU one thread each.
+    """Predictors of all kinds, `workers` at once, on CPU one thread each.
 
     An example passes forward (2·P), gives gradients of the weights (2·P) and of all but the first
     layer's inputs. Every row of all triples is seen `epochs` times, and all but the held-out
@@ -162,30 +123,30 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
     work, output = Work(), 0
     memory: list[int] = []
     files: list[int] = []
-    triples = a.layers - 2
-    held = len(range(heldout_every - 1, triples, heldout_every))
-    fits = [triples] + [triples - held] * bool(held)
+    triples = a.num_layers - 2
+    heldout = len(range(heldout_every - 1, triples, heldout_every))
+    fits = [triples] + [triples - heldout] * bool(heldout)
     for kind, (d1, d2) in a.kinds.items():
         r, h = a.rank(kind), settings.hidden_size
         p = predictor_parameters(d2, h)
         examples = settings.epochs * sum(fits) * r
         steps = settings.epochs * sum(-(-count * r // settings.batch_size) for count in fits)
-        scored = 2.0 * p * (triples + held) * r
+        scored = 2.0 * p * (triples + heldout) * r
         trained = examples * (6.0 * p - 2.0 * (2 * d2 * h))
-        file = 4 * a.layers * r * d2
+        file = 4 * a.num_layers * r * d2
         work = added(
             work,
             {
-                "float32": 2.0 * a.layers * r * d1 * d2 + trained + scored,
+                "float32": 2.0 * a.num_layers * r * d1 * d2 + trained + scored,
                 # Weights and gradients three times, parameter and moments read and written;
                 # the rows of a batch gathered, joined and used.
                 "memory": 4.0 * (12 * p * steps + 12 * d2 * examples),
-                "disk": 2.0 * file + a.layers * a.itemsize * d1 * d2,
+                "disk": 2.0 * file + a.num_layers * a.itemsize * d1 * d2,
             },
         )
         making = 4 * d1 * r + (a.itemsize + 4) * d1 * d2 + 8 * r * d2
-        held_file = file if file <= IN_MEMORY_BYTES else 0
-        memory.append(max(making, 20 * p + 24 * min(r, SCORED_ROWS) * d2 + held_file))
+        in_memory = file if file <= IN_MEMORY_BYTES else 0
+        memory.append(max(making, 20 * p + 24 * min(r, SCORED_ROWS) * d2 + in_memory))
         files.append(file)
         output += 4 * p
     return Cost(
@@ -199,49 +160,47 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
     )
 
 
-def _one_matrix(a: Architecture, kind: str, method: str, hidden_size: int) -> tuple[Work, int]:
-    """Making one new matrix of a kind: work, and memory beside the shard that is written."""
+def prediction(a: Architecture, kind: str, hidden_size: int) -> tuple[Work, int]:
+    """LESA's prediction of a matrix (`lesa.method.prediction.predict`): work, and bytes held.
+
+    Both neighbours meet the first layer of G_W, Uᵀ what that gives, then the second layer, U what
+    that gives and a column for the last bias, then the last layer. Held: the basis, two neighbours,
+    the prediction as computed and as stored, and hidden_size columns.
+    """
     d1, d2 = a.kinds[kind]
-    r, n, stored = a.rank(kind), d1 * d2, a.itemsize * d1 * d2
-    if method == "lesa":
-        # Both neighbours by the first layer of G_W, Uᵀ by that, the second layer, U by what it
-        # gives and a column for the last bias, then the last layer.
-        h, p = hidden_size, predictor_parameters(d2, hidden_size)
-        products = 2 * n * h + d1 * r * h + r * h * h + (d1 * r + n) * (h + 1)
-        work = {"float32": 2.0 * products, "memory": 12.0 * d1 * r + 20.0 * n}
-        return work, 4 * (d1 * r + p) + 3 * stored + 4 * n + 8 * (d1 + r) * (h + 1)
-    if method == "noise":
-        return {"memory": 24.0 * n}, 2 * stored + 12 * n
-    if method == "spectrum":
-        # Singular values of (d1, d2); QR of two Gaussian matrices with k columns; their product.
-        k, m = sorted((d1, d2))
-        qr = 4.0 * k * k * (d1 + d2) - 8 / 3 * k**3
-        work = {
-            "reduction": 4.0 * m * k * k - 4 / 3 * k**3,
-            "float32": qr + 2.0 * k * n,
-            "memory": 24.0 * n,
-        }
-        return work, 2 * stored + 8 * n + 12 * (d1 + d2) * k
-    # Copies and means: next to nothing is computed.
-    return {"memory": 16.0 * n}, 2 * stored + 12 * n
+    r, n, h = a.rank(kind), d1 * d2, hidden_size
+    products = 2 * n * h + d1 * r * h + r * h * h + (d1 * r + n) * (h + 1)
+    work = {"float32": 2.0 * products, "memory": 12.0 * d1 * r + 20.0 * n}
+    basis_and_predictor = 4 * (d1 * r + predictor_parameters(d2, h))
+    return work, basis_and_predictor + (3 * a.itemsize + 4) * n + 8 * (d1 + r) * (h + 1)
 
 
-def expand(a: Architecture, plan: LayerPlan, method: str, hidden_size: int) -> Cost:
-    """Write the deepened checkpoint, then measure norms and structure of the new layers.
+def write(a: Architecture, plan: LayerPlan, hidden_sizes: Sequence[int]) -> Cost:
+    """Write a deepened checkpoint (`lesa.upscaling.expand`).
 
-    Held: one shard, and what one new matrix needs: LESA the basis, two neighbours, the
-    prediction as computed and as stored, 4·d1·r + (3·b + 4)·d1·d2, and hidden_size columns. A
-    method this module does not know is counted as one that copies. `hidden_size` is that of the
-    predictors LESA reads.
+    `hidden_sizes`: of each set of predictors that the method reads; for each it computes LESA's
+    prediction. All else a method does counts as copying a matrix, so a control's random matrices
+    and their decompositions, or an alignment of neighbours, are not counted. Held: a shard, the
+    layer that is written, and what one prediction needs or two neighbouring layers and a mean.
     """
     new = sum(slot.new for slot in plan)
-    size = a.itemsize * a.parameters(len(plan))
-    largest = a.itemsize * max(a.vocabulary * a.hidden, *(x * y for x, y in a.kinds.values()))
-    work: Work = {"disk": 3.0 * size + a.itemsize * a.parameters(a.layers), "memory": 2.0 * size}
-    making, measuring = largest, 0
+    read, size = (a.itemsize * a.parameters(layers) for layers in (a.num_layers, len(plan)))
+    layer, embedding = a.itemsize * a.layer_parameters, a.itemsize * a.embedding_parameters
+    work: Work = {"disk": 3.0 * size + read, "memory": 2.0 * size}
+    writing = max(embedding, layer)
     for kind, (d1, d2) in a.kinds.items():
-        one, held = _one_matrix(a, kind, method, hidden_size)
-        work = added(work, times(new, one), structure_work(d1, d2, new))
+        copying = [({"memory": 16.0 * d1 * d2}, 2 * layer + 12 * d1 * d2)]
+        parts = [prediction(a, kind, h) for h in hidden_sizes] or copying
+        work = added(work, *(times(new, part) for part, _ in parts))
         if new:
-            making, measuring = max(making, held), max(measuring, structure_memory(a, d1, d2))
-    return Cost(work, max(max(SHARD_BYTES, largest) + making, measuring), output=size)
+            writing = max(writing, layer + max(held for _, held in parts))
+    return Cost(work, max(SHARD_BYTES, embedding) + writing, output=size)
+
+
+def expand(a: Architecture, plan: LayerPlan, hidden_sizes: Sequence[int]) -> Cost:
+    """`write`, then measure norms and structure of the new layers."""
+    written, new = write(a, plan, hidden_sizes), sum(slot.new for slot in plan)
+    shapes = a.kinds.values()
+    work = added(written.work, *(structure_work(d1, d2, new) for d1, d2 in shapes))
+    measuring = max(structure_memory(a, d1, d2) for d1, d2 in shapes) if new else 0
+    return replace(written, work=work, memory=max(written.memory, measuring))
