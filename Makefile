@@ -22,10 +22,11 @@ RUN := PATH="$(BIN):$$PATH"
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-$(STAMP): requirements.txt constraints.txt
+$(STAMP): requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(if $(SYSTEM_SITE),--system-site-packages) $(VENV)
 	$(if $(SYSTEM_SITE),$(BIN)/python -c "import torch",$(BIN)/pip install $(TORCH))
 	$(BIN)/pip install -r requirements.txt -c constraints.txt
+	$(BIN)/pip install --no-deps -e .
 	touch $@
 
 setup: $(STAMP) ## Make the environment in .venv from pinned requirements
@@ -55,8 +56,8 @@ profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qw
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
 	@$(RUN) python -m pipelines.plan $(PROFILE)
 
-grid: $(STAMP) ## The learning-rate grid, outside the default run; metrics to metrics/grid
-	$(RUN) dvc repro pipelines/grid/dvc.yaml
+grid: $(STAMP) ## The learning-rate grid of every model; training reads metrics/grid/<model>.json
+	$(RUN) dvc repro pipelines/studies/grid/dvc.yaml
 	mkdir -p metrics/grid && cp artifacts/grid/*.json metrics/grid/
 
 $(MERGEKIT)/.installed: benchmarks/requirements-mergekit.txt requirements.txt constraints.txt

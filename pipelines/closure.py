@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("lesa", "baselines", "eval", "reports", "pipelines")
+TABLES = {"baselines", "reports/claims"}  # folders that import all of their files
 # Files whose code changes no output, with what they import.
 WITHOUT_EFFECT = {
     "lesa/__init__.py": "the version alone",
@@ -45,8 +46,8 @@ def source_of(name: str) -> Path | None:
 def closure(module: str) -> tuple[str, ...]:
     """Files with an effect that `module` runs, relative to the repository, sorted.
 
-    The table of methods imports every file of baselines/, which no statement says. Packages'
-    empty files are left out.
+    The tables of methods and of claims import every file of their folder, which no statement says.
+    Packages' empty files are left out.
     """
     found: set[Path] = set()
     waiting = [module]
@@ -56,8 +57,10 @@ def closure(module: str) -> tuple[str, ...]:
             continue
         found.add(path)
         waiting.extend(imported(path))
-        if path == ROOT / "baselines" / "__init__.py":
-            waiting.extend(f"baselines.{other.stem}" for other in path.parent.glob("*.py"))
+        folder = path.parent.relative_to(ROOT).as_posix()
+        if path.name == "__init__.py" and folder in TABLES:
+            dotted = folder.replace("/", ".")
+            waiting.extend(f"{dotted}.{other.stem}" for other in path.parent.glob("*.py"))
     return tuple(sorted(path.relative_to(ROOT).as_posix() for path in found if path.stat().st_size))
 
 

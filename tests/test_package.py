@@ -1,0 +1,43 @@
+"""`pip install .` gives the library, its version and nothing of the pipeline."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import lesa
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_installs_the_library_alone(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
+    for name in ("lesa", "eval", "pipelines"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"lesa_reproduction-{lesa.__version__}-")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+        archive.extractall(tmp_path / "site")
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "lesa").rglob("*.py")}
+    assert packed == wanted | {"lesa/py.typed"}
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "import lesa, lesa.upscaling.lesa, lesa.training.pretrain, lesa.text.corpus\n"
+        f"assert lesa.__file__.startswith({str(tmp_path)!r})\n"
+        "print(lesa.__version__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == lesa.__version__
