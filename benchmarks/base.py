@@ -19,7 +19,7 @@ from lesa.errors import UserError
 from lesa.files import read_json
 
 ROOT = Path(__file__).parents[1]
-PIPELINE_BASE = ROOT / "artifacts" / "init" / "base"
+PIPELINE_BASE = ROOT / "artifacts" / "base"
 
 
 def run(main: Callable[[], None]) -> None:

@@ -12,29 +12,27 @@ from typing import Any
 
 import yaml
 
+from baselines import table
 from benchmarks import measure
 from benchmarks.base import ROOT, default_base, run, work_folder
-from benchmarks.shapes import DEFAULT, layer_bytes
+from benchmarks.shapes import DEFAULT, layer_bytes, upper_gaps
 from benchmarks.summary import Comparison
+from lesa.checkpoints.writer import SHARD_BYTES
 from lesa.errors import UserError
-from lesa.files import write_json, write_text
-from lesa.upscaling import plan
+from lesa.files import write_text
 from lesa.upscaling.plan import LayerPlan, Slot
 
 MERGEKIT = ROOT / "benchmarks" / ".venv-mergekit" / "bin" / "python"
 PASSTHROUGH = ROOT / "benchmarks" / "sides" / "passthrough.py"
-PLANS = {"solar": plan.solar, "llama_pro": plan.llama_pro}
-# lesa.checkpoints.writer's, which this small process does not import. mergekit, too, holds a shard
-# before it writes one: equal shards are equal terms.
-SHARD_BYTES = 512 * 2**20
+METHODS = ("solar", "llama_pro")
 # Substrings of tensor names; the first that is found in a name decides its scale.
 ZEROED = [{"filter": "o_proj", "value": 0.0}, {"filter": "down_proj", "value": 0.0}]
 
 
-def runs_of(slots: LayerPlan) -> list[list[Slot]]:
+def stretches(plan: LayerPlan) -> list[list[Slot]]:
     """Stretches of consecutive copies of consecutive layers; a new layer is one by itself."""
     found: list[list[Slot]] = []
-    for slot in slots:
+    for slot in plan:
         layers = [last.copy_of for last in found[-1]] if found else []
         follows = bool(layers) and layers[-1] is not None and slot.copy_of == layers[-1] + 1
         if follows and not slot.new and not found[-1][-1].new:
@@ -44,7 +42,7 @@ def runs_of(slots: LayerPlan) -> list[list[Slot]]:
     return found
 
 
-def merge_config(slots: LayerPlan, base: Path) -> dict[str, Any]:
+def merge_config(plan: LayerPlan, base: Path) -> dict[str, Any]:
     """mergekit's configuration of a plan of copies; new ones have their output projections zeroed.
 
     No `dtype`: what is stored stays as it is.
@@ -62,7 +60,7 @@ def merge_config(slots: LayerPlan, base: Path) -> dict[str, Any]:
             source["parameters"] = {"scale": ZEROED}
         return {"sources": [source]}
 
-    return {"merge_method": "passthrough", "slices": [one(stretch) for stretch in runs_of(slots)]}
+    return {"merge_method": "passthrough", "slices": [one(part) for part in stretches(plan)]}
 
 
 def fresh(argv: Sequence[str], out: Path) -> measure.Measurement:
@@ -81,15 +79,15 @@ def check(one: Path, other: Path) -> dict[str, Any]:
 
 
 def compare_method(method: str, base: Path, work: Path, repetitions: int) -> Comparison:
-    slots = PLANS[method](DEFAULT.layers, DEFAULT.layers // 2)
-    plan_file, config = work / f"{method}.json", work / f"{method}.yml"
-    write_json(plan_file, plan.to_json(slots))
-    write_text(config, yaml.safe_dump(merge_config(slots, base.resolve())))
+    gaps, config = upper_gaps(DEFAULT.layers), work / f"{method}.yml"
+    plan = table()[method].plan(DEFAULT.layers, gaps)
+    write_text(config, yaml.safe_dump(merge_config(plan, base.resolve())))
     own, peer = work / "lesa", work / "mergekit"
-    ours = [sys.executable, "-m", "benchmarks.sides.expansion", method]
+    ours = [sys.executable, "-m", "benchmarks.sides.expansion", method, gaps.model_dump_json()]
+    # mergekit, too, holds a shard before it writes one: equal shards are equal terms.
     theirs = [str(MERGEKIT), "-P", str(PASSTHROUGH), str(config), str(peer), str(SHARD_BYTES)]
     sides = {
-        "lesa": lambda: fresh([*ours, str(plan_file), str(base), str(own)], own),
+        "lesa": lambda: fresh([*ours, str(base), str(own)], own),
         "mergekit": lambda: fresh(theirs, peer),
     }
     found = measure.compare(f"expansion {method}", sides, repetitions)
@@ -104,7 +102,7 @@ def main() -> None:
         raise UserError(f"{MERGEKIT.relative_to(ROOT)}: not there; `make bench` makes it")
     with work_folder(needed_bytes=5 * DEFAULT.layers * layer_bytes(DEFAULT)) as work:
         base, origin = default_base(work)
-        found = {m: compare_method(m, base, work, args.repetitions) for m in PLANS}
+        found = {m: compare_method(m, base, work, args.repetitions) for m in METHODS}
     measure.save("expansion", {"weights": origin, "shard_bytes": SHARD_BYTES, **found})
 
 

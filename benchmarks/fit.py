@@ -2,7 +2,7 @@
 
 Both sides begin with the base's weights and the stored bases, take the preset `paper` and the same
 seeds, and end with the weights on disk; starting the workers counts. Neither holds out triples.
-On the CPU, with the default model's artifacts if they are there, else on random matrices of its
+On the CPU, on the default model if the pipeline has made it, else on random matrices of its
 shapes: the arithmetic does not depend on the values.
 
     python -m benchmarks.fit [--repetitions 5] [--tiny]
@@ -19,10 +19,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.base import work_folder
+from benchmarks.base import default_base, work_folder
 from benchmarks.measure import compare, report, save, side
 from benchmarks.profiling import PRODUCTS, shares, spent
-from benchmarks.shapes import DEFAULT, Shape
+from benchmarks.shapes import Shape
 
 MODULE = "benchmarks.fit"
 SEED = 0
@@ -39,26 +39,26 @@ TINY = Shape(24, 40, heads=3, kv_heads=1, layers=5, vocabulary=8, dtype="float32
 def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
     """Make `folder`/base and `folder`/svd; the result says of what."""
     from benchmarks.sides import checkpoint
-    from lesa.checkpoints.reader import KINDS, Checkpoint
+    from lesa.checkpoints.reader import Checkpoint
     from lesa.method.basis import from_gram, gram
     from lesa.method.prediction import save_basis
 
-    made = Path("artifacts/base"), Path("artifacts/svd")
-    if not tiny and all(path.is_dir() for path in made):
-        (folder / "base").symlink_to(made[0].resolve())
-        (folder / "svd").symlink_to(made[1].resolve())
+    link, origin = folder / "base", "random"
+    if tiny:
+        checkpoint.write(TINY, link)
     else:
-        checkpoint.write(TINY if tiny else DEFAULT, folder / "base")
-        (folder / "svd").mkdir()
-        base = Checkpoint(folder / "base")
-        for kind in KINDS:
-            total = gram(base.matrix(kind, i) for i in range(base.num_layers))
-            save_basis(from_gram(total, 1e-6), folder / "svd" / f"{kind}.safetensors")
-    base = Checkpoint(folder / "base")
+        found, origin = default_base(folder)
+        if found != link:
+            link.symlink_to(found)
+    base = Checkpoint(link)
+    (folder / "svd").mkdir()
+    for kind in base.kinds:
+        total = gram(base.matrix(kind, i) for i in range(base.num_layers))
+        save_basis(from_gram(total, 1e-6), folder / "svd" / f"{kind}.safetensors")
     return {
-        "weights": "random" if tiny or not (folder / "base").is_symlink() else str(made[0]),
+        "weights": origin,
         "layers": base.num_layers,
-        "shapes": {kind: list(base.matrix(kind, 0).shape) for kind in KINDS},
+        "shapes": {kind: list(base.shape(kind)) for kind in base.kinds},
     }
 
 
@@ -70,10 +70,10 @@ def preset(tiny: bool) -> Any:
 
 
 def project(folder: Path, tiny: bool) -> dict[str, Any]:
+    from lesa.machine import set_threads
     from lesa.method.fitting import Job, fit_kinds
-    from pipelines.stage import settle
 
-    settle()
+    set_threads()  # as a stage does
     settings, none = preset(tiny), 10**6  # no triple has that number: none is held out
     (folder / "project").mkdir()
     job = Job(folder / "base", folder / "svd", folder / "project", settings, SEED, none)
@@ -94,13 +94,13 @@ def published(folder: Path, tiny: bool) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from benchmarks.published_fit import published_fit
-    from lesa.checkpoints.reader import KINDS
+    from lesa.checkpoints.reader import Checkpoint
     from lesa.method.fitting import kind_seed
 
     settings = preset(tiny).model_dump()
     losses = {}
     (folder / "published").mkdir()
-    for kind in KINDS:
+    for kind in Checkpoint(folder / "base").kinds:
         layers = all_coefficients(folder, kind)
         middles = range(1, len(layers) - 1)
         seed = kind_seed(SEED, kind)
@@ -110,7 +110,7 @@ def published(folder: Path, tiny: bool) -> dict[str, Any]:
     return {"losses": losses}
 
 
-def apart(folder: Path, tiny: bool) -> dict[str, Any]:
+def differences(folder: Path, tiny: bool) -> dict[str, Any]:
     """The largest difference of a weight between the sides, and the largest weight, by kind."""
     from safetensors.torch import load_file
 
@@ -132,7 +132,7 @@ def profile(folder: Path, tiny: bool) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from lesa.checkpoints.reader import KINDS
+    from lesa.checkpoints.reader import Checkpoint
     from lesa.method.coefficients import InMemory
     from lesa.method.fitting import kind_seed
     from lesa.method.predictor import fit
@@ -142,14 +142,14 @@ def profile(folder: Path, tiny: bool) -> dict[str, Any]:
     settings = preset(tiny)
     taken: Counter[str] = Counter()
     seconds = 0.0
-    for kind in KINDS:
+    for kind in Checkpoint(folder / "base").kinds:
         v = InMemory(torch.stack(all_coefficients(folder, kind)))
-        middles = range(1, v.layers - 1)
+        middles = range(1, v.num_layers - 1)
         once = settings.model_copy(update={"epochs": 1})
         with profiler(activities=[ProfilerActivity.CPU]) as found:
             fit(v, middles, once, kind_seed(SEED, kind))
         taken += spent(found, OPERATIONS)
-        steps = settings.epochs * -(-len(middles) * v.rows // settings.batch_size)
+        steps = settings.epochs * -(-len(middles) * v.rank // settings.batch_size)
         seconds += steps * products_seconds(v.d2, settings.hidden_size, settings.batch_size)
     return {"shares": shares(taken), "products_seconds": seconds / threads}
 
@@ -173,7 +173,7 @@ def products_seconds(d2: int, hidden_size: int, batch_size: int, runs: int = 100
     return statistics.median(taken)
 
 
-SIDES = {f.__name__: f for f in (prepare, project, published, apart, profile)}
+SIDES = {f.__name__: f for f in (prepare, project, published, differences, profile)}
 
 
 def main() -> None:
@@ -201,10 +201,10 @@ def main() -> None:
         inputs = run("prepare").result
         sides = {name: lambda name=name: run(name) for name in ("project", "published")}
         found = compare("fit", sides, args.repetitions)
-        weights = run("apart").result
+        weights = run("differences").result
         bound = run("profile").result
     for kind, row in weights.items():
-        print(f"{kind}: weights apart by {row['difference']:.2e}, largest {row['largest']:.2e}")
+        print(f"{kind}: weights differ by {row['difference']:.2e}, largest {row['largest']:.2e}")
     # What is left of the published loop's time if everything but the products took none.
     bound["most_times_as_fast"] = (
         found["medians"]["published"]["seconds"] / bound["products_seconds"]

@@ -12,19 +12,15 @@ from benchmarks import measure, summary
 from benchmarks.base import default_base, run, work_folder
 from benchmarks.shapes import DEFAULT, layer_bytes, upper_gaps
 from benchmarks.summary import Comparison
-from lesa.files import write_json
-from lesa.upscaling import plan
 
 STEPS = 14  # of a run: three to warm up, the others timed
 
 
 def deepened(base: Path, work: Path) -> Path:
     """The default's 15 new layers, each its neighbours' mean: their weights change no work."""
-    slots = plan.insert_between(DEFAULT.layers, *upper_gaps(DEFAULT.layers))
-    write_json(work / "plan.json", plan.to_json(slots))
-    argv = [str(path) for path in (work / "plan.json", base, work / "deepened")]
-    measure.side("benchmarks.sides.expansion", "average", *argv)
-    return work / "deepened"
+    gaps, out = upper_gaps(DEFAULT.layers).model_dump_json(), work / "deepened"
+    measure.side("benchmarks.sides.expansion", "average", gaps, str(base), str(out))
+    return out
 
 
 def loss_differences(comparison: Comparison) -> list[float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lesa.params import Gaps
+
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -80,9 +82,9 @@ def config(shape: Shape) -> dict[str, Any]:
     }
 
 
-def upper_gaps(layers: int) -> tuple[int, int]:
-    """First and last gap when half as many layers are added in the upper half of the depth.
+def upper_gaps(layers: int) -> Gaps:
+    """The gaps when half as many layers are added in the upper half of the depth.
 
     30 layers: 14 to 28, the default profile's; 32: 15 to 30, Llama-3-8B's (docs/method.md step 6).
     """
-    return layers // 2 - 1, layers - 2
+    return Gaps(first=layers // 2 - 1, last=layers - 2)

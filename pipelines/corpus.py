@@ -21,11 +21,11 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     log.params({"corpus": params.corpus.model_dump()})
     if not isinstance(params.corpus.text, HubText):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is first imported
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    config, tokenizer = AutoConfig.from_pretrained(BASE), AutoTokenizer.from_pretrained(BASE)
     with whole_folder(FOLDER) as partial:
-        metrics = build(params.corpus, tokenizer, partial)
+        metrics = build(params.corpus, tokenizer, config, partial)
     write_json(METRICS, metrics)
     log.metrics(
         {

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from eval.harness import evaluate
+from eval.suite import stored
 from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Params
 from pipelines.stage import run_stage
-from pipelines.tasks import FOLDER, suites
 from pipelines.tracking import Tracker
 
+TASKS = Path("artifacts/tasks")
 PHASES = ("init", "trained")
 
 
@@ -20,12 +21,12 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     options = params.evaluate
     if args.phase not in PHASES:
         raise UserError(f"phase: {args.phase!r} is none of {', '.join(PHASES)}")
-    if not FOLDER.is_dir():
-        raise UserError(f"{FOLDER}: not found; the tasks stage writes it")
+    if not TASKS.is_dir():
+        raise UserError(f"{TASKS}: not found; the tasks stage writes it")
     log.params(options.model_dump() | {"phase": args.phase, "model": args.model})
     scores = evaluate(
         Path("artifacts") / args.phase / args.model,
-        suites(FOLDER, options),
+        stored(TASKS, options.tasks, options.mirror),
         dtype=options.dtype,
         batch_size=options.batch_size,
         limit=options.limit,

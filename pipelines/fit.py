@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
-from lesa.files import key_of, sha256, tree_digest, whole_folder, work_folder, write_json
+from lesa.files import key_of, tree_digest, whole_folder, work_folder, write_json
 from lesa.method.fitting import Job, fit_kinds
 from lesa.params import Params
+from pipelines.closure import code_digest
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -28,7 +29,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         raise UserError(f"{BASE}: {base.num_layers} layers; a predictor needs at least 3")
     settings, every = params.fit.presets[preset], params.fit.heldout_every
     name = f"{preset}-{seed}"
-    key = key_of(settings.model_dump(), seed, every, tree_digest(SVD))
+    key = key_of(settings.model_dump(), seed, every, tree_digest(SVD), code_digest("pipelines.fit"))
     with work_folder(f"artifacts/work/fit/{name}", key) as unfinished:
         job = Job(BASE, SVD, unfinished, settings, seed, every)
         kinds = fit_kinds(job, f"fit {name}")
@@ -38,7 +39,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             for kind in kinds:  # copied: a stage killed in between finds them all again
                 shutil.copyfile(job.weights(kind), folder / f"{kind}.safetensors")
         log.params(settings.model_dump())
-        log.tags({"digest": sha256(f"artifacts/fit/{preset}/{seed}/gate_proj.safetensors")})
+        log.tags({"digest": tree_digest(f"artifacts/fit/{preset}/{seed}")})
         write_json(f"metrics/fit/{name}.json", {"preset": preset, "seed": seed, "kinds": kinds})
 
 

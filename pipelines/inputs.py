@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 from lesa.checkpoints.base import local_folder
-from lesa.errors import UserError
 from lesa.files import read_json, sha256, write_json
 from lesa.params import FileText, Params, PathBase
+from lesa.text.documents import local_file
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -25,10 +25,7 @@ def named_files(params: Params) -> dict[str, list[Path]]:
     base, text, mirror = params.base, params.corpus.text, params.evaluate.mirror
     folder = local_folder(base) if isinstance(base, PathBase) else None
     tasks = Path(mirror) if mirror else None
-    paths = [Path(name).expanduser() for name in text.paths] if isinstance(text, FileText) else []
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"corpus.text.paths: {path}: no such file")
+    paths = [local_file(name) for name in text.paths] if isinstance(text, FileText) else []
     return {"base": below(folder), "corpus": paths, "mirror": below(tasks)}
 
 

@@ -9,46 +9,76 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from lesa.files import key_of, tree_digest, work_folder, write_json
+from lesa.errors import UserError
+from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.params import Params
 from lesa.training import processes
-from lesa.training.pretrain import block_list, load_blocks, save, train
+from lesa.training.blocks import block_list, load_blocks
+from lesa.training.pretrain import Run, dtype_name, train
+from lesa.training.saving import save
+from pipelines.closure import code_digest
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
 CORPUS = Path("artifacts/corpus")
-PREFIX = Path("artifacts/work/prefix")  # kept: other models and later runs read it, too
-# What a resumed run may have otherwise: the curve does not depend on it.
-FREE = {"launch", "learning_rates", "per_device_batch_size", "gradient_accumulation_steps"}
+PREFIX = Path("artifacts/work/prefix")  # stays: other models and later runs read it, too
+# The curve does not depend on these: a stopped run may go on with others.
+OF_THE_MACHINE = {"launch", "per_device_batch_size", "gradient_accumulation_steps"}
+
+
+def read_grid(model: str) -> tuple[Path, dict[str, Any]]:
+    """The file in which the grid's choice of a learning rate is committed, and its content."""
+    path = Path(f"metrics/grid/{model}.json")
+    if not path.is_file():
+        raise UserError(f"{path}: missing; `make grid` chooses each model's learning rate")
+    grid: dict[str, Any] = read_json(path)
+    return path, grid
+
+
+def rate_warnings(path: Path, grid: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """A line for each key of `own` in which the grid was not that of this run."""
+    lines = []
+    for key, value in own.items():
+        if key not in grid:
+            lines.append(f"{path}: does not say for which {key} the rate was chosen; `make grid`")
+        elif grid[key] != value:
+            lines.append(f"{path}: {key} was {grid[key]}, but this run's is {value}; `make grid`")
+    return lines
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name, settings = args.model, params.train
-    init = Path("artifacts/init") / name
-    rate = settings.learning_rates[name]
+    init, unfinished = Path("artifacts/init") / name, Path(f"artifacts/work/pretrain/{name}")
+    path, grid = read_grid(name)
+    run = Run(
+        init, load_blocks(CORPUS, "train"), block_list(CORPUS, "test"), settings, grid["best"]
+    )
     group = processes.group()
-    unfinished = Path(f"artifacts/work/pretrain/{name}")
     if group.is_main_process:
-        sequences = settings.per_device_batch_size * settings.gradient_accumulation_steps
-        kept = settings.model_dump(exclude=FREE) | {"sequences": sequences}
-        key = key_of(kept, rate, tree_digest(init), tree_digest(CORPUS))
+        checkpoint = tree_digest(init)
+        chosen_on = {
+            "profile": params.profile,
+            "checkpoint": checkpoint,
+            "dtype": dtype_name(settings.bf16),
+            "max_steps": params.grid.max_steps,
+        }
+        warnings = rate_warnings(path, grid, chosen_on)
+        print(*warnings, sep="\n", end="\n" * bool(warnings), flush=True)
+        shared = settings.model_dump(exclude=OF_THE_MACHINE)
+        shared["sequences_per_step"] = run.sequences_per_step
+        code = code_digest("pipelines.pretrain")
+        key = key_of(shared, run.learning_rate, checkpoint, tree_digest(CORPUS), code)
     with work_folder(unfinished, key) if group.is_main_process else nullcontext():
         group.wait_for_everyone()  # the folder may have been emptied
-        trained, curve = train(
-            init,
-            load_blocks(CORPUS, "train"),
-            block_list(CORPUS, "test"),
-            settings,
-            rate,
-            unfinished,
-            log.metrics,
-            prefix_cache=PREFIX if settings.prefix_cache else None,
-        )
+        prefix_cache = PREFIX if settings.prefix_cache else None
+        trained, curve = train(run, unfinished, log.metrics, prefix_cache=prefix_cache)
         if group.is_main_process:
             save(trained, init, Path("artifacts/trained") / name)
-            write_json(f"metrics/pretrain/{name}.json", {"model": name, **curve})
-    log.params({**settings.model_dump(exclude={"learning_rates"}), "learning_rate": rate})
+            said = {"rate_warnings": warnings} if warnings else {}
+            write_json(f"metrics/pretrain/{name}.json", {"model": name, **curve, **said})
+    log.params({**settings.model_dump(), "learning_rate": run.learning_rate})
     log.metrics({"tokens_per_second": curve["tokens_per_second"]})
 
 

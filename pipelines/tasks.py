@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from eval import mirror, offline
-from eval.suite import Suite
+from eval.suite import stored
 from lesa.files import whole_folder, write_json, write_text
-from lesa.params import Evaluate, Params
+from lesa.params import Params
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -16,17 +16,6 @@ HELDOUT = Path("artifacts/corpus/documents/heldout.jsonl")
 FOLDER = Path("artifacts/tasks")
 OK = Path("artifacts/tasks.ok")
 METRICS = Path("metrics/tasks.json")
-
-
-def suites(folder: Path, options: Evaluate) -> list[Suite]:
-    """The offline suite in `folder` and the official tasks, as this stage has left them."""
-    names = tuple(sorted(path.stem for path in (folder / "offline").glob("*.yaml")))
-    found = [Suite(names, "offline", (folder / "offline",))]
-    if options.tasks and options.mirror is None:
-        found.append(mirror.hub(options.tasks))
-    elif options.tasks:
-        found.append(Suite(tuple(options.tasks), "mirror", (folder / "mirror",)))
-    return found
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
@@ -41,7 +30,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         if options.tasks and options.mirror is not None:
             mirror.write(options.tasks, Path(options.mirror), folder / "mirror")
         tasks: dict[str, int] = {}
-        for suite in suites(folder, options):
+        for suite in stored(folder, options.tasks, options.mirror):
             tasks |= suite.check()
         write_json(folder / "left_out.json", built.left_out)
     for name, reason in {**built.left_out, **built.notes}.items():

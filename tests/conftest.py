@@ -92,7 +92,8 @@ def logits_of(folder: Path, dtype: torch.dtype) -> Tensor:
     """Logits (3, 20, vocabulary) of a checkpoint for fixed tokens, by transformers."""
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.eval()
     ids = torch.randint(VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         logits: Tensor = model(input_ids=ids).logits

@@ -93,7 +93,8 @@ def family_model(name: str, seed: int = 1, **changes: Any) -> Any:
             drawn = torch.randn(parameter.shape, generator=generator)
             norm = "norm" in parameter_name or ".ln_" in parameter_name
             parameter.copy_(drawn * 0.1 + (1.0 if norm and "bias" not in parameter_name else 0.0))
-    return model.eval()
+    found: Any = model.eval()
+    return found
 
 
 def save_family(
@@ -126,7 +127,8 @@ def logits(folder: Path, dtype: torch.dtype = torch.float32) -> Tensor:
     """Logits (2, LENGTH, vocabulary) of a checkpoint for fixed tokens, by transformers."""
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.eval()
     generator = torch.Generator().manual_seed(7)
     ids = torch.randint(1, 256, (2, LENGTH), generator=generator)
     with torch.no_grad():
@@ -175,9 +177,10 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """transformers' model, of which nothing is missing, unexpected or of another shape."""
     from transformers import AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, output_loading_info=True
     )
+    model, info = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not info[problem], (problem, info[problem])
     return model.eval()

@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor
 
 from lesa.files import read_json, write_json
 from lesa.params import Train
-from lesa.training import pretrain, processes
+from lesa.training import pretrain, processes, state
+from lesa.training.saving import save
 
 
 class KilledError(Exception):
@@ -32,7 +33,7 @@ def offer_fsdp() -> None:
         if self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = DistributedType.MULTI_GPU
 
-    PartialState.__init__ = joined  # type: ignore[method-assign]
+    PartialState.__init__ = joined
 
 
 def main(job: Any) -> None:
@@ -42,7 +43,7 @@ def main(job: Any) -> None:
     blocks = load_from_disk(job["blocks"]).with_format("torch")
     out = Path(job["out"])
     seen: list[bool] = []
-    gather = pretrain.trained_tensors
+    gather = state.trained_tensors
 
     def watched(model: nn.Module) -> dict[str, Tensor]:
         seen.append(all(isinstance(p, DTensor) for p in model.parameters()))
@@ -57,11 +58,13 @@ def main(job: Any) -> None:
     for name, settings in job["runs"].items():
         try:
             trained, curve = pretrain.train(
-                Path(job["init"]),
-                blocks,
-                [torch.tensor(ids) for ids in job["heldout"]],
-                Train(**settings),
-                job["rate"],
+                pretrain.Run(
+                    Path(job["init"]),
+                    blocks,
+                    [torch.tensor(ids) for ids in job["heldout"]],
+                    Train(**settings),
+                    job["rate"],
+                ),
                 out / name,
                 on_log=kill if name == "killed" else lambda numbers, step: None,
                 prefix_cache=Path(job["prefix_cache"]) if job["prefix_cache"] else None,
@@ -71,7 +74,7 @@ def main(job: Any) -> None:
         if os.environ["RANK"] == "0":
             found = {"processes": int(os.environ["WORLD_SIZE"]), "sharded": seen[-1]}
             write_json(out / f"{name}.json", curve | found)
-            pretrain.save(trained, Path(job["init"]), out / f"{name}-trained")
+            save(trained, Path(job["init"]), out / f"{name}-trained")
 
 
 if __name__ == "__main__":

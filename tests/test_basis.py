@@ -15,7 +15,7 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.method import basis as basis_module
 from lesa.method.basis import CONDITION, Basis, from_concat, from_gram, gram, well_conditioned
 
-BASE = Path(__file__).parents[1] / "artifacts" / "init" / "base"
+BASE = Path(__file__).parents[1] / "artifacts" / "base"
 TOLERANCE = 1e-6
 
 
@@ -106,7 +106,8 @@ def with_spectrum(eigenvalues: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     n = len(eigenvalues)
     turned, _ = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))
-    return turned @ (eigenvalues[:, None] * turned.T)
+    found: Tensor = turned @ (eigenvalues[:, None] * turned.T)
+    return found
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,23 +15,30 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from baselines import table
 from benchmarks import __main__ as everything
-from benchmarks import base, basis, depth, expansion, memory, pretrain, profiling, summary
+from benchmarks import base, basis, depth, expansion, measure, memory, pretrain, profiling, summary
 from benchmarks.shapes import DEFAULT, Shape, layer_bytes, llama_8b, matrices, sizes, upper_gaps
 from benchmarks.sides import basis as basis_side
-from benchmarks.sides import checkpoint
+from benchmarks.sides import checkpoint, opened
 from benchmarks.sides import depth as depth_side
 from benchmarks.sides import expansion as expansion_side
 from benchmarks.sides import pretrain as pretrain_side
 from benchmarks.sides.same import same
 from lesa import params
-from lesa.checkpoints.reader import KINDS, Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import read_json, write_json
-from lesa.upscaling import plan
+from lesa.params import Gaps
+from lesa.upscaling.plan import insert_between
 from tests.conftest import tensors_of
 
 TINY = Shape(32, 48, 4, 2, 6, vocabulary=64, dtype="bfloat16")
+SUFFIXES = (
+    *(f"self_attn.{name}_proj.weight" for name in "qkvo"),
+    *(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+    *(f"{name}_layernorm.weight" for name in ("input", "post_attention")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +82,10 @@ def test_another_number_of_the_same_runs() -> None:
 
 
 def test_shapes() -> None:
-    assert upper_gaps(30) == (14, 28)
-    assert upper_gaps(32) == (15, 30)
+    assert upper_gaps(30) == Gaps(first=14, last=28)
+    assert upper_gaps(32) == Gaps(first=15, last=30)
     default = params.load(base.ROOT / "conf" / "default.yaml").gaps
-    assert (default.first, default.last) == upper_gaps(DEFAULT.layers)
+    assert default == upper_gaps(DEFAULT.layers)
     # Llama-3-8B's layer has 218,112,000 parameters, in two bytes each.
     assert layer_bytes(llama_8b(4)) == 436_224_000
     assert matrices(llama_8b(4))["k_proj"] == (1024, 4096)
@@ -103,7 +111,7 @@ def test_a_random_checkpoint_has_its_shape(tiny_base: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["k_proj", "down_proj"])
 def test_both_ways_to_the_basis_agree(tiny_base: Path, kind: str) -> None:
-    found = {way: basis_side.basis(way, tiny_base, kind) for way in ("gram", "concat")}
+    found = {way: basis_side.basis(way, opened(tiny_base), kind) for way in ("gram", "concat")}
     stored = Checkpoint(tiny_base)
     weights = [stored.matrix(kind, i).double() for i in range(TINY.layers)]
     wanted = torch.linalg.svdvals(torch.cat(weights, dim=1)).tolist()
@@ -127,11 +135,10 @@ def test_singular_values_are_compared_and_not_stored() -> None:
 def passthrough(config: dict[str, Any]) -> list[tuple[int, dict[str, float]]]:
     """mergekit's reading of a configuration: (source layer, scales by tensor suffix) per layer."""
     layers: list[tuple[int, dict[str, float]]] = []
-    suffixes = [*KINDS.values(), "input_layernorm.weight", "post_attention_layernorm.weight"]
     for part in config["slices"]:
         (source,) = part["sources"]
         scales: dict[str, float] = {}
-        for suffix in suffixes:
+        for suffix in SUFFIXES:
             filters = source.get("parameters", {}).get("scale", [])
             hit = next((f["value"] for f in filters if f["filter"] in suffix), None)
             if hit is not None:
@@ -142,37 +149,37 @@ def passthrough(config: dict[str, Any]) -> list[tuple[int, dict[str, float]]]:
 
 @pytest.mark.parametrize(("method", "depth", "new"), [("solar", 30, 15), ("llama_pro", 32, 8)])
 def test_the_merge_covers_the_plan(method: str, depth: int, new: int) -> None:
-    slots = expansion.PLANS[method](depth, new)
-    config = expansion.merge_config(slots, Path("a"))
+    plan = table()[method].plan(depth, Gaps(first=0, last=new - 1))
+    config = expansion.merge_config(plan, Path("a"))
     layers = passthrough(config)
-    assert [i for i, _ in layers] == [slot.copy_of for slot in slots]
-    zeroed = {KINDS["o_proj"]: 0.0, KINDS["down_proj"]: 0.0}
-    assert [scales for _, scales in layers] == [zeroed if s.new else {} for s in slots]
+    assert [i for i, _ in layers] == [slot.copy_of for slot in plan]
+    zeroed = {"self_attn.o_proj.weight": 0.0, "mlp.down_proj.weight": 0.0}
+    assert [scales for _, scales in layers] == [zeroed if s.new else {} for s in plan]
     assert "dtype" not in config
     assert len(config["slices"]) == (2 if method == "solar" else 2 * new)
 
 
 def test_a_plan_with_made_layers_is_no_passthrough() -> None:
     with pytest.raises(ValueError, match="only copy"):
-        expansion.merge_config(plan.insert_between(6, 2, 4), Path("a"))
+        expansion.merge_config(insert_between(6, Gaps(first=2, last=4)), Path("a"))
 
 
-@pytest.mark.parametrize("method", expansion.PLANS)
+@pytest.mark.parametrize("method", expansion.METHODS)
 def test_the_expansion_is_what_the_merge_asks_for(
     method: str, tiny_base: Path, tmp_path: Path
 ) -> None:
-    slots = expansion.PLANS[method](TINY.layers, TINY.layers // 2)
-    write_json(tmp_path / "plan.json", plan.to_json(slots))
-    expansion_side.expansion(method, tmp_path / "plan.json", tiny_base, tmp_path / "own")
+    gaps = upper_gaps(TINY.layers)
+    made = expansion_side.expansion(method, gaps, opened(tiny_base), tmp_path / "own")
     stored = tensors_of(tiny_base)
     merged = {k: t for k, t in stored.items() if ".layers." not in k}
-    config = expansion.merge_config(slots, tiny_base)
+    config = expansion.merge_config(table()[method].plan(TINY.layers, gaps), tiny_base)
     for new, (old, scales) in enumerate(passthrough(config)):
         for name, tensor in stored.items():
             if name.startswith(prefix := f"model.layers.{old}."):
                 suffix = name.removeprefix(prefix)
                 scaled = tensor * scales[suffix] if suffix in scales else tensor.clone()
                 merged[f"model.layers.{new}.{suffix}"] = scaled
+    assert made["parameters"] == sum(tensor.numel() for tensor in merged.values())
     peer = folder_of(tmp_path / "peer", merged)
     found = same(tmp_path / "own", peer)
     assert found["different"] == []
@@ -185,7 +192,7 @@ def test_the_expansion_is_what_the_merge_asks_for(
 def folder_of(folder: Path, tensors: dict[str, Tensor]) -> Path:
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
-    write_json(folder / "config.json", {})
+    write_json(folder / "config.json", {"model_type": "llama"})
     return folder
 
 
@@ -217,10 +224,8 @@ def test_the_median_leaves_out_the_warm_up() -> None:
 
 
 def test_both_sides_of_pretrain_do_the_same_work(tiny_base: Path, tmp_path: Path) -> None:
-    slots = plan.insert_between(TINY.layers, *upper_gaps(TINY.layers))
-    write_json(tmp_path / "plan.json", plan.to_json(slots))
-    deepened = tmp_path / "deepened"
-    expansion_side.expansion("average", tmp_path / "plan.json", tiny_base, deepened)
+    gaps, deepened = upper_gaps(TINY.layers), tmp_path / "deepened"
+    expansion_side.expansion("average", gaps, opened(tiny_base), deepened)
     generator = torch.Generator().manual_seed(1)
     steps = pretrain_side.WARM_UP + 3
     blocks = list(torch.randint(TINY.vocabulary, (2 * steps, 16), generator=generator))
@@ -258,12 +263,12 @@ def test_the_line_through_the_depths() -> None:
 def test_end_to_end_at_a_tiny_shape(tiny_base: Path, tmp_path: Path) -> None:
     chosen = depth_side.settings().model_copy(update={"hidden_size": 8, "batch_size": 7})
     assert chosen.epochs == 1
-    found = depth_side.end_to_end(tiny_base, tmp_path, chosen)
+    found = depth_side.end_to_end(opened(tiny_base), tmp_path, chosen)
     assert found["layers"] == TINY.layers
     assert found["layers_after"] == TINY.layers + 3
     assert list(found["seconds_by_stage"]) == ["extract", "svd", "fit", "expand"]
-    assert set(found["seconds_by_kind"]["svd"]) == set(KINDS)
-    assert set(found["fit_seconds"]) == set(KINDS)
+    assert set(found["seconds_by_kind"]["svd"]) == set(matrices(TINY))
+    assert set(found["fit_seconds"]) == set(matrices(TINY))
     assert found["fit_batches"]["k_proj"] == 10  # four triples of 16 rows, in sevens
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "deepened")
     assert model.config.num_hidden_layers == TINY.layers + 3
@@ -292,12 +297,12 @@ def test_memory_of_files_does_not_count(tmp_path: Path) -> None:
     path.write_bytes(bytes(size))
     with memory.watched() as mapped:
         float(torch.from_file(str(path), size=size // 4, dtype=torch.float32).sum())
-    with memory.watched() as held:
+    with memory.watched() as allocated:
         block = torch.ones(size // 4)
-        held.look()
+        allocated.look()
     assert mapped.value is not None
-    assert held.value is not None
-    assert held.value - mapped.value > 0.9 * size
+    assert allocated.value is not None
+    assert allocated.value - mapped.value > 0.9 * size
     del block
 
 
@@ -339,7 +344,7 @@ def test_benchmarks_run_in_order_and_stop_at_a_failure(monkeypatch: pytest.Monke
         ran.append(argv[-1])
         return SimpleNamespace(returncode=2 if argv[-1].endswith("pretrain") else 0)
 
-    monkeypatch.setattr(everything.subprocess, "run", fake)
+    monkeypatch.setattr(subprocess, "run", fake)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "basis", "pretrain", "depth"])
     assert everything.main() == 2
     assert ran == ["benchmarks.basis", "benchmarks.pretrain"]
@@ -351,9 +356,9 @@ def test_benchmarks_run_in_order_and_stop_at_a_failure(monkeypatch: pytest.Monke
 def test_one_basis_comparison_for_real(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(basis.measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
     found = basis.compare_kinds("tiny", tiny_base, ["k_proj"], 1)
-    basis.measure.save("basis-tiny", found)
+    measure.save("basis-tiny", found)
     stored = read_json(tmp_path / "basis-tiny.json")
     assert stored["k_proj"]["largest_relative_difference"] < 1e-5
     assert stored["all of these"]["medians"] == stored["k_proj"]["medians"]

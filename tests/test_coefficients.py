@@ -1,4 +1,4 @@
-"""Coefficients on disk: the rows of memory, a file whole or absent, and not held if large."""
+"""Coefficients on disk: the rows of memory, a file whole or absent, and not in memory if large."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lesa.method.coefficients import InMemory, OnDisk
 CPU = torch.device("cpu")
 
 
-def drawn(layers: int = 5, rows: int = 7, d2: int = 3) -> Tensor:
+def gaussian(layers: int = 5, rows: int = 7, d2: int = 3) -> Tensor:
     return torch.randn(layers, rows, d2, generator=torch.Generator().manual_seed(0))
 
 
@@ -27,25 +27,25 @@ def test_file_gives_the_rows_of_its_layers(
     memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coefficients, "IN_MEMORY_BYTES", memory)
-    wanted = drawn()
+    wanted = gaussian()
     path = tmp_path / "v"
     coefficients.write(path, iter(wanted))
     v = coefficients.read(path, 5, 3, CPU)
     assert isinstance(v, InMemory if memory else OnDisk)
-    assert (v.layers, v.rows, v.d2, v.dtype, v.device) == (5, 7, 3, torch.float32, CPU)
+    assert (v.num_layers, v.rank, v.d2, v.dtype, v.device) == (5, 7, 3, torch.float32, CPU)
     for index in (torch.tensor([0, 34, 7, 7]), torch.arange(35)):
         assert torch.equal(v.take(index), wanted.flatten(0, 1)[index])
 
 
 def test_layers_need_not_be_contiguous(tmp_path: Path) -> None:
-    wanted = drawn()
+    wanted = gaussian()
     coefficients.write(tmp_path / "v", (layer.T.contiguous().T for layer in wanted))
     assert torch.equal(OnDisk(tmp_path / "v", 5, 3).take(torch.arange(35)), wanted.flatten(0, 1))
 
 
 def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     def failing() -> Iterator[Tensor]:
-        yield drawn()[0]
+        yield gaussian()[0]
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -56,7 +56,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
 def test_a_killed_write_leaves_no_file_of_that_name(tmp_path: Path) -> None:
     program = (
         "import os, pathlib, sys, torch\n"
-        "from lesa import coefficients\n"
+        "from lesa.method import coefficients\n"
         "def layers():\n"
         "    yield torch.zeros(1000, 1000)\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -66,31 +66,31 @@ def test_a_killed_write_leaves_no_file_of_that_name(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     assert done.returncode == -9
     assert [p.name for p in tmp_path.iterdir()] == [".v.partial"]
-    coefficients.write(path, iter(drawn()))
-    assert torch.equal(OnDisk(path, 5, 3).take(torch.tensor([8])), drawn()[1, 1][None])
+    coefficients.write(path, iter(gaussian()))
+    assert torch.equal(OnDisk(path, 5, 3).take(torch.tensor([8])), gaussian()[1, 1][None])
 
 
 def test_a_file_of_other_widths_is_refused(tmp_path: Path) -> None:
-    coefficients.write(tmp_path / "v", iter(drawn()))
+    coefficients.write(tmp_path / "v", iter(gaussian()))
     with pytest.raises(ValueError, match="not 4 layers of width 3"):
         OnDisk(tmp_path / "v", 4, 3)
 
 
 def test_a_file_cut_short_is_noticed(tmp_path: Path) -> None:
-    coefficients.write(tmp_path / "v", iter(drawn()))
+    coefficients.write(tmp_path / "v", iter(gaussian()))
     v = OnDisk(tmp_path / "v", 5, 3)
     os.truncate(tmp_path / "v", 100)
-    assert torch.equal(v.take(torch.tensor([7])), drawn()[1, 0][None])
+    assert torch.equal(v.take(torch.tensor([7])), gaussian()[1, 0][None])
     with pytest.raises(OSError, match="ends before row 8"):
         v.take(torch.tensor([8]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_large_file_is_not_held(tmp_path: Path) -> None:
-    """Read every row of 64 MiB in batches: the process's peak shows whether it held them."""
+def test_a_large_file_is_not_in_memory(tmp_path: Path) -> None:
+    """Read every row of 64 MiB in batches: the process's peak shows if it had all in memory."""
     program = (
         "import pathlib, sys, torch\n"
-        "from lesa import coefficients\n"
+        "from lesa.method import coefficients\n"
         "def peak():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    return next(int(s.split()[1]) for s in lines if s.startswith('VmHWM')) * 1024\n"
@@ -108,6 +108,6 @@ def test_a_large_file_is_not_held(tmp_path: Path) -> None:
     coefficients.write(path, (torch.zeros(1024, 1024) for _ in range(16)))
     argv = [sys.executable, "-c", program, str(path)]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
-    left, held = map(int, done.stdout.split())
-    assert left < 8 * 2**20
-    assert held > 48 * 2**20
+    on_disk, in_memory = map(int, done.stdout.split())
+    assert on_disk < 8 * 2**20
+    assert in_memory > 48 * 2**20

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import lm_eval
 import pytest
 import torch
 from lm_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -24,6 +27,7 @@ from eval import offline
 from eval.harness import evaluate
 from eval.statistics import bootstrap_stderr
 from eval.suite import Suite
+from eval.suite import offline as stored
 from lesa.errors import UserError
 from tests.test_eval_offline import NAMES, article, rows, write_heldout
 
@@ -74,12 +78,21 @@ def suite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def suite(suite_folder: Path) -> Suite:
     heldout = write_heldout(suite_folder / "heldout.jsonl")
-    return offline.build(heldout, suite_folder, documents=3, examples=8)
+    offline.build(heldout, suite_folder, documents=3, examples=8)
+    return stored(suite_folder)
 
 
 @pytest.fixture(scope="module")
 def scores(tiny: Path, suite: Suite) -> dict[str, Any]:
-    return evaluate(tiny, [suite], dtype="float32", batch_size=4, limit=1, bootstrap_iters=50)
+    return score(tiny, suite)
+
+
+def score(model: Path, suite: Suite, **changes: Any) -> dict[str, Any]:
+    """Scores in float32 in batches of 4, unless `changes` say otherwise, of the one process."""
+    options: dict[str, Any] = {"dtype": "float32", "batch_size": 4, "limit": 1}
+    found = evaluate(model, [suite], **(options | {"bootstrap_iters": 50} | changes))
+    assert found is not None
+    return found
 
 
 def direct(model: Path, names: list[str], folder: Path, limit: int | None) -> dict[str, Any]:
@@ -159,12 +172,12 @@ def test_equals_lm_eval(scores: dict[str, Any], tiny: Path, suite: Suite) -> Non
 
 
 def test_deterministic(scores: dict[str, Any], tiny: Path, suite: Suite) -> None:
-    again = evaluate(tiny, [suite], dtype="float32", batch_size=4, limit=1, bootstrap_iters=50)
+    again = score(tiny, suite)
     assert again == scores
 
 
 def test_bfloat16(scores: dict[str, Any], tiny: Path, suite: Suite) -> None:
-    half = evaluate(tiny, [suite], dtype="bfloat16", batch_size=4, limit=None, bootstrap_iters=2)
+    half = score(tiny, suite, dtype="bfloat16", limit=None, bootstrap_iters=2)
     a = scores["tasks"]["wiki_perplexity"]["metrics"]["bits_per_byte"]["value"]
     b = half["tasks"]["wiki_perplexity"]["metrics"]["bits_per_byte"]["value"]
     assert half["dtype"] == "bfloat16"
@@ -175,19 +188,55 @@ def test_bfloat16(scores: dict[str, Any], tiny: Path, suite: Suite) -> None:
 def test_bad_checkpoints(tmp_path: Path, tiny: Path, suite: Suite) -> None:
     def refused(folder: Path, reason: str) -> None:
         with pytest.raises(UserError, match=reason) as raised:
-            evaluate(folder, [suite], dtype="float32", batch_size=1, limit=1, bootstrap_iters=2)
+            score(folder, suite, bootstrap_iters=2)
         assert "\n" not in str(raised.value)
 
-    refused(tmp_path / "missing", "config.json is missing")
+    refused(tmp_path / "missing", "config.json: missing")
     folder = tmp_path / "cut"
     folder.mkdir()
     (folder / "config.json").write_bytes((tiny / "config.json").read_bytes())
-    refused(folder, "no safetensors")
+    refused(folder, "pickles are not read")
     (folder / "model.safetensors").write_bytes((tiny / "model.safetensors").read_bytes()[:2000])
-    refused(folder, "no tokenizer")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tiny / name).read_bytes())
     refused(folder, "cannot be loaded")
+
+
+def test_tokenizer_of_vocabulary_and_merges(
+    scores: dict[str, Any], tiny: Path, suite: Suite, tmp_path: Path
+) -> None:
+    """What the base's check allows is scored, and as the same tokenizer in one file."""
+    from lesa.checkpoints.check import check_tokenizer
+    from lesa.checkpoints.reader import Checkpoint
+
+    folder = tmp_path / "two-files"
+    shutil.copytree(tiny, folder)
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = "\n".join(
+        pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]
+    )
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>",
+             "unk_token": "</s>", "add_prefix_space": False}
+        )
+    )  # fmt: skip
+    check_tokenizer(Checkpoint(folder))
+    assert score(folder, suite) == scores
+
+
+def test_perplexity_beyond_floats(tmp_path: Path, tiny: Path, suite: Suite) -> None:
+    folder = tmp_path / "wild"
+    shutil.copytree(tiny, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] *= 1e5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="unusable") as raised:
+        score(folder, suite, bootstrap_iters=2)
+    assert "\n" not in str(raised.value)
 
 
 def test_bootstrap_stderr() -> None:
@@ -202,4 +251,5 @@ def test_bootstrap_stderr() -> None:
     assert first == bootstrap_stderr(values, average, 2000, seed=1)
     assert first == pytest.approx(exact, rel=0.1)
     assert bootstrap_stderr([1.0], average, 100, seed=1) is None
+    assert bootstrap_stderr([1e3, 2e3], lambda items: math.exp(items[0]), 100, seed=1) is None
     assert bootstrap_stderr(values, average, 0, seed=1) is None

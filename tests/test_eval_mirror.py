@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
+from lm_eval.api.task import Task
 
 from eval import mirror
-from eval.harness import evaluate
+from eval.suite import OFFICIAL, Suite, hub
+from eval.suite import mirrored as stored
 from lesa.errors import UserError
-from tests.test_eval_harness import assert_same, direct, save_tiny
+from tests.test_eval_harness import assert_same, direct, save_tiny, score
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "datasets"
-MODEL = ROOT / "artifacts" / "init" / "base"
+MODEL = ROOT / "artifacts" / "base"
 TASKS = ["arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande", "lambada_openai"]
 # Scores of the default base model in float32 on the first 40 examples of each task's mirror.
 KNOWN = {
@@ -33,6 +35,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no dataset mirror at {SHARED}: the official tasks are NOT tested")
     return SHARED
+
+
+def mirrored(names: list[str], data: Path, folder: Path) -> Suite:
+    mirror.write(names, data, folder)
+    return stored(names, folder)
 
 
 def by_hand(folder: Path, names: list[str], data: Path) -> Path:
@@ -54,7 +61,7 @@ def by_hand(folder: Path, names: list[str], data: Path) -> Path:
     for name in names:
         official, place, split = places[name]
         config: dict[str, Any] = {
-            "include": str(mirror.OFFICIAL / official),
+            "include": str(OFFICIAL / official),
             "task": name,
             "dataset_path": str((data / place).resolve()),
             "dataset_name": None,
@@ -69,8 +76,8 @@ def by_hand(folder: Path, names: list[str], data: Path) -> Path:
 def test_equals_lm_eval(shared: Path, tmp_path: Path) -> None:
     tiny = save_tiny(tmp_path / "tiny")
     names = [*TASKS, "blimp_causative"]
-    suite = mirror.mirrored(names, shared, tmp_path / "mirror")
-    scores = evaluate(tiny, [suite], dtype="float32", batch_size=4, limit=3, bootstrap_iters=50)
+    suite = mirrored(names, shared, tmp_path / "mirror")
+    scores = score(tiny, suite, limit=3)
     results = direct(tiny, names, by_hand(tmp_path / "by_hand", names, shared), 3)
     assert_same(scores, results, names)
     for name in names:
@@ -80,8 +87,8 @@ def test_equals_lm_eval(shared: Path, tmp_path: Path) -> None:
 
 def test_blimp_is_a_group(shared: Path, tmp_path: Path) -> None:
     tiny = save_tiny(tmp_path / "tiny")
-    suite = mirror.mirrored(["blimp"], shared, tmp_path / "mirror")
-    scores = evaluate(tiny, [suite], dtype="float32", batch_size=16, limit=2, bootstrap_iters=2)
+    suite = mirrored(["blimp"], shared, tmp_path / "mirror")
+    scores = score(tiny, suite, batch_size=16, limit=2, bootstrap_iters=2)
     blimp = scores["tasks"]["blimp"]
     members = [member["metrics"]["acc"]["value"] for member in blimp["subtasks"].values()]
     assert set(scores["tasks"]) == {"blimp"}
@@ -94,28 +101,78 @@ def test_blimp_is_a_group(shared: Path, tmp_path: Path) -> None:
 def test_missing_data(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with pytest.raises(UserError, match=r"evaluate\.mirror: .*no such folder"):
-        mirror.mirrored(["piqa"], data, tmp_path / "out")
+        mirrored(["piqa"], data, tmp_path / "out")
     folder = data / "allenai/ai2_arc/ARC-Easy"
     folder.mkdir(parents=True)
     (folder / "validation.jsonl").write_text("{}\n")  # not the split arc_easy is scored on
     for name, place in (("piqa", "baber/piqa"), ("arc_easy", "allenai/ai2_arc/ARC-Easy")):
         with pytest.raises(UserError) as raised:
-            mirror.mirrored([name], data, tmp_path / "out")
+            mirrored([name], data, tmp_path / "out")
         message = str(raised.value)
         assert name in message
         assert str(data / place) in message
         assert "\n" not in message
     with pytest.raises(UserError, match="blimp_"):
-        mirror.mirrored(["blimp"], data, tmp_path / "out")
+        mirrored(["blimp"], data, tmp_path / "out")
 
 
-def test_unreadable_data(tmp_path: Path) -> None:
+PIQA = b'{"goal": "g", "sol1": "a", "sol2": "b", "label": 0}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no row"),
+        (b"not json\n", "line 1: not JSON"),
+        (PIQA + PIQA[:30], "line 2: not JSON"),
+        (PIQA.replace(b'"a"', b'"\xff"'), "line 1: byte 0xff is not UTF-8"),
+        (PIQA + b"3\n", "line 2: not a JSON object"),
+        (PIQA + b'{"goal": "g", "sol1": "a", "label": 0}\n', "line 2: lacks the field 'sol2'"),
+        (b'{"goal": "g", "sol1": "a", "label": 0}\n', "line 1: lacks the field 'sol2'"),
+        (PIQA + PIQA.replace(b'"b"', b'["b"]'), "piqa"),
+    ],
+)
+def test_unreadable_data(content: bytes, reason: str, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "baber/piqa"
     folder.mkdir(parents=True)
-    for text in ("", "not json\n"):
-        (folder / "validation.jsonl").write_text(text)
-        with pytest.raises(UserError, match="piqa"):
-            mirror.mirrored(["piqa"], tmp_path / "data", tmp_path / f"out{len(text)}").load()
+    (folder / "validation.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=reason) as raised:
+        mirrored(["piqa"], tmp_path / "data", tmp_path / "out").check()
+    assert "\n" not in str(raised.value)
+    assert "piqa" in str(raised.value)
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "baber/piqa"
+    folder.mkdir(parents=True)
+    (folder / "validation.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"validation\.parquet: cannot be read") as raised:
+        mirrored(["piqa"], tmp_path / "data", tmp_path / "out").check()
+    assert "\n" not in str(raised.value)
+
+
+def test_layouts_of_the_same_rows(tmp_path: Path) -> None:
+    """A byte order mark, empty lines, other line ends and parquet change nothing."""
+    import pandas
+
+    rows = [json.loads(PIQA), json.loads(PIQA.replace(b'"label": 0', b'"label": 1'))]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    seen = []
+    for number, content in enumerate(
+        (text, b"\xef\xbb\xbf" + text, text.replace(b"\n", b"\r\n\r\n"), None)
+    ):
+        folder = tmp_path / str(number) / "baber/piqa"
+        folder.mkdir(parents=True)
+        if content is None:
+            pandas.DataFrame(rows).to_parquet(folder / "validation.parquet")
+        else:
+            (folder / "validation.jsonl").write_bytes(content)
+        suite = mirrored(["piqa"], tmp_path / str(number), tmp_path / f"out{number}")
+        assert suite.check() == {"piqa": 2}
+        (task,) = suite.load()
+        assert isinstance(task, Task)
+        seen.append(list(task.eval_docs))
+    assert all(docs == rows for docs in seen)
 
 
 def test_a_task_twice(tmp_path: Path) -> None:
@@ -123,7 +180,7 @@ def test_a_task_twice(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     row = {"goal": "g", "sol1": "a", "sol2": "b", "label": 0}
     (folder / "validation.jsonl").write_text(json.dumps(row) + "\n")
-    suite = mirror.mirrored(["piqa", "piqa"], tmp_path / "data", tmp_path / "out")
+    suite = mirrored(["piqa", "piqa"], tmp_path / "data", tmp_path / "out")
     with pytest.raises(UserError, match="twice"):
         suite.load()
 
@@ -131,9 +188,9 @@ def test_a_task_twice(tmp_path: Path) -> None:
 def test_unknown_task(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(UserError, match="blimp_nonsense"):
-        mirror.mirrored(["blimp_nonsense"], tmp_path / "data", tmp_path / "out")
+        mirrored(["blimp_nonsense"], tmp_path / "data", tmp_path / "out")
     with pytest.raises(UserError, match="blimp_nonsense"):
-        mirror.hub(["blimp_nonsense"]).load()
+        hub(["blimp_nonsense"]).load()
 
 
 @pytest.mark.slow
@@ -141,8 +198,8 @@ def test_real_model(shared: Path, tmp_path: Path) -> None:
     if not (MODEL / "config.json").is_file():
         pytest.skip(f"no base model at {MODEL}: run the base stage first")
     names = list(KNOWN)
-    suite = mirror.mirrored(names, shared, tmp_path / "mirror")
-    scores = evaluate(MODEL, [suite], dtype="float32", batch_size=4, limit=40, bootstrap_iters=50)
+    suite = mirrored(names, shared, tmp_path / "mirror")
+    scores = score(MODEL, suite, limit=40)
     results = direct(MODEL, names, by_hand(tmp_path / "by_hand", names, shared), 40)
     assert_same(scores, results, names)
     license_note = MODEL / "LICENSE_NOTE.json"

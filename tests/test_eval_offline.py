@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from eval import offline
 from lesa.errors import UserError
 
 PLACES = ("harbour", "castle", "market", "bridge", "forest", "library", "valley", "station")
+TASKS = ("wiki_perplexity", "wiki_last_word", "wiki_continuation")
 NAMES = ("Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir")
 
 
@@ -48,22 +51,24 @@ def heldout(tmp_path: Path) -> Path:
 
 
 def rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    lines = (folder / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def test_same_text_gives_same_bytes(heldout: Path, tmp_path: Path) -> None:
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         offline.build(heldout, tmp_path / folder, documents=3, examples=10, seed=seed)
-    for name in offline.NAMES:
-        a, b, c = ((tmp_path / f / "data" / f"{name}.jsonl").read_bytes() for f in "abc")
+    for name in TASKS:
+        a, b, c = ((tmp_path / f / f"{name}.jsonl").read_bytes() for f in "abc")
         assert a == b
         assert (a == c) == (name == "wiki_perplexity")  # the one task without a draw
 
 
 def test_what_the_tasks_promise(heldout: Path, tmp_path: Path) -> None:
-    suite = offline.build(heldout, tmp_path / "suite", documents=3, examples=12)
-    assert suite.names == offline.NAMES
+    built = offline.build(heldout, tmp_path / "suite", documents=3, examples=12)
+    assert built.examples == {"wiki_perplexity": 3, "wiki_last_word": 12, "wiki_continuation": 12}
+    assert not built.left_out
+    assert not built.notes
     texts = {str(number): article(name) for number, name in enumerate(NAMES)}
 
     documents = rows(tmp_path / "suite", "wiki_perplexity")
@@ -86,49 +91,129 @@ def test_what_the_tasks_promise(heldout: Path, tmp_path: Path) -> None:
     assert len(choice) == 12
     for row in choice:
         true = row["choices"][row["label"]]
-        assert f"{row['context']} {true}" in texts[row["id"]]
+        assert row["context"].endswith(" ")
+        assert f"{row['context']}{true}" in texts[row["id"]]
         assert len(set(row["choices"])) == 4
         for other in row["choices"]:
             assert other in texts[row["id"]]
             assert len(true) / 1.25 <= len(other) <= len(true) * 1.25
-            assert f"{row['context']} {other}" not in texts[row["id"]] or other == true
+            assert f"{row['context']}{other}" not in texts[row["id"]] or other == true
     assert len({row["label"] for row in choice}) > 1
 
 
-def test_sentences() -> None:
-    text = (
-        "History\nDr. A. Smith met Mr. Jones (c. 1900). "
-        'They said "No." Then e.g. Rome fell.\nA list'
+def write_texts(path: Path, texts: list[str]) -> Path:
+    lines = (json.dumps({"id": str(number), "text": text}) for number, text in enumerate(texts))
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def wrapped(text: str) -> str:
+    """Each line of `text` as a paragraph of lines of at most 72 columns, as in mail."""
+    return "\n\n".join(textwrap.fill(line, 72) for line in text.splitlines())
+
+
+CYRILLIC = "\n".join(
+    f"Город Новый Посад был известен с {year} г. своей крепостью {place}. "
+    f"Путешественники из дальних стран до сих пор едут посмотреть на {place}. "
+    f"А. С. Петров подробно описал эти места в своей книге {year + 90} года."
+    f" Совет города заплатил за {year % 7 + 2} года работы мастеров и каменщиков."
+    for year, place in enumerate(
+        ("замок", "рынок", "мост", "собор", "театр", "вокзал", "остров", "колодец"), start=1801
     )
-    assert offline.sentences(text) == [
-        ["Dr. A. Smith met Mr. Jones (c. 1900).", 'They said "No."', "Then e.g. Rome fell."]
-    ]
-
-
-def test_truncate() -> None:
-    assert offline.truncate("One two. Three four. Five.", limit=20) == "One two. Three four."
-    assert offline.truncate("One two. Three four. Five.", limit=19) == "One two."
-    assert offline.truncate("one two three", limit=9) == "one two"
-    assert offline.truncate("short", limit=9) == "short"
-
-
-@pytest.mark.parametrize(
-    ("sizes", "key"),
-    [
-        ({"documents": 7, "examples": 1}, "evaluate.offline_documents"),
-        ({"documents": 1, "examples": 10_000}, "evaluate.offline_examples"),
-    ],
 )
-def test_too_little_text(heldout: Path, tmp_path: Path, sizes: dict[str, int], key: str) -> None:
-    with pytest.raises(UserError, match=key):
-        offline.build(heldout, tmp_path / "suite", **sizes)
-    assert not (tmp_path / "suite").exists()
+CHINESE = "\n".join(
+    f"这座城市从{year}年起就以它的古老城堡和美丽的花园闻名于世，许多人都喜欢这里的风景和四季的变化，并常常向朋友讲起。"
+    f"来自各地的游客至今仍然在每年的春天来到这里参观古迹，"
+    f"他们在第{year - 1800}座古老的石桥上拍照留念，然后慢慢回家。"
+    f"“你为什么来？”老人问道。"
+    for year in range(1801, 1811)
+)
+CODE = "\n".join(
+    f"def function_{number}(values, limit={number}):\n"
+    f"    total = sum(value for value in values if value > limit)\n"
+    f"    return total / {number + 1}.5\n"
+    for number in range(60)
+)
+
+
+@pytest.mark.parametrize("change", [wrapped, str.lower, lambda text: wrapped(text.lower())])
+def test_prose_in_another_layout(change: Callable[[str], str], tmp_path: Path) -> None:
+    """Wrapped at 72 columns or in lower case, prose has as many examples as it had before."""
+    plain = [article(name) for name in NAMES]
+
+    def counts(texts: list[str]) -> list[int]:
+        documents = [{"id": "0", "text": text} for text in texts]
+        makers = (offline.last_words, offline.continuations)
+        return [sum(len(list(maker(d))) for d in documents) for maker in makers]
+
+    assert counts([change(text) for text in plain]) == counts(plain)
+    heldout = write_texts(tmp_path / "heldout.jsonl", [change(text) for text in plain])
+    built = offline.build(heldout, tmp_path / "suite", documents=3, examples=12)
+    assert set(built.examples) == set(TASKS)
+
+
+def test_cyrillic(tmp_path: Path) -> None:
+    heldout = write_texts(tmp_path / "heldout.jsonl", [CYRILLIC] * 2)
+    built = offline.build(heldout, tmp_path / "suite", documents=2, examples=6)
+    assert built.examples == {"wiki_perplexity": 2, "wiki_last_word": 6, "wiki_continuation": 6}
+    for row in rows(tmp_path / "suite", "wiki_last_word"):
+        assert f"{row['context']} {row['word']}." in CYRILLIC
+        assert row["word"] in re.findall(r"\w+", row["context"])
+
+
+def test_chinese(tmp_path: Path) -> None:
+    """No words set apart: no last word and no perplexity of words, but continuations."""
+    heldout = write_texts(tmp_path / "heldout.jsonl", [CHINESE] * 2)
+    built = offline.build(heldout, tmp_path / "suite", documents=2, examples=6)
+    assert built.examples == {"wiki_perplexity": 2, "wiki_continuation": 6}
+    assert list(built.left_out) == ["wiki_last_word"]
+    for row in rows(tmp_path / "suite", "wiki_continuation"):
+        assert row["context"] + row["choices"][row["label"]] in CHINESE  # no space between
+    config = (tmp_path / "suite" / "wiki_perplexity.yaml").read_text()
+    assert "byte_perplexity" in config
+    assert "word_perplexity" not in config
+    assert not (tmp_path / "suite" / "wiki_last_word.yaml").exists()
+
+
+def test_code(tmp_path: Path) -> None:
+    heldout = write_texts(tmp_path / "heldout.jsonl", [CODE])
+    built = offline.build(heldout, tmp_path / "suite", documents=1, examples=1)
+    assert built.examples == {"wiki_perplexity": 1}
+    assert set(built.left_out) == {"wiki_last_word", "wiki_continuation"}
+    (row,) = rows(tmp_path / "suite", "wiki_perplexity")
+    assert CODE.startswith(row["text"] + "\n")  # cut at the end of a line
+    assert len(row["text"]) > 1900
+
+
+def test_too_few_of_everything(tmp_path: Path) -> None:
+    """One short document: perplexity of it, and a sentence for what there is not."""
+    heldout = write_texts(tmp_path / "heldout.jsonl", ["a note", "  "])
+    built = offline.build(heldout, tmp_path / "suite", documents=6, examples=32)
+    assert built.examples == {"wiki_perplexity": 1}
+    assert rows(tmp_path / "suite", "wiki_perplexity") == [{"id": "0", "text": "a note"}]
+    assert "evaluate.offline_documents (6)" in built.notes["wiki_perplexity"]
+    for name in ("wiki_last_word", "wiki_continuation"):
+        assert "0 examples" in built.left_out[name]
+        assert "evaluate.offline_examples (32)" in built.left_out[name]
+        assert built.left_out[name].count(".") == 2  # a key's, and one sentence's
 
 
 def test_bad_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not found"):
-        offline.build(tmp_path / "none.jsonl", tmp_path / "suite", documents=1, examples=1)
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"id": "0", "text": "x"}\n{"id"\n')
-    with pytest.raises(UserError, match="line 2"):
-        offline.build(bad, tmp_path / "suite", documents=1, examples=1)
+    def refused(reason: str, content: bytes | None = None) -> None:
+        path = tmp_path / "heldout.jsonl"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=reason) as raised:
+            offline.build(path, tmp_path / "suite", documents=1, examples=1)
+        assert "\n" not in str(raised.value)
+        assert str(path) in str(raised.value)
+        assert not (tmp_path / "suite").exists()
+
+    refused("not found")
+    refused("line 2", b'{"id": "0", "text": "x"}\n{"id"\n')
+    refused("line 1: byte 0xff is not UTF-8", b'{"id": "0", "text": "\xff"}\n')
+    refused("line 1: not a JSON object", b"[]\n")
+    refused("line 3 lacks the field 'text'", b'{"id": "0", "text": "x"}\n\n{"id": "1"}\n')
+    refused("line 1: lacks the field 'text'", b'{"id": "0"}\n')
+    refused("no row", b"\n")
+    refused("no text", b'{"id": "0", "text": " "}\n')

@@ -95,7 +95,8 @@ def full_svd_prediction(base: Path, fit: Path, kind: str, left: int) -> Tensor:
     g = {name: t.double() for name, t in load_file(fit / f"{kind}_proj.safetensors").items()}
     x = torch.relu(x @ g["0.weight"].T + g["0.bias"])
     x = torch.relu(x @ g["2.weight"].T + g["2.bias"])
-    return u @ torch.diag(s) @ (x @ g["4.weight"].T + g["4.bias"])
+    found: Tensor = u @ torch.diag(s) @ (x @ g["4.weight"].T + g["4.bias"])
+    return found
 
 
 def test_lesa_equals_a_recomputation(models: dict[str, Path]) -> None:

@@ -308,7 +308,7 @@ def test_view_of_a_fused_tensor_is_transformers_own() -> None:
     attention = neox.gpt_neox.layers[0].attention
     fused = attention.query_key_value
     heads = fused(x).view(1, 5, 4, 3 * 8).transpose(1, 2)  # as its forward pass cuts it
-    views = FAMILIES["gpt_neox"].views(neox.config, ())
+    views = FAMILIES["gpt_neox"].views(lambda: neox.config, ())
     for at, kind in enumerate(("q_proj", "k_proj", "v_proj")):
         weight = views[kind].read(fused.weight)
         bias = View("", groups=4, rows=views[kind].rows).read(fused.bias[:, None])[:, 0]
@@ -316,7 +316,7 @@ def test_view_of_a_fused_tensor_is_transformers_own() -> None:
         assert torch.allclose(mine, heads.chunk(3, dim=-1)[at], atol=1e-6)
     phi3 = family_model("phi3")
     mlp = phi3.model.layers[0].mlp
-    views = FAMILIES["phi3"].views(phi3.config, ())
+    views = FAMILIES["phi3"].views(lambda: phi3.config, ())
     gate, up = (views[k].read(mlp.gate_up_proj.weight) for k in ("gate_proj", "up_proj"))
     mine = (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ mlp.down_proj.weight.T
     assert torch.allclose(mine, mlp(x), atol=1e-6)

@@ -1,4 +1,4 @@
-"""The seven kinds fitted side by side: the published loop's weights, also after a kill."""
+"""All kinds fitted side by side: the published loop's weights, also after a kill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.published_fit import published_fit
-from lesa.checkpoints.reader import KINDS, Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.method import coefficients, fitting
 from lesa.method.basis import from_gram, gram
 from lesa.method.coefficients import InMemory
@@ -29,9 +29,10 @@ SETTINGS = Predictor(
     norm_weight=5e-4, epochs=2, hidden_size=8, batch_size=8, learning_rate=1e-3, weight_decay=0.01
 )
 LAYERS = 6
+KINDS = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
 
 
-def make_job(base: Path, folder: Path, settings: Predictor = SETTINGS, every: int = 2) -> Job:
+def new_job(base: Path, folder: Path, settings: Predictor = SETTINGS, every: int = 2) -> Job:
     (folder / "svd").mkdir()
     (folder / "work").mkdir()
     checkpoint = Checkpoint(base)
@@ -49,18 +50,18 @@ def stacked(job: Job, kind: str) -> torch.Tensor:
 
 
 def test_a_kind_is_fitted_as_published(tiny: Path, tmp_path: Path) -> None:
-    job = make_job(tiny, tmp_path)
+    job = new_job(tiny, tmp_path)
     for kind in ("k_proj", "down_proj"):
         v = stacked(job, kind)
-        fitting.store(job, kind)
-        for part in ("train", "heldout"):
-            fitting.fit_part(job, kind, part, work=1)
+        fitting.write_coefficients(job, kind)
+        for split in ("train", "heldout"):
+            fitting.fit_predictor(job, kind, split, work=1)
         seed, settings = fitting.kind_seed(3, kind), SETTINGS.model_dump()
         wanted, _ = published_fit(list(v), [1, 2, 3, 4], seed=seed, **settings)
         found = load_predictor(job.folder, kind)
         for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
             assert torch.allclose(one, other, atol=1e-5)
-        entry = fitting.entry(job, kind, fitting.parts(LAYERS, 2))
+        entry = fitting.kind_metrics(job, kind, fitting.splits(LAYERS, 2))
         assert (entry["triples"], entry["heldout_triples"]) == (4, 2)
         assert entry["seconds"] > 0
         seen = score(wanted, InMemory(v), [1, 2, 3, 4], SETTINGS.norm_weight)
@@ -73,19 +74,19 @@ def test_a_kind_is_fitted_as_published(tiny: Path, tmp_path: Path) -> None:
 def test_rows_from_disk_give_the_same_weights(
     tiny32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = make_job(tiny32, tmp_path)
-    fitting.store(job, "up_proj")
-    fitting.fit_part(job, "up_proj", "train", work=1)
-    held = load_file(job.weights("up_proj"))
+    job = new_job(tiny32, tmp_path)
+    fitting.write_coefficients(job, "up_proj")
+    fitting.fit_predictor(job, "up_proj", "train", work=1)
+    in_memory = load_file(job.weights("up_proj"))
     monkeypatch.setattr(coefficients, "IN_MEMORY_BYTES", 0)
-    fitting.fit_part(job, "up_proj", "train", work=1)
-    assert all(torch.equal(t, held[k]) for k, t in load_file(job.weights("up_proj")).items())
+    fitting.fit_predictor(job, "up_proj", "train", work=1)
+    assert all(torch.equal(t, in_memory[k]) for k, t in load_file(job.weights("up_proj")).items())
 
 
 def test_stored_coefficients_are_not_written_again(tiny32: Path, tmp_path: Path) -> None:
-    job = make_job(tiny32, tmp_path)
+    job = new_job(tiny32, tmp_path)
     job.coefficients("q_proj").write_bytes(b"whole")
-    fitting.store(job, "q_proj")
+    fitting.write_coefficients(job, "q_proj")
     assert job.coefficients("q_proj").read_bytes() == b"whole"
 
 
@@ -114,9 +115,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_killed_and_run_again(tiny32: Path, tmp_path: Path) -> None:
-    """What was finished is kept, the rest is done, and all is as it is without a kill."""
+    """What was finished stays, the rest is done, and all is as it is without a kill."""
     settings = SETTINGS.model_copy(update={"epochs": 60})
-    job = make_job(tiny32, tmp_path, settings)
+    job = new_job(tiny32, tmp_path, settings)
     program = tmp_path / "program.py"  # a file: workers import the main module
     program.write_text(PROGRAM)
     argv = [sys.executable, str(program), str(tiny32), str(tmp_path), settings.model_dump_json()]
@@ -130,21 +131,21 @@ def test_killed_and_run_again(tiny32: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(1.5)  # the workers look for their parent once a second
-    kept = {path: path.stat().st_mtime_ns for path in job.folder.glob("*.json")}
-    assert 0 < len(kept) < 2 * len(KINDS)
+    finished = {path: path.stat().st_mtime_ns for path in job.folder.glob("*.json")}
+    assert 0 < len(finished) < 2 * len(KINDS)
     time.sleep(1)
-    assert set(job.folder.glob("*.json")) == set(kept)  # no worker goes on by itself
+    assert set(job.folder.glob("*.json")) == set(finished)  # no worker goes on by itself
 
     subprocess.run(argv, env=environment, check=True, stderr=subprocess.DEVNULL)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert len(list(job.folder.glob("*.json"))) == 2 * len(KINDS)
     assert not list(job.folder.glob("*.coefficients"))
     again = {kind: load_file(job.weights(kind)) for kind in KINDS}
     (tmp_path / "whole").mkdir()
-    whole = make_job(tiny32, tmp_path / "whole", settings)
+    whole = new_job(tiny32, tmp_path / "whole", settings)
     for kind in KINDS:
-        fitting.store(whole, kind)
-        fitting.fit_part(whole, kind, "train", work=1)
+        fitting.write_coefficients(whole, kind)
+        fitting.fit_predictor(whole, kind, "train", work=1)
         wanted = load_file(whole.weights(kind))
         assert all(torch.equal(again[kind][name], wanted[name]) for name in wanted)
 
@@ -152,11 +153,11 @@ def test_killed_and_run_again(tiny32: Path, tmp_path: Path) -> None:
 def test_finished_work_starts_no_worker(
     tiny32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = make_job(tiny32, tmp_path, every=5)  # four triples: none is held out
+    job = new_job(tiny32, tmp_path, every=5)  # four triples: none is held out
     for kind in KINDS:
-        fitting.store(job, kind)
-        fitting.fit_part(job, kind, "train", work=1)
-    monkeypatch.setattr(fitting, "run", None)
+        fitting.write_coefficients(job, kind)
+        fitting.fit_predictor(job, kind, "train", work=1)
+    monkeypatch.setattr(fitting, "run_tasks", None)
     found = fitting.fit_kinds(job, "test")
     assert list(found) == list(KINDS)
     assert all(
@@ -164,13 +165,13 @@ def test_finished_work_starts_no_worker(
     )
 
 
-def test_parts() -> None:
-    found = fitting.parts(8, 3)
+def test_splits() -> None:
+    found = fitting.splits(8, 3)
     assert found["train"].fitted == found["train"].scored == [1, 2, 3, 4, 5, 6]
     assert found["heldout"].fitted == [1, 2, 4, 5]
     assert found["heldout"].scored == [3, 6]
-    assert list(fitting.parts(8, 7)) == ["train"]
-    assert list(fitting.parts(3, 2)) == ["train"]
+    assert list(fitting.splits(8, 7)) == ["train"]
+    assert list(fitting.splits(3, 2)) == ["train"]
 
 
 def test_every_kind_and_seed_draws_its_own_weights() -> None:
@@ -193,7 +194,7 @@ def test_epoch_work_counts_multiplications() -> None:
     assert fitting.epoch_work((10, 7), 4, 3) == 3 * 10 * (2 * 7 + 4 + 7)
 
 
-def test_the_widest_kinds_and_their_larger_parts_come_first() -> None:
+def test_the_widest_kinds_and_their_larger_splits_come_first() -> None:
     tasks = {("k", "train"): 4, ("k", "heldout"): 3, ("up", "train"): 40, ("up", "heldout"): 50}
     assert fitting.tasks_of("up", tasks) == [("heldout", 50), ("train", 40)]
     assert fitting.widest_first(tasks) == ["up", "k"]

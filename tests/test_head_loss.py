@@ -18,7 +18,9 @@ from torch.utils._pytree import tree_iter
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from lesa.training import head_loss, pretrain
+from lesa.training.freezing import freeze
 from lesa.training.head_loss import IGNORED, ROWS, NextTokenLoss, TrainingHead, chunked_loss
+from lesa.training.pretrain import Run, train
 from tests.conftest import VOCABULARY, tiny_config
 from tests.test_pretrain import HELD_OUT, RATE, deepened, settings, tokens
 
@@ -105,7 +107,7 @@ def test_no_tensor_has_the_size_of_the_logits() -> None:
 
 def frozen(folder: Path) -> Any:
     model = pretrain.load_model(folder)
-    pretrain.freeze(model, folder)
+    freeze(model, folder)
     return model
 
 
@@ -149,7 +151,7 @@ def left_alone(model: Any) -> None:
 
 
 def test_models_it_is_not_for(tiny32: Path, tmp_path: Path) -> None:
-    left_alone(frozen(tiny32))  # the head trains
+    left_alone(frozen(deepened(tiny32, "base", tmp_path)))  # the head trains
     sizes = tiny_config().to_dict() | {"model_type": "granite"}
     scaling = GraniteForCausalLM(GraniteConfig(**(sizes | {"logits_scaling": 3.0})))
     left_alone(scaling.requires_grad_(False).eval())
@@ -173,18 +175,15 @@ def test_training_uses_it(tiny32: Path, tmp_path: Path, monkeypatch: pytest.Monk
     init = deepened(tiny32, "average", tmp_path)
     for cache, bf16 in product((None, tmp_path / "cache"), (False, True)):
         trained.clear()
-        pretrain.train(
-            init,
-            data,
-            HELD_OUT,
-            settings(bf16=bf16),
-            RATE,
+        train(
+            Run(init, data, HELD_OUT, settings(bf16=bf16), RATE),
             tmp_path / "work",
             resumable=False,
             prefix_cache=cache,
         )
-        assert trained.count(True) == 7 + 1  # steps, and the probe
-        assert trained.count(False) == 4 * 3  # evaluations of five blocks, two at once
+        assert trained.count(True) == 8 + 1  # steps, and the probe
+        assert trained.count(False) == 3 * 3  # evaluations of five blocks, two at once
     trained.clear()
-    pretrain.train(tiny32, data, HELD_OUT, settings(), RATE, tmp_path / "work", resumable=False)
+    base = deepened(tiny32, "base", tmp_path)
+    train(Run(base, data, HELD_OUT, settings(), RATE), tmp_path / "work", resumable=False)
     assert not trained  # the base trains its head

@@ -70,6 +70,6 @@ def test_saved_with_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_fit_benchmark_ends_with_equal_weights() -> None:
     argv = [sys.executable, "-m", "benchmarks.fit", "--tiny", "--repetitions", "1"]
     output = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-    rows = [line for line in output.splitlines() if "weights apart by" in line]
+    rows = [line for line in output.splitlines() if "weights differ by" in line]
     assert len(rows) == 7
-    assert all(float(row.split(" apart by ")[1].split(",")[0]) < 1e-5 for row in rows)
+    assert all(float(row.split(" differ by ")[1].split(",")[0]) < 1e-5 for row in rows)

@@ -224,4 +224,4 @@ def test_file_missing_or_not_yaml(tmp_path: Path) -> None:
 def test_parameters_cannot_change() -> None:
     loaded = params.parse(default_tree(), "x")
     with pytest.raises(ValueError, match="frozen"):
-        loaded.gaps.first = 3  # type: ignore[misc]
+        loaded.gaps.first = 3

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.published_fit import published_fit
 from lesa.method import predictor
@@ -23,19 +24,21 @@ def coefficients(layers: int = 6, rows: int = 5, d2: int = 4, seed: int = 0) -> 
     return torch.randn(layers, rows, d2, generator=torch.Generator().manual_seed(seed))
 
 
-def plain(v: Tensor, middles: list[int], settings: Settings, seed: int) -> dict[str, Tensor]:
+def published(v: Tensor, middles: list[int], settings: Settings, seed: int) -> dict[str, Tensor]:
     """Weights of the published loop."""
     model, _ = published_fit(list(v), middles, seed=seed, **settings.model_dump())
     return dict(model.state_dict())
 
 
-def loss(prediction: Tensor, target: Tensor, norm_weight: float) -> Tensor:
+def closed_form(prediction: Tensor, target: Tensor, norm_weight: float) -> Tensor:
     """The paper's objective, written as it stands in docs/method.md."""
     mse = (prediction - target).square().mean()
-    return (1 - norm_weight) * mse + norm_weight * (prediction.norm() - target.norm()) ** 2
+    norms = torch.linalg.vector_norm(prediction) - torch.linalg.vector_norm(target)
+    found: Tensor = (1 - norm_weight) * mse + norm_weight * norms**2
+    return found
 
 
-def apart(model: nn.Module, wanted: dict[str, Tensor]) -> float:
+def largest_difference(model: nn.Module, wanted: dict[str, Tensor]) -> float:
     """The largest difference of two networks' weights."""
     found = model.state_dict()
     assert list(found) == list(wanted)
@@ -52,7 +55,7 @@ def test_fit_equals_the_published_loop(
     epochs: list[int] = []
     model = predictor.fit(InMemory(v), middles, SETTINGS, 5, on_epoch=lambda: epochs.append(1))
     assert len(epochs) == SETTINGS.epochs
-    assert apart(model, plain(v, middles, SETTINGS, seed=5)) < tolerance
+    assert largest_difference(model, published(v, middles, SETTINGS, seed=5)) < tolerance
     assert not model.training
     assert next(model.parameters()).dtype == dtype
 
@@ -74,10 +77,10 @@ def test_hundreds_of_published_steps(
     v = coefficients(layers=14, rows=320, d2=24).to(dtype) / 10
     middles = list(range(1, 13))
     model = predictor.fit(InMemory(v), middles, settings, seed=3)
-    wanted = plain(v, middles, settings, seed=3)
-    assert apart(model, wanted) < tolerance
-    untrained = plain(v, middles, settings.model_copy(update={"epochs": 0}), seed=3)
-    assert apart(model, untrained) > 100 * tolerance
+    wanted = published(v, middles, settings, seed=3)
+    assert largest_difference(model, wanted) < tolerance
+    untrained = published(v, middles, settings.model_copy(update={"epochs": 0}), seed=3)
+    assert largest_difference(model, untrained) > 100 * tolerance
 
 
 @pytest.mark.parametrize("norm_weight", [0.0, 5e-4, 0.5, 1.0])
@@ -88,7 +91,7 @@ def test_gradient_is_that_of_autograd(norm_weight: float) -> None:
     inputs = torch.randn(9, 12, generator=generator, dtype=torch.float64)
     target = torch.randn(9, 6, generator=generator, dtype=torch.float64)
     prediction = model(inputs)
-    wanted = torch.autograd.grad(loss(prediction, target, norm_weight), parameters)
+    wanted = torch.autograd.grad(closed_form(prediction, target, norm_weight), parameters)
     out = [torch.full_like(p, 7.0) for p in parameters]
     with torch.no_grad():
         predictor.gradient(parameters, inputs, target, norm_weight, out)
@@ -97,24 +100,24 @@ def test_gradient_is_that_of_autograd(norm_weight: float) -> None:
 
 
 @pytest.mark.parametrize("norm_weight", [0.0, 5e-5, 0.5, 1.0])
-def test_loss_slope_by_finite_differences(norm_weight: float) -> None:
+def test_loss_gradient_by_finite_differences(norm_weight: float) -> None:
     generator = torch.Generator().manual_seed(2)
     prediction = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     target = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-    slope = predictor.loss_slope(prediction, target, norm_weight)
+    found = predictor.loss_gradient(prediction, target, norm_weight)
     for row, column in np.ndindex(4, 3):
         step = torch.zeros(4, 3, dtype=torch.float64)
         step[row, column] = 1e-6
-        rise = loss(prediction + step, target, norm_weight)
-        rise -= loss(prediction - step, target, norm_weight)
-        assert float(slope[row, column]) == pytest.approx(float(rise) / 2e-6, rel=1e-6, abs=1e-9)
+        rise = closed_form(prediction + step, target, norm_weight)
+        rise -= closed_form(prediction - step, target, norm_weight)
+        assert float(found[row, column]) == pytest.approx(float(rise) / 2e-6, rel=1e-6, abs=1e-9)
 
 
-def test_loss_slope_of_a_zero_prediction_is_finite() -> None:
+def test_loss_gradient_of_a_zero_prediction_is_finite() -> None:
     prediction = torch.zeros(2, 3, requires_grad=True)
     target = torch.ones(2, 3)
-    (wanted,) = torch.autograd.grad(loss(prediction, target, 0.5), prediction)
-    assert torch.equal(predictor.loss_slope(prediction.detach(), target, 0.5), wanted)
+    (wanted,) = torch.autograd.grad(closed_form(prediction, target, 0.5), prediction)
+    assert torch.equal(predictor.loss_gradient(prediction.detach(), target, 0.5), wanted)
 
 
 def test_fit_is_deterministic_and_depends_on_its_seed() -> None:
@@ -145,13 +148,26 @@ def test_network_is_three_linear_layers_with_relu() -> None:
     assert shapes == [(256, 8), (256, 256), (4, 256)]
 
 
-def test_loss_closed_form() -> None:
-    prediction = torch.tensor([[3.0, 0.0], [0.0, 4.0]])  # norm 5
+@pytest.mark.parametrize("norm_weight", [0.0, 5e-5, 0.25, 1.0])
+def test_loss_closed_form(norm_weight: float) -> None:
+    """Numbers worked out by hand: the training loss that is scored, and its gradient."""
+    prediction = torch.tensor([[3.0, 0.0], [0.0, 4.0]], requires_grad=True)  # norm 5
     target = torch.tensor([[0.0, 0.0], [0.0, 2.0]])  # norm 2
-    mse = (9 + 4) / 4
-    for weight in (0.0, 5e-5, 0.25, 1.0):
-        wanted = (1 - weight) * mse + weight * (5 - 2) ** 2
-        assert float(loss(prediction, target, weight)) == pytest.approx(wanted)
+    loss = (1 - norm_weight) * (9 + 4) / 4 + norm_weight * (5 - 2) ** 2
+    # Of the MSE: 2/4 of the errors 3 and 2; of the norms' term: 2·(5 - 2)/5 of the prediction.
+    gradient = (1 - norm_weight) * torch.tensor([[1.5, 0.0], [0.0, 1.0]])
+    gradient += norm_weight * 1.2 * prediction.detach()
+
+    written = closed_form(prediction, target, norm_weight)
+    (by_autograd,) = torch.autograd.grad(written, prediction)
+    assert float(written.detach()) == pytest.approx(loss)
+    assert torch.allclose(by_autograd, gradient)
+
+    found = predictor.loss_gradient(prediction.detach(), target, norm_weight)
+    assert torch.allclose(found, gradient)
+    # The prediction is the layer below the target.
+    v = InMemory(torch.stack([prediction.detach(), target, torch.zeros(2, 2)]))
+    assert predictor.score(Apply(1, 0), v, [1], norm_weight).loss == pytest.approx(loss)
 
 
 def test_examples_are_the_neighbours_side_by_side_and_the_layer_between() -> None:
@@ -225,13 +241,36 @@ def test_score_against_numpy(at_once: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(math.isfinite(x) for x in vars(found).values())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def fit_and_score_on(device: torch.device, rows_on: str) -> None:
+    """Fitted on `device` from rows that lie on `rows_on`: the published loop's weights and scores
+    of them, both found on the CPU."""
+    v, middles = coefficients().double(), [1, 2, 3, 4]
+    rows = InMemory(v.to(rows_on))
+    model = predictor.fit(rows, middles, SETTINGS, seed=5, device=device)
+    assert next(model.parameters()).device.type == device.type
+    found = predictor.score(model, rows, [2, 3], 0.1, device)
+    wanted = published(v, middles, SETTINGS, seed=5)
+    assert largest_difference(model.cpu(), wanted) < 1e-10
+    on_the_cpu = predictor.score(model, InMemory(v), [2, 3], 0.1)
+    assert vars(found) == pytest.approx(vars(on_the_cpu), rel=1e-9)
+
+
+def test_fit_on_the_cpu_equals_the_published_loop() -> None:
+    fit_and_score_on(torch.device("cpu"), "cpu")
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU here: fitting on a GPU is NOT tested"
+)
 @pytest.mark.parametrize("rows_on", ["cpu", "cuda"])
 def test_fit_on_a_gpu_equals_the_published_loop(rows_on: str) -> None:
-    v, device = coefficients().double(), torch.device("cuda")
-    model = predictor.fit(InMemory(v.to(rows_on)), [1, 2, 3, 4], SETTINGS, seed=5, device=device)
-    wanted, _ = plain(v, [1, 2, 3, 4], SETTINGS, seed=5)
-    assert next(model.parameters()).device.type == "cuda"
-    assert apart(model.cpu(), wanted) < 1e-10
-    found = predictor.score(model.to(device), InMemory(v.to(rows_on)), [2], 0.1, device)
-    assert vars(found) == pytest.approx(vars(predictor.score(model.cpu(), InMemory(v), [2], 0.1)))
+    fit_and_score_on(torch.device("cuda"), rows_on)
+
+
+def test_rows_are_counted_where_the_coefficients_lie() -> None:
+    """A GPU refuses to gather rows by an index that lies elsewhere, and so does torch's stand-in
+    for another device."""
+    with FakeTensorMode():
+        v = InMemory(torch.empty(6, 5, 4, device="meta"))
+        sums = predictor.moments(Apply(0.5, 0.5), v, 2, torch.device("meta"))
+    assert sums.shape == (5,)

@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
-from transformers import GraniteConfig, GraniteForCausalLM, Qwen2ForCausalLM
+from torch import Tensor
+from transformers import Qwen2ForCausalLM
 
-from lesa.checkpoints.reader import PLAN_FILE
+from lesa.checkpoints.writer import PLAN_FILE
 from lesa.errors import UserError
+from lesa.files import read_json, write_json
+from lesa.params import Gaps
 from lesa.training import prefix, pretrain
-from lesa.training.prefix import PrefixCache, cut, entering, first_trainable, prefix_key
+from lesa.training.freezing import first_trainable, freeze
+from lesa.training.prefix import PrefixCache, cut, entering, prefix_key
+from lesa.training.pretrain import Run, train
 from tests.conftest import VOCABULARY, save_random, tiny_config
+from tests.families import deepen, save_family
 from tests.test_pretrain import BLOCK, HELD_OUT, RATE, deepened, settings, tokens
 
 FIRST = 4  # the lowest new layer where gaps 3 and 4 get one each
@@ -56,7 +61,7 @@ def init(request: pytest.FixtureRequest) -> Path:
 
 def frozen(folder: Path) -> Any:
     model = pretrain.load_model(folder)
-    pretrain.freeze(model, folder)
+    freeze(model, folder)
     return model
 
 
@@ -84,7 +89,7 @@ def test_states_and_the_rest_of_the_model_are_those_of_transformers(init: Path) 
     with torch.no_grad():
         wanted = model(input_ids=tokens_in, output_hidden_states=True)
     assert first_trainable(model) == FIRST
-    states = entering(model, FIRST, input_ids=tokens_in)
+    states = entering(model, FIRST, tokens_in)
     assert torch.equal(states, wanted.hidden_states[FIRST])
     cut(model, FIRST)
     with torch.no_grad():
@@ -98,8 +103,8 @@ def test_same_curve_as_without(
     chosen = settings(bf16=bf16)
     found = {}
     for name, cache in (("plain", None), ("first", tmp_path / "c"), ("again", tmp_path / "c")):
-        found[name] = pretrain.train(
-            init, blocks, HELD_OUT, chosen, RATE, tmp_path / "work", prefix_cache=cache
+        found[name] = train(
+            Run(init, blocks, HELD_OUT, chosen, RATE), tmp_path / "work", prefix_cache=cache
         )
         shutil.rmtree(tmp_path / "work")
     for name in ("first", "again"):
@@ -112,40 +117,38 @@ def test_same_curve_as_without(
 def test_computed_once_for_all_methods_epochs_and_evaluations(
     tiny32: Path, blocks: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    computed = []
+    computed: list[str] = []
+    write = PrefixCache.write
 
-    def counted(model: nn.Module, layer_idx: int, **inputs: Tensor) -> Tensor:
-        if "input_ids" in inputs:
-            computed.append(layer_idx)
-        return entering(model, layer_idx, **inputs)
+    def counted(self: PrefixCache, block: Tensor, states: Tensor) -> None:
+        computed.append(self.folder.name)
+        write(self, block, states)
 
-    monkeypatch.setattr(prefix, "entering", counted)
+    monkeypatch.setattr(PrefixCache, "write", counted)
 
     def run(init: Path, **changes: Any) -> int:
         computed.clear()
         cache = tmp_path / "cache"
         work = tmp_path / "work"
         chosen = settings(**changes)
-        pretrain.train(
-            init, blocks, HELD_OUT, chosen, RATE, work, resumable=False, prefix_cache=cache
-        )
+        train(Run(init, blocks, HELD_OUT, chosen, RATE), work, resumable=False, prefix_cache=cache)
         return len(computed)
 
     average = deepened(tiny32, "average", tmp_path)
     assert run(average, max_steps=2) == 4 + len(HELD_OUT)  # of nine blocks, two batches of two
-    assert run(average) == 5  # seven steps see all nine
+    assert run(average) == 5  # eight steps see all nine
     other = changed(average, f"model.layers.{FIRST}.mlp.up_proj.weight", tmp_path / "other")
     assert run(other) == 0  # another method's new layers, the same below
     assert run(deepened(tiny32, "llama_pro", tmp_path)) == 9 + len(HELD_OUT)
-    assert set(computed) == {3}  # its first new layer is lower
-    assert run(deepened(tiny32, "solar", tmp_path)) == run(tiny32) == 0  # they train everything
+    assert len(set(computed)) == 1  # its first new layer is lower
+    for name in ("solar", "base"):
+        assert run(deepened(tiny32, name, tmp_path)) == 0  # they train everything
 
 
 def test_key_is_of_all_that_the_states_depend_on(averaged: Path, tmp_path: Path) -> None:
     def key(**changes: Any) -> str:
-        return prefix_key(
-            **({"init": averaged, "layer_idx": FIRST, "bf16": False, "device": "cpu"} | changes)
-        )
+        own: dict[str, Any] = {"init": averaged, "layer_idx": FIRST, "bf16": False, "device": "cpu"}
+        return prefix_key(**(own | changes))
 
     def with_change(name: str) -> Path:
         return changed(averaged, name, tmp_path / name)
@@ -207,7 +210,7 @@ def test_no_room_is_said_before_any_work(
     averaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, cache = frozen(averaged), PrefixCache(tmp_path / "cache")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))
     refused(
         r"2 blocks need 0 MiB in .*cache, 0 MiB are free",
         lambda: cache.fill(model, FIRST, list(ids(2, BLOCK)), False),
@@ -215,18 +218,73 @@ def test_no_room_is_said_before_any_work(
     assert list(cache.folder.iterdir()) == []
 
 
-def test_models_it_is_not_for(averaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = tiny_config().to_dict() | {"model_type": "granite"}
-    config = GraniteConfig(**(sizes | {"embedding_multiplier": 2.0}))
-    scaling = GraniteForCausalLM(config)
-    refused("'granite' scales", lambda: cut(scaling, 1))
-    dropping = frozen(averaged)
-    dropping.config.attention_dropout = 0.1
-    refused("has dropout", lambda: cut(dropping, 1))
+def test_not_with_a_sharded_model(averaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    cpu = torch.device("cpu")
     refused(
         "FSDP",
-        lambda: pretrain.skip_prefix(
-            frozen(averaged), averaged, [], False, torch.device("cpu"), Path("unused")
-        ),
+        lambda: prefix.skip_prefix(frozen(averaged), averaged, [], False, cpu, Path("unused")),
     )
+
+
+@pytest.mark.parametrize(
+    "dropout", [{"attn_pdrop": 0.1}, {"resid_pdrop": 0.1}, {"embd_pdrop": 0.1}], ids=str
+)
+def test_with_dropout_it_is_not_used(
+    tmp_path: Path, blocks: Dataset, capsys: pytest.CaptureFixture[str], dropout: dict[str, Any]
+) -> None:
+    """The frozen layers then give other states in every step."""
+    off: dict[str, Any] = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    base = save_family("gpt2", tmp_path / "base", **(off | dropout))
+    run = Run(deepen(base, "average", tmp_path)[0], blocks, HELD_OUT, settings(max_steps=2), RATE)
+    curves = [
+        train(run, tmp_path / "work", resumable=False, prefix_cache=cache)[1]
+        for cache in (None, tmp_path / "cache")
+    ]
+    said = [line for line in capsys.readouterr().out.splitlines() if "prefix_cache" in line]
+    assert said == ["train.prefix_cache: not used, as the model's frozen layers have dropout"]
+    assert losses(curves[0]) == losses(curves[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {}),
+        ("gemma2", {}),
+        ("gemma3", {}),
+        ("gpt2", {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
+        ("gpt_neox", {}),
+        ("phi3", {}),
+        ("mixtral", {}),
+        ("smollm3", {}),
+    ],
+)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_every_family_has_the_curve_that_it_has_without(
+    tmp_path: Path, blocks: Dataset, name: str, changes: dict[str, Any], bf16: bool
+) -> None:
+    """Whatever the model does to its inputs before the first layer, and on whatever masks."""
+    init, _ = deepen(save_family(name, tmp_path / "base", **changes), "average", tmp_path)
+    run = Run(init, blocks, HELD_OUT, settings(max_steps=3, bf16=bf16), RATE)
+    curves = [
+        train(run, tmp_path / "work", resumable=False, prefix_cache=cache)[1]
+        for cache in (None, tmp_path / "cache")
+    ]
+    assert list((tmp_path / "cache").iterdir())
+    tolerance = 1e-3 if bf16 else 1e-5
+    assert losses(curves[1]) == pytest.approx(losses(curves[0]), rel=tolerance)
+
+
+def test_key_leaves_out_what_is_of_the_layers_above(tmp_path: Path) -> None:
+    """Lists of the config and its depth, whatever a family calls it; other settings count."""
+    for name in ("gpt2", "gemma3", "smollm3"):
+        base = save_family(name, tmp_path / name / "base")
+        folders = [
+            deepen(base, "average", tmp_path / name, Gaps(first=3, last=last), out=str(last))[0]
+            for last in (3, 4)
+        ]
+        keys = [prefix_key(folder, 4, False, "cpu") for folder in folders]
+        assert keys[0] == keys[1], name
+        config = read_json(folders[0] / "config.json")
+        write_json(folders[0] / "config.json", config | {"hidden_act": "relu"})
+        assert prefix_key(folders[0], 4, False, "cpu") != keys[0], name

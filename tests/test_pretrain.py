@@ -5,33 +5,34 @@ from __future__ import annotations
 import errno
 import json
 import math
-import shutil
 import statistics
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import AutoModelForCausalLM
 
-import baselines  # noqa: F401  (registers the baselines)
-from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import write_json
-from lesa.params import Train
-from lesa.training import pretrain
+from lesa.params import Gaps, Train
+from lesa.training import pretrain, trainer
 from lesa.training import state as training_state
+from lesa.training.blocks import training_order
+from lesa.training.freezing import freeze
 from lesa.training.heldout import held_out
-from lesa.upscaling import methods
-from lesa.upscaling.expand import expand
-from lesa.upscaling.methods import Source
+from lesa.training.pretrain import Run, train
+from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, insert_between
 from tests.conftest import VOCABULARY, tensors_of
+from tests.families import deepen
 
 BLOCK = 12
 RATE = 1e-2
@@ -39,10 +40,11 @@ NEW = {4, 6}  # indexes of the new layers that gaps 3 and 4 make
 
 
 def settings(**changes: Any) -> Train:
+    """Those of a short run; `changes` need not be what a parameter file may say."""
     values: dict[str, Any] = {
         "launch": "python",
-        "max_steps": 7,
-        "eval_every": 3,
+        "max_steps": 8,
+        "eval_every": 4,
         "save_every": 2,
         "per_device_batch_size": 2,
         "gradient_accumulation_steps": 1,
@@ -52,9 +54,8 @@ def settings(**changes: Any) -> Train:
         "bf16": False,
         "prefix_cache": False,
         "seed": 0,
-        "learning_rates": {},
     }
-    return Train(**(values | changes))
+    return Train(**values).model_copy(update=changes)
 
 
 def tokens(count: int, seed: int) -> Tensor:
@@ -63,7 +64,7 @@ def tokens(count: int, seed: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def blocks() -> Dataset:
-    """Nine blocks: seven batches of two need more than one epoch."""
+    """Nine blocks: eight batches of two need more than one epoch."""
     return Dataset.from_dict({"input_ids": tokens(9, 1).int().tolist()}).with_format("torch")
 
 
@@ -71,11 +72,7 @@ HELD_OUT = list(tokens(5, 2))
 
 
 def deepened(base: Path, name: str, folder: Path, first: int = 3, last: int = 4) -> Path:
-    method = methods.get(name)
-    checkpoint = Checkpoint(base)
-    source = Source(checkpoint, folder, folder, "neighbours", 0)
-    expand(source, method, method.plan(checkpoint.num_layers, first, last), folder / name)
-    return folder / name
+    return deepen(base, name, folder, Gaps(first=first, last=last))[0]
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +92,8 @@ def is_new(name: str) -> bool:
 @pytest.mark.parametrize("bf16", [False, True])
 def test_only_new_layers_train(averaged: Path, blocks: Dataset, tmp_path: Path, bf16: bool) -> None:
     before = tensors_of(averaged)
-    trained, curve = pretrain.train(
-        averaged, blocks, HELD_OUT, settings(bf16=bf16), RATE, tmp_path, resumable=False
+    trained, curve = train(
+        Run(averaged, blocks, HELD_OUT, settings(bf16=bf16), RATE), tmp_path, resumable=False
     )
     assert trained.keys() == {name for name in before if is_new(name)}
     for name, tensor in trained.items():
@@ -109,11 +106,11 @@ def test_only_new_layers_train(averaged: Path, blocks: Dataset, tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["solar", "base"])
 def test_everything_trains(tiny32: Path, blocks: Dataset, tmp_path: Path, name: str) -> None:
-    init = tiny32 if name == "base" else deepened(tiny32, name, tmp_path)
+    init = deepened(tiny32, name, tmp_path)
     before = tensors_of(init)
     # Every token occurs in some step, so that every row of the embedding has a gradient.
-    after, curve = pretrain.train(
-        init, blocks, HELD_OUT, settings(), RATE, tmp_path / "work", resumable=False
+    after, curve = train(
+        Run(init, blocks, HELD_OUT, settings(), RATE), tmp_path / "work", resumable=False
     )
     assert after.keys() == before.keys()
     assert not [key for key, tensor in before.items() if torch.equal(after[key], tensor)]
@@ -123,20 +120,17 @@ def test_everything_trains(tiny32: Path, blocks: Dataset, tmp_path: Path, name: 
 def test_llama_pro_trains_its_copies(tiny32: Path, tmp_path: Path) -> None:
     folder = deepened(tiny32, "llama_pro", tmp_path)
     model = pretrain.load_model(folder)
-    pretrain.freeze(model, folder)
+    freeze(model, folder)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     new = ("model.layers.3.", "model.layers.7.")
     assert trainable == {name for name in tensors_of(folder) if name.startswith(new)}
 
 
 def test_curve(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
+    chosen = settings(max_steps=7, eval_every=3, gradient_accumulation_steps=2)
     logged: list[tuple[dict[str, float], int]] = []
-    _, curve = pretrain.train(
-        averaged,
-        blocks,
-        HELD_OUT,
-        settings(gradient_accumulation_steps=2),
-        RATE,
+    _, curve = train(
+        Run(averaged, blocks, HELD_OUT, chosen, RATE),
         tmp_path,
         on_log=lambda numbers, step: logged.append((numbers, step)),
         resumable=False,
@@ -164,15 +158,10 @@ def test_the_start_is_measured_unless_it_is_known(
     averaged: Path, blocks: Dataset, tmp_path: Path
 ) -> None:
     found = [
-        pretrain.train(
-            averaged,
-            blocks,
-            HELD_OUT,
-            settings(),
-            RATE,
+        train(
+            Run(averaged, blocks, HELD_OUT, settings(), RATE, measure_start),
             tmp_path,
             resumable=False,
-            measure_start=measure_start,
         )[1]
         for measure_start in (True, False)
     ]
@@ -183,8 +172,8 @@ def test_the_start_is_measured_unless_it_is_known(
 def test_training_lowers_the_loss_of_its_own_blocks(averaged: Path, tmp_path: Path) -> None:
     one = tokens(1, 3).repeat(2, 1)
     data = Dataset.from_dict({"input_ids": one.tolist()}).with_format("torch")
-    _, curve = pretrain.train(
-        averaged, data, list(one), settings(max_steps=9), RATE, tmp_path, resumable=False
+    _, curve = train(
+        Run(averaged, data, list(one), settings(max_steps=9), RATE), tmp_path, resumable=False
     )
     assert curve["steps"][-1]["heldout_loss"] < curve["steps"][0]["heldout_loss"] - 0.3
 
@@ -228,8 +217,8 @@ def test_curve_of_a_plain_loop(
     chosen = settings(bf16=bf16)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(chosen.seed))
     wanted, model = plain_curve(init, list(tokens(20, 1)[order]), chosen)
-    trained, curve = pretrain.train(
-        init, data, HELD_OUT, chosen, RATE, tmp_path / "work", resumable=False
+    trained, curve = train(
+        Run(init, data, HELD_OUT, chosen, RATE), tmp_path / "work", resumable=False
     )
     assert [row["loss"] for row in curve["train"]] == pytest.approx(wanted, rel=tolerance)
     end = held_out(model, HELD_OUT, bf16, 2)
@@ -241,25 +230,36 @@ def test_curve_of_a_plain_loop(
         )
 
 
-def test_blocks_are_all_drawn_before_any_is_drawn_again() -> None:
-    drawn = pretrain.draw(9, 25, seed=3)
-    assert len(drawn) == 25
-    assert sorted(drawn[:9]) == sorted(drawn[9:18]) == list(range(9))
-    assert drawn[:9] != drawn[9:18] != list(range(9))
-    assert len(set(drawn[18:])) == 7
-    assert pretrain.draw(9, 12, seed=3) == drawn[:12]
-    assert pretrain.draw(9, 12, seed=4) != drawn[:12]
+def test_all_blocks_come_before_any_comes_again() -> None:
+    order = training_order(9, 25, seed=3)
+    assert len(order) == 25
+    assert sorted(order[:9]) == sorted(order[9:18]) == list(range(9))
+    assert order[:9] != order[9:18] != list(range(9))
+    assert len(set(order[18:])) == 7
+    assert training_order(9, 12, seed=3) == order[:12]
+    first = torch.randperm(9, generator=torch.Generator().manual_seed(3))
+    assert order[:9] == first.tolist()
+
+
+def test_no_two_seeds_share_the_order_of_an_epoch() -> None:
+    """An epoch of one seed was the one before of the next seed."""
+    epochs = [
+        tuple(order[i : i + 9])
+        for order in (training_order(9, 36, seed) for seed in range(8))
+        for i in range(0, 36, 9)
+    ]
+    assert len(set(epochs)) == len(epochs)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_no_graph_below_the_first_trainable_layer(averaged: Path, checkpointing: bool) -> None:
     model = pretrain.load_model(averaged)
-    pretrain.freeze(model, averaged)
+    freeze(model, averaged)
     first = min(NEW)
     model.train()
     forwards = [0] * len(model.model.layers)
     outputs: dict[int, Tensor] = {}
-    kept: list[int] = []  # the layer that was running when a tensor was kept for the backward pass
+    saved: list[int] = []  # the layer that ran when a tensor was saved for the backward pass
     running = [-1]
 
     for index, layer in enumerate(model.model.layers):
@@ -276,16 +276,16 @@ def test_no_graph_below_the_first_trainable_layer(averaged: Path, checkpointing:
         if checkpointing:  # as FSDP's option does it: layers run again for their gradients
             model.model.layers[index] = checkpoint_wrapper(layer)
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(running[0])
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(running[0])
         return tensor
 
     batch = tokens(2, 4)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(input_ids=batch, labels=batch).loss
     loss.backward()
     if not checkpointing:  # which has hooks of its own
-        assert min(kept) == first
+        assert min(saved) == first
     for index, output in outputs.items():
         assert output.requires_grad == (index >= first)
         assert forwards[index] == (2 if checkpointing and index >= first else 1)
@@ -294,11 +294,11 @@ def test_no_graph_below_the_first_trainable_layer(averaged: Path, checkpointing:
         assert (parameter.grad is not None) == is_new(own)
 
 
-def test_state_is_kept_for_what_trains_alone(
+def test_state_is_saved_for_what_trains_alone(
     averaged: Path, blocks: Dataset, tmp_path: Path
 ) -> None:
-    trained, curve = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
-    checkpoint = Path(pretrain.last_whole_checkpoint(tmp_path) or "")
+    trained, curve = train(Run(averaged, blocks, HELD_OUT, settings(), RATE), tmp_path)
+    checkpoint = Path(training_state.last_whole_checkpoint(tmp_path) or "")
     state = load_file(checkpoint / "optimizer.safetensors")
     steps = [tensor for name, tensor in state.items() if name.endswith(".step")]
     assert len(steps) == len(trained)
@@ -322,37 +322,16 @@ def test_a_full_disk_is_said_as_python_says_it(
     assert error.value.filename == str(tmp_path / "a")
 
 
-def test_a_stored_tied_output_layer_follows_the_embedding(qwen: Path, tmp_path: Path) -> None:
-    init = tmp_path / "init"
-    shutil.copytree(qwen, init)
-    tensors = tensors_of(qwen)
-    assert "lm_head.weight" not in tensors
-    for path in init.glob("*safetensors*"):
-        path.unlink()
-    save_file(
-        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
-        init / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    model = pretrain.load_model(init)
-    pretrain.freeze(model, init)
-    trained = {name: tensor + 1 for name, tensor in training_state.trained_tensors(model).items()}
-    pretrain.save(trained, init, tmp_path / "trained")
-    after = tensors_of(tmp_path / "trained")
-    assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"])
-    assert torch.equal(after["lm_head.weight"], tensors["model.embed_tokens.weight"] + 1)
-
-
 class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 6, 7])
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7, 8])
 def test_resumed_run_has_the_same_curve(
     averaged: Path, blocks: Dataset, tmp_path: Path, stop_at: int
 ) -> None:
-    whole, curve = pretrain.train(
-        averaged, blocks, HELD_OUT, settings(), RATE, tmp_path / "whole", resumable=False
+    whole, curve = train(
+        Run(averaged, blocks, HELD_OUT, settings(), RATE), tmp_path / "whole", resumable=False
     )
 
     def kill(numbers: dict[str, float], step: int) -> None:
@@ -361,15 +340,11 @@ def test_resumed_run_has_the_same_curve(
 
     work = tmp_path / "work"
     with pytest.raises(KilledError):
-        pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, work, on_log=kill)
+        train(Run(averaged, blocks, HELD_OUT, settings(), RATE), work, on_log=kill)
     assert bool(list(work.glob("checkpoint-*"))) == (stop_at > 2)
     resumed_steps: list[int] = []
-    trained, resumed = pretrain.train(
-        averaged,
-        blocks,
-        HELD_OUT,
-        settings(),
-        RATE,
+    trained, resumed = train(
+        Run(averaged, blocks, HELD_OUT, settings(), RATE),
         work,
         on_log=lambda numbers, step: resumed_steps.append(step) if "loss" in numbers else None,
     )
@@ -382,8 +357,8 @@ def test_resumed_run_has_the_same_curve(
 
 def test_resume_after_the_last_step(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     """A stage killed while it saves its result finds all steps done."""
-    whole, curve = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
-    same, again = pretrain.train(averaged, blocks, HELD_OUT, settings(), RATE, tmp_path)
+    whole, curve = train(Run(averaged, blocks, HELD_OUT, settings(), RATE), tmp_path)
+    same, again = train(Run(averaged, blocks, HELD_OUT, settings(), RATE), tmp_path)
     assert same.keys() == whole.keys()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in same.items())
     assert again["trainable_parameters"] == curve["trainable_parameters"]
@@ -392,19 +367,46 @@ def test_resume_after_the_last_step(averaged: Path, blocks: Dataset, tmp_path: P
 
 
 def test_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    assert pretrain.last_whole_checkpoint(tmp_path) is None
+    assert training_state.last_whole_checkpoint(tmp_path) is None
     for step in (2, 10):
         write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", {"global_step": step})
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-14").mkdir()
     (tmp_path / "checkpoint-14" / "trainer_state.json").write_text('{"global_st')
-    assert pretrain.last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert training_state.last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-2"]
+
+
+def test_a_gpu_is_waited_for_before_the_clock_is_read(
+    averaged: Path, blocks: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its work runs behind the program's: without waiting, the optimiser's time is left out."""
+    events: list[str] = []
+    clock = time.perf_counter
+
+    def read() -> float:
+        events.append("read")
+        return clock()
+
+    stand_in = SimpleNamespace(
+        cuda=SimpleNamespace(
+            is_available=lambda: True, synchronize=lambda: events.append("synchronize")
+        )
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "torch", stand_in)
+        patched.setattr(trainer, "time", SimpleNamespace(perf_counter=read))
+        timer = trainer.Clock()
+        for _ in range(3):
+            timer.on_step_begin()
+            timer.on_step_end()
+    assert events == ["synchronize", "read"] * 6
+    assert len(timer.seconds) == 3
 
 
 def test_too_few_blocks(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 training blocks") as error:
-        pretrain.train(averaged, blocks.select([0]), HELD_OUT, settings(), RATE, tmp_path)
+        train(Run(averaged, blocks.select([0]), HELD_OUT, settings(), RATE), tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -412,10 +414,10 @@ def test_save_keeps_dtype_plan_and_frozen_bits(tiny: Path, tmp_path: Path, block
     init = deepened(tiny, "average", tmp_path)
     (init / "tokenizer.json").write_text("{}")
     before = tensors_of(init)
-    trained, _ = pretrain.train(
-        init, blocks, HELD_OUT, settings(max_steps=3), RATE, tmp_path / "work", resumable=False
+    trained, _ = train(
+        Run(init, blocks, HELD_OUT, settings(max_steps=3), RATE), tmp_path / "work", resumable=False
     )
-    pretrain.save(trained, init, tmp_path / "trained")
+    save(trained, init, tmp_path / "trained")
     after = tensors_of(tmp_path / "trained")
     assert after.keys() == before.keys()
     for name, tensor in before.items():
@@ -423,12 +425,9 @@ def test_save_keeps_dtype_plan_and_frozen_bits(tiny: Path, tmp_path: Path, block
         wanted = trained[name].to(tensor.dtype) if is_new(name) else tensor
         assert torch.equal(after[name], wanted)
     plan = json.loads((tmp_path / "trained" / "layer_plan.json").read_text())
-    assert from_json(plan) == insert_between(6, 3, 4)
+    assert from_json(plan) == insert_between(6, Gaps(first=3, last=4))
     assert (tmp_path / "trained" / "tokenizer.json").is_file()
     assert pretrain.load_model(tmp_path / "trained").config.num_hidden_layers == 8
-
-
-# eval/perplexity.py
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])

@@ -15,7 +15,8 @@ from datasets import Dataset
 
 from lesa.errors import UserError
 from lesa.files import read_json, write_json
-from lesa.training import pretrain, processes
+from lesa.training import processes
+from lesa.training.pretrain import Run, train
 from tests.conftest import tensors_of
 from tests.test_eval_harness import save_tiny
 from tests.test_eval_offline import write_heldout
@@ -50,7 +51,7 @@ def losses(curve: dict[str, Any]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def job(tiny32: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A tiny model with two new layers, and nine blocks: the seven steps see some twice."""
+    """A tiny model with two new layers, and nine blocks: the eight steps see some twice."""
     folder = tmp_path_factory.mktemp("job")
     Dataset.from_dict({"input_ids": tokens(9, 1).int().tolist()}).save_to_disk(folder / "blocks")
     return {
@@ -66,15 +67,8 @@ def job(tiny32: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 def alone(job: dict[str, Any], work: Path, bf16: bool = False, resumable: bool = False) -> Any:
     """The same training in this process."""
     blocks = Dataset.load_from_disk(job["blocks"]).with_format("torch")
-    return pretrain.train(
-        Path(job["init"]),
-        blocks,
-        HELD_OUT,
-        settings(**TWO, bf16=bf16),
-        RATE,
-        work,
-        resumable=resumable,
-    )
+    run = Run(Path(job["init"]), blocks, HELD_OUT, settings(**TWO, bf16=bf16), RATE)
+    return train(run, work, resumable=resumable)
 
 
 def check(job: dict[str, Any], out: Path, work: Path) -> dict[str, Any]:
@@ -169,10 +163,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Dataset.from_dict(rows).save_to_disk(corpus / split)
     write_heldout(corpus / "documents" / "heldout.jsonl")
     tree = yaml.safe_load((ROOT / "conf" / "default.yaml").read_text())
-    tree["train"] |= settings(**TWO, learning_rates=tree["train"]["learning_rates"]).model_dump()
+    tree["train"] |= settings(**TWO).model_dump()
     tree["train"]["prefix_cache"] = True
     tree["evaluate"] |= {"offline_documents": 3, "offline_examples": 7, "dtype": "float32"}
     tree["evaluate"] |= {"batch_size": 4, "bootstrap_iters": 50}
+    write_json(folder / "metrics" / "grid" / "lesa.json", {"best": RATE})
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     return folder
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import report
+from benchmarks.sides import opened
 from lesa.checkpoints.reader import Checkpoint
 from lesa.method.basis import from_concat, from_gram, gram
 
 TOLERANCE = 1e-6  # svd.rank_tolerance of every profile
 
 
-def basis(way: str, checkpoint: Path, kind: str) -> dict[str, Any]:
+def basis(way: str, base: Checkpoint, kind: str) -> dict[str, Any]:
     """`way`: `gram`, layer after layer, or `concat`, an SVD of all layers side by side.
 
     Of `gram`, `gram_seconds` are those before the eigenvectors.
     """
-    base = Checkpoint(checkpoint)
     weights = (base.matrix(kind, i) for i in range(base.num_layers))
     if way == "concat":
         return {"singular_values": from_concat(weights, TOLERANCE).s.tolist()}
@@ -31,4 +31,5 @@ def basis(way: str, checkpoint: Path, kind: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     _, way, checkpoint, kind = sys.argv
-    report(lambda: basis(way, Path(checkpoint), kind))
+    base = opened(Path(checkpoint))
+    report(lambda: basis(way, base, kind))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.shapes import Shape, config, matrices
-from lesa.checkpoints.reader import KINDS, layer_tensor, write_checkpoint
+from lesa.checkpoints.families import LLAMA
+from lesa.checkpoints.writer import write_checkpoint
 from lesa.files import whole_folder, write_json
 
 SEED = 0
@@ -26,15 +27,16 @@ def tensors(shape: Shape) -> Iterator[tuple[str, Tensor]]:
     generator = torch.Generator().manual_seed(SEED)
     dtype = getattr(torch, shape.dtype)
 
-    def drawn(*size: int) -> Tensor:
+    def gaussian(*size: int) -> Tensor:
         return (torch.randn(size, generator=generator) * STD).to(dtype)
 
-    yield "model.embed_tokens.weight", drawn(shape.vocabulary, shape.hidden)
+    views = LLAMA.views(dict, ())
+    yield "model.embed_tokens.weight", gaussian(shape.vocabulary, shape.hidden)
     for i in range(shape.layers):
         for kind, (d1, d2) in matrices(shape).items():
-            yield layer_tensor(i, KINDS[kind]), drawn(d1, d2)
+            yield f"model.layers.{i}.{views[kind].tensor}", gaussian(d1, d2)
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            yield layer_tensor(i, f"{norm}.weight"), torch.ones(shape.hidden, dtype=dtype)
+            yield f"model.layers.{i}.{norm}.weight", torch.ones(shape.hidden, dtype=dtype)
     yield "model.norm.weight", torch.ones(shape.hidden, dtype=dtype)
 
 

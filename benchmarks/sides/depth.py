@@ -14,16 +14,16 @@ from benchmarks.base import ROOT
 from benchmarks.measure import report
 from benchmarks.memory import watched
 from benchmarks.shapes import upper_gaps
+from benchmarks.sides import opened
 from lesa import params
-from lesa.checkpoints.reader import KINDS, Checkpoint
+from lesa.checkpoints.reader import Checkpoint
 from lesa.method.basis import from_gram, gram
 from lesa.method.fitting import Job, fit_kinds
 from lesa.method.prediction import save_basis
 from lesa.params import Predictor as Settings
-from lesa.upscaling import methods
 from lesa.upscaling.expand import expand
+from lesa.upscaling.lesa import METHODS, Options
 from lesa.upscaling.methods import Source
-from lesa.upscaling.plan import insert_between
 
 TOLERANCE = 1e-6  # svd.rank_tolerance of every profile
 EPOCHS = 1  # over all triples; the paper's preset has five, which take five times as long
@@ -53,10 +53,9 @@ def settings() -> Settings:
     return paper.model_copy(update={"epochs": EPOCHS})
 
 
-def make_basis(base: Path, kind: str, folder: Path, record: Record) -> None:
-    opened = Checkpoint(base)
+def make_basis(base: Checkpoint, kind: str, folder: Path, record: Record) -> None:
     with record.of("extract", kind):
-        total = gram(opened.matrix(kind, i) for i in range(opened.num_layers))
+        total = gram(base.matrix(kind, i) for i in range(base.num_layers))
     with record.of("svd", kind):
         save_basis(from_gram(total, TOLERANCE), folder / f"{kind}.safetensors")
 
@@ -74,28 +73,27 @@ def batches(shape: Sequence[int], layers: int, chosen: Settings) -> int:
     return chosen.epochs * -(-(layers - 2) * shape[0] // chosen.batch_size)
 
 
-def end_to_end(folder: Path, work: Path, chosen: Settings) -> dict[str, Any]:
+def end_to_end(base: Checkpoint, work: Path, chosen: Settings) -> dict[str, Any]:
     """Extract, basis, fit and expand: the stages of dvc.yaml in one."""
     record = Record()
     svd, fits = work / "svd", work / "fit"
     svd.mkdir()
-    for kind in KINDS:
-        make_basis(folder, kind, svd, record)
-    base = Checkpoint(folder)
-    shapes = {kind: base.matrix(kind, 0).shape for kind in KINDS}
+    for kind in base.kinds:
+        make_basis(base, kind, svd, record)
     layers = base.num_layers
     with record.of("fit", ALL):
-        fit_seconds = make_predictors(folder, svd, fits, chosen, layers)
+        fit_seconds = make_predictors(base.folder, svd, fits, chosen, layers)
     with record.of("expand", ALL):
-        plan = insert_between(layers, *upper_gaps(layers))
-        source = Source(base, svd=svd, needs=fits, unpredicted="layer_0", seed=0)
-        parameters = expand(source, methods.get("lesa"), plan, work / "deepened")
+        method = METHODS["lesa"]
+        plan = method.plan(layers, upper_gaps(layers))
+        source = Source(base, svd, (fits,), Options(unpredicted="layer_0"))
+        expand(source, "lesa", method, plan, work / "deepened")
     return {
         "layers": layers,
         "layers_after": len(plan),
-        "parameters_after": parameters,
+        "parameters_after": Checkpoint(work / "deepened").parameters(),
         "fit": chosen.model_dump(),
-        "fit_batches": {kind: batches(shape, layers, chosen) for kind, shape in shapes.items()},
+        "fit_batches": {kind: batches(base.shape(kind), layers, chosen) for kind in base.kinds},
         "fit_seconds": fit_seconds,
         "seconds_by_kind": record.seconds,
         "seconds_by_stage": {stage: sum(k.values()) for stage, k in record.seconds.items()},
@@ -104,4 +102,5 @@ def end_to_end(folder: Path, work: Path, chosen: Settings) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    report(lambda: end_to_end(Path(sys.argv[1]), Path(sys.argv[2]), settings()))
+    base, chosen = opened(Path(sys.argv[1])), settings()
+    report(lambda: end_to_end(base, Path(sys.argv[2]), chosen))

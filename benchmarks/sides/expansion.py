@@ -1,4 +1,7 @@
-"""Expand a checkpoint: `python -m benchmarks.sides.expansion <method> <plan.json> <base> <out>`."""
+"""Expand a checkpoint: `python -m benchmarks.sides.expansion <method> <gaps> <base> <out>`.
+
+`<gaps>` is a `Gaps` as JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import baselines  # noqa: F401  (registers the baselines)
+from baselines import table
 from benchmarks.measure import report
+from benchmarks.sides import opened
 from lesa.checkpoints.reader import Checkpoint
-from lesa.files import read_json
-from lesa.upscaling import methods
+from lesa.params import Gaps
 from lesa.upscaling.expand import expand
-from lesa.upscaling.methods import Source
-from lesa.upscaling.plan import from_json
+from lesa.upscaling.methods import NoOptions, Source
 
 
-def expansion(method: str, plan: Path, folder: Path, out: Path) -> dict[str, Any]:
+def expansion(name: str, gaps: Gaps, base: Checkpoint, out: Path) -> dict[str, Any]:
     """By a method that reads the base alone."""
-    base = Checkpoint(folder)
-    source = Source(base, svd=folder, needs=folder, unpredicted="copied", seed=0)
-    return {"parameters": expand(source, methods.get(method), from_json(read_json(plan)), out)}
+    method, source = table()[name], Source(base, base.folder, (), NoOptions())
+    expand(source, name, method, method.plan(base.num_layers, gaps), out)
+    return {"parameters": Checkpoint(out).parameters()}
 
 
 if __name__ == "__main__":
-    _, method, *paths = sys.argv
-    plan, folder, out = map(Path, paths)
-    report(lambda: expansion(method, plan, folder, out))
+    _, name, gaps, folder, out = sys.argv
+    base, where = opened(Path(folder)), Gaps.model_validate_json(gaps)
+    report(lambda: expansion(name, where, base, Path(out)))

@@ -27,7 +27,8 @@ from lesa import params
 from lesa.files import read_json
 from lesa.machine import has_bfloat16
 from lesa.params import Train
-from lesa.training.pretrain import freeze, train
+from lesa.training.freezing import freeze
+from lesa.training.pretrain import Run, train
 
 BLOCK = 512  # tokens of a packed sequence, corpus.block_size of the default profile
 BATCH = 2  # sequences, train.per_device_batch_size of the default profile
@@ -136,17 +137,8 @@ def lesa_side(
     """This project's continual pre-training."""
     log = log or StepLog()
     data = Dataset.from_dict({"input_ids": torch.stack(blocks).tolist()}).with_format("torch")
-    _, curve = train(
-        folder,
-        data,
-        blocks[:1],
-        chosen,
-        RATE,
-        work,
-        on_log=log,
-        resumable=False,
-        prefix_cache=work / "prefix",
-    )
+    run = Run(folder, data, blocks[:1], chosen, RATE)
+    _, curve = train(run, work, on_log=log, resumable=False, prefix_cache=work / "prefix")
     return {**log.result(), **{key: curve[key] for key in ("dtype", "trainable_parameters")}}
 
 

@@ -71,7 +71,8 @@ def snapshot(base: HubBase) -> Path:
     """Download a checkpoint's files into the hub's cache."""
     from huggingface_hub import snapshot_download
 
-    def get(*wanted: str) -> Path:
+    def get(*patterns: str) -> Path:
+        wanted = list(patterns)
         with explained(f"base.id: cannot get {base.id} at base.revision {base.revision}"):
             return Path(snapshot_download(base.id, revision=base.revision, allow_patterns=wanted))
 

@@ -112,8 +112,9 @@ def fits(entry: dict[str, Any]) -> bool:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """transformers' reports of a load, which would say in pages what one line will say."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -131,7 +132,7 @@ def check_loading(checkpoint: Checkpoint) -> None:
 
     folder = checkpoint.folder
     with quiet_transformers(), explained(f"{folder}: transformers cannot load it"):
-        _, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             device_map="meta",
             output_loading_info=True,
@@ -139,6 +140,7 @@ def check_loading(checkpoint: Checkpoint) -> None:
             local_files_only=True,
             trust_remote_code=False,
         )
+    _, info = loaded
     model = f"a model of type {checkpoint.config['model_type']!r} with this config.json"
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: lacks {missing[0]}, which {model} has")

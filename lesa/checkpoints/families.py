@@ -34,7 +34,7 @@ class View:
         """The matrix as (groups, rows, d2), sharing the memory of `stored`."""
         matrix = stored if self.expert is None else stored[self.expert]
         matrix = matrix.T if self.transposed else matrix
-        parts = matrix.unflatten(0, (self.groups, -1))
+        parts = matrix.view(self.groups, -1, matrix.shape[1])  # no copy, or an error
         return parts if self.rows is None else parts[:, slice(*self.rows)]
 
     def read(self, stored: torch.Tensor) -> torch.Tensor:
@@ -44,10 +44,12 @@ class View:
     def write(self, stored: torch.Tensor, matrix: torch.Tensor) -> None:
         """Put `matrix` (d1, d2) into its place in `stored`."""
         inside = self._inside(stored)
-        inside.copy_(matrix.unflatten(0, (self.groups, -1)))
+        inside.copy_(matrix.reshape(inside.shape))
 
 
 Views = dict[str, View]
+# transformers' config, made when asked for: its import takes seconds, and Llama's kin need none.
+Config = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Family:
     every other value would make the model's code derive something from a layer's index.
     """
 
-    views: Callable[[Any, Collection[str]], Views]
+    views: Callable[[Config, Collection[str]], Views]
     layers: str = "model.layers"
     embedding: str = "model.embed_tokens.weight"
     head: str = "lm_head.weight"
@@ -91,16 +93,16 @@ ATTENTION = {f"{name}_proj": View(f"self_attn.{name}_proj.weight") for name in "
 GATED = {f"{name}_proj": View(f"mlp.{name}_proj.weight") for name in ("gate", "up", "down")}
 
 
-def plain(config: Any, stored: Collection[str]) -> Views:
+def plain(config: Config, stored: Collection[str]) -> Views:
     """A tensor for each of the seven projections, as in Llama."""
     return ATTENTION | GATED
 
 
-def fused(config: Any, stored: Collection[str]) -> Views:
+def fused(config: Config, stored: Collection[str]) -> Views:
     """Phi-3: queries, keys and values one under the other; gate and up likewise."""
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    q, k = config.num_attention_heads * size, config.num_key_value_heads * size
-    i = config.intermediate_size
+    c = config()
+    size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    q, k, i = c.num_attention_heads * size, c.num_key_value_heads * size, c.intermediate_size
     qkv, gate_up = "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight"
     return {
         "q_proj": View(qkv, rows=(0, q)),
@@ -113,9 +115,10 @@ def fused(config: Any, stored: Collection[str]) -> Views:
     }
 
 
-def fused_by_head(config: Any, stored: Collection[str]) -> Views:
+def fused_by_head(config: Config, stored: Collection[str]) -> Views:
     """GPT-NeoX: each head's queries, keys and values one under the other; no gate."""
-    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    heads = config().num_attention_heads
+    size = config().hidden_size // heads
     name = "attention.query_key_value.weight"
     views = {
         f"{part}_proj": View(name, groups=heads, rows=(at * size, (at + 1) * size))
@@ -128,9 +131,9 @@ def fused_by_head(config: Any, stored: Collection[str]) -> Views:
     }
 
 
-def transposed(config: Any, stored: Collection[str]) -> Views:
+def transposed(config: Config, stored: Collection[str]) -> Views:
     """GPT-2: stored as (in, out); queries, keys and values side by side; no gate."""
-    d = config.hidden_size
+    d = config().hidden_size
     views = {
         f"{part}_proj": View("attn.c_attn.weight", transposed=True, rows=(at * d, (at + 1) * d))
         for at, part in enumerate("qkv")
@@ -142,15 +145,16 @@ def transposed(config: Any, stored: Collection[str]) -> Views:
     }
 
 
-def experts(layout: str, names: tuple[str, str, str]) -> Callable[[Any, Collection[str]], Views]:
+def experts(layout: str, names: tuple[str, str, str]) -> Callable[[Config, Collection[str]], Views]:
     """A mixture of gated feed-forwards, an expert a file entry (`layout`) or stacked."""
     gate, up, down = names
     gate_up, stacked = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
 
-    def views(config: Any, stored: Collection[str]) -> Views:
+    def views(config: Config, stored: Collection[str]) -> Views:
         found = dict(ATTENTION)
-        i = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
-        for e in range(config.num_local_experts):
+        c = config()
+        i = getattr(c, "moe_intermediate_size", None) or c.intermediate_size
+        for e in range(c.num_local_experts):
             own = {
                 "gate_proj": View(layout.format(expert=e, name=gate)),
                 "up_proj": View(layout.format(expert=e, name=up)),

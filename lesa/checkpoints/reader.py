@@ -108,7 +108,7 @@ class Checkpoint:
     @cached_property
     def views(self) -> Views:
         """Where each matrix kind of a layer is stored, by kind."""
-        views = self.family.views(self.explicit, self._suffixes)
+        views = self.family.views(lambda: self.explicit, self._suffixes)
         for kind, view in views.items():
             if view.tensor not in self._suffixes:
                 raise UserError(

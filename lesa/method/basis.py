@@ -1,8 +1,8 @@
 """The shared basis of one matrix kind over all layers (docs/method.md steps 1 and 2).
 
-`W = [W_1 … W_L] = U Σ Vᵀ`, `W ∈ R^{d1 × L·d2}`. Left basis and singular values come from the Gram
-matrix `W Wᵀ = Σ_i W_i W_iᵀ = U Σ² Uᵀ`, which is `d1 × d1` whatever the depth; coefficients are
-made on demand, `V_i = Σ⁻¹ Uᵀ W_i`.
+`W = [W_1 … W_L] = U Σ Vᵀ`, `W ∈ R^{d1 × L·d2}`. The left singular vectors and the singular values
+come from the Gram matrix `W Wᵀ = Σ_i W_i W_iᵀ = U Σ² Uᵀ`, which is `d1 × d1` whatever the depth;
+the coefficients are computed layer by layer, `V_i = Σ⁻¹ Uᵀ W_i`.
 
 The Gram matrix is accumulated in float64. Its condition number is the square of the
 concatenation's; where that is small (some 35 on the default model), float32 finds the eigenvectors
@@ -25,22 +25,28 @@ CONDITION = 100.0  # of a Gram matrix that float32 solves: singular values to ab
 
 @dataclass(frozen=True)
 class Basis:
-    """`u` (d1, r) float32, orthonormal columns; `s` (r,) float32, descending."""
+    """`U` and `Σ` of a kind, cut to its rank r.
+
+    u: (d1, r) float32, orthonormal columns. s: (r,) float32, descending and positive.
+    """
 
     u: Tensor
     s: Tensor
 
     def coefficients(self, weight: Tensor) -> Tensor:
-        """`V_i` (r, d2) float32 of a layer's matrix (d1, d2)."""
+        """`V_i = Σ⁻¹ Uᵀ W_i` (r, d2) float32 of a layer's matrix (d1, d2) of any dtype."""
         return (self.u.T @ weight.float()).div_(self.s[:, None])
 
     def reconstruct(self, coefficients: Tensor) -> Tensor:
-        """`U Σ V_i` (d1, d2) float32."""
+        """`U Σ V_i` (d1, d2) float32 of coefficients (r, d2)."""
         return self.u @ (self.s[:, None] * coefficients)
 
 
 def gram(weights: Iterable[Tensor]) -> Tensor:
-    """`Σ_i W_i W_iᵀ` (d1, d1) float64, one layer in memory at a time."""
+    """`Σ_i W_i W_iᵀ` (d1, d1) float64 of matrices (d1, d2), one in memory at a time.
+
+    Raises ValueError if there are none.
+    """
     total: Tensor | None = None
     for weight in weights:
         w = weight.double()
@@ -52,14 +58,17 @@ def gram(weights: Iterable[Tensor]) -> Tensor:
     if total is None:
         raise ValueError("no weights")
     for top in range(ROWS, len(total), ROWS):
-        below = total[top : top + ROWS, :top]
-        total[:top, top : top + ROWS] = below.T
+        lower = total[top : top + ROWS, :top]
+        total[:top, top : top + ROWS] = lower.T
     return total
 
 
-def _kept(u: Tensor, s: Tensor, tolerance: float) -> Basis:
-    """Drop singular values below `tolerance` times the largest; fix the columns' signs."""
-    rank = int((s > tolerance * s[0]).sum())
+def truncated(u: Tensor, s: Tensor, rank_tolerance: float) -> Basis:
+    """The basis without singular values up to `rank_tolerance` times the largest, signs fixed.
+
+    u: (d1, n), orthonormal columns; s: (n,), descending.
+    """
+    rank = int((s > rank_tolerance * s[0]).sum())
     u = u[:, :rank].float().contiguous()
     # A singular vector's sign is arbitrary: make each column's largest entry positive, so that
     # both ways to the basis, and every machine, feed the predictor the same rows.
@@ -71,7 +80,7 @@ def well_conditioned(gram_matrix: Tensor) -> bool:
     """Is no eigenvalue of a Gram matrix (d1, d1) float32 below 1/CONDITION of the largest?
 
     So if the matrix less that share of the identity still has a Cholesky factor. The largest comes
-    from a power iteration, a few percent too low. The matrix is lost.
+    from a power iteration, a few percent too low. The matrix is overwritten.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(len(gram_matrix), generator=generator)
@@ -83,8 +92,11 @@ def well_conditioned(gram_matrix: Tensor) -> bool:
 
 
 def eigenvectors(gram_matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (d1,), descending, and their vectors (d1, d1), on the CPU float32 and in float32
-    or float64 arithmetic. The matrix is lost: its memory is given back or used."""
+    """Eigenvalues (d1,), descending, and eigenvectors (d1, d1), in columns, of a Gram matrix.
+
+    The matrix is (d1, d1) float64 and is overwritten or freed. On a GPU all is float64. On the CPU
+    the vectors are float32, and the arithmetic is float32 where the matrix is well conditioned.
+    """
     if gram_matrix.is_cuda:
         values, vectors = torch.linalg.eigh(gram_matrix)
         return values.flip(0), vectors.flip(1)
@@ -94,24 +106,25 @@ def eigenvectors(gram_matrix: Tensor) -> tuple[Tensor, Tensor]:
     single = gram_matrix.float()
     if well_conditioned(single):
         single.copy_(gram_matrix)
-        gram_matrix.data = gram_matrix.new_empty(0)  # frees it, whoever else holds the tensor
+        gram_matrix.data = gram_matrix.new_empty(0)  # frees it, whoever else refers to the tensor
         values, vectors = solve(single.numpy().T, driver="evd")
         return torch.from_numpy(values).flip(0), torch.from_numpy(vectors).flip(1)
     del single
-    # MRRR holds half of what divide and conquer does, and in float64 takes no longer.
+    # MRRR needs half of the memory of divide and conquer, and in float64 takes no longer.
     values, vectors = solve(gram_matrix.numpy().T, driver="evr")
-    half = gram_matrix.view(torch.float32).flatten()[: gram_matrix.numel()].view_as(gram_matrix)
-    half.numpy()[:] = vectors[:, ::-1]
-    return torch.from_numpy(values).flip(0), half
+    # The float32 vectors go into the first half of the Gram matrix's own memory.
+    single = gram_matrix.view(torch.float32).flatten()[: gram_matrix.numel()].view_as(gram_matrix)
+    single.numpy()[:] = vectors[:, ::-1]
+    return torch.from_numpy(values).flip(0), single
 
 
-def from_gram(gram_matrix: Tensor, tolerance: float) -> Basis:
-    """Basis from a Gram matrix (d1, d1) float64, which is lost."""
+def from_gram(gram_matrix: Tensor, rank_tolerance: float) -> Basis:
+    """Basis from a Gram matrix (d1, d1) float64, which is overwritten or freed."""
     values, vectors = eigenvectors(gram_matrix)
-    return _kept(vectors, values.clamp_min(0).sqrt(), tolerance)
+    return truncated(vectors, values.clamp_min(0).sqrt(), rank_tolerance)
 
 
-def from_concat(weights: Iterable[Tensor], tolerance: float) -> Basis:
-    """The paper's literal way, kept as the reference: an SVD of the whole concatenation."""
+def from_concat(weights: Iterable[Tensor], rank_tolerance: float) -> Basis:
+    """The paper's literal way, the reference: a float32 SVD of all (d1, d2) side by side."""
     u, s, _ = torch.linalg.svd(torch.cat([w.float() for w in weights], dim=1), full_matrices=False)
-    return _kept(u, s, tolerance)
+    return truncated(u, s, rank_tolerance)

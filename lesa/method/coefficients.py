@@ -1,8 +1,8 @@
 """The coefficients `V_1 … V_L` of one matrix kind, on disk: memory does not grow with the depth.
 
-The file is L·r rows of d2 float32, layer after layer, with no header. Small ones are read into
-memory to be trained on; of others each batch's rows are read when they are needed. The file is not
-mapped: a page touched brings up to 2 MiB around it into the process, which a few batches of
+The file is L·r rows of d2 float32, layer after layer, with no header. A small one is read into
+memory before training; of a large one each batch's rows are read when they are needed. The file is
+not mapped: a page touched brings up to 2 MiB around it into the process, which a few batches of
 scattered rows would fill with the whole file.
 """
 
@@ -22,23 +22,26 @@ IN_MEMORY_BYTES = 256 * 2**20  # the largest file that training on a CPU reads w
 
 
 class Coefficients(Protocol):
-    """`layers` times `rows` rows of width `d2`; `take` gives them on `device` in `dtype`."""
+    """`num_layers` matrices (rank, d2) of `dtype`, whose rows are numbered through all layers.
 
-    layers: int
-    rows: int
+    `device` is where `take` returns them.
+    """
+
+    num_layers: int
+    rank: int
     d2: int
     dtype: torch.dtype
     device: torch.device
 
     def take(self, index: Tensor) -> Tensor:
-        """A copy of the rows at `index` (n,) on `device`, counted over all layers: (n, d2)."""
+        """A copy (n, d2) of the rows at `index` (n,) int64, which lies on `device`."""
 
 
 class InMemory:
     """Coefficients from one tensor (L, r, d2)."""
 
     def __init__(self, v: Tensor) -> None:
-        self.layers, self.rows, self.d2 = v.shape
+        self.num_layers, self.rank, self.d2 = v.shape
         self.dtype, self.device = v.dtype, v.device
         self._rows = v.flatten(0, 1)
 
@@ -47,25 +50,28 @@ class InMemory:
 
 
 class OnDisk:
-    """Coefficients from a file of `write`, whose size tells the rank.
+    """Coefficients float32 from a file of `write`, whose size tells the rank; rows on the CPU.
 
-    ValueError if the file's size fits no rank, OSError if it ends early.
+    Raises ValueError if the file's size fits no rank; `take` raises OSError if the file ends
+    before a row does.
     """
 
-    def __init__(self, path: Path, layers: int, d2: int) -> None:
+    def __init__(self, path: Path, num_layers: int, d2: int) -> None:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed with this object)
         self.bytes = os.fstat(self._file.fileno()).st_size
-        self.layers, self.d2 = layers, d2
-        self.rows, rest = divmod(self.bytes, 4 * layers * d2)
+        self.num_layers, self.d2 = num_layers, d2
+        self.rank, rest = divmod(self.bytes, 4 * num_layers * d2)
         if rest:
-            raise ValueError(f"{path}: {self.bytes} bytes are not {layers} layers of width {d2}")
+            raise ValueError(
+                f"{path}: {self.bytes} bytes are not {num_layers} layers of width {d2}"
+            )
         self.dtype, self.device = torch.float32, torch.device("cpu")
 
     def take(self, index: Tensor) -> Tensor:
         taken = torch.empty(len(index), self.d2)
-        size = 4 * self.d2
+        row_bytes = 4 * self.d2
         for row, i in zip(taken.numpy(), index.tolist(), strict=True):
-            if os.preadv(self._file.fileno(), [row], i * size) != size:
+            if os.preadv(self._file.fileno(), [row], i * row_bytes) != row_bytes:
                 raise OSError(f"{self._file.name}: ends before row {i} does")
         return taken
 
@@ -77,19 +83,19 @@ def write(path: Path, layers: Iterable[Tensor]) -> None:
             file.write(layer.cpu().contiguous().numpy().data)
 
 
-def read(path: Path, layers: int, d2: int, device: torch.device) -> Coefficients:
-    """The coefficients in `path`, in the memory of `device` if they are small for it."""
-    v = OnDisk(path, layers, d2)
-    if v.bytes > room(device):
+def read(path: Path, num_layers: int, d2: int, device: torch.device) -> Coefficients:
+    """The coefficients in `path`: in the memory of `device` if they fit there, else on disk."""
+    v = OnDisk(path, num_layers, d2)
+    if v.bytes > memory_limit(device):
         return v
-    found = torch.empty(layers, v.rows, d2, device=device)
-    for i in range(layers):
-        found[i] = v.take(torch.arange(i * v.rows, (i + 1) * v.rows))
-    return InMemory(found)
+    stacked = torch.empty(num_layers, v.rank, d2, device=device)
+    for i in range(num_layers):
+        stacked[i] = v.take(torch.arange(i * v.rank, (i + 1) * v.rank))
+    return InMemory(stacked)
 
 
-def room(device: torch.device) -> int:
-    """Bytes that coefficients may take on `device`: of a GPU, half of what is free."""
+def memory_limit(device: torch.device) -> int:
+    """The most bytes that coefficients may take on `device`: of a GPU, half of what is free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return IN_MEMORY_BYTES

@@ -19,12 +19,13 @@ def save_basis(basis: Basis, path: Path) -> None:
 
 
 def load_basis(folder: str | Path, kind: str) -> Basis:
+    """The basis that `save_basis` wrote as `<kind>.safetensors`, on the CPU."""
     tensors = load_file(Path(folder) / f"{kind}.safetensors")
     return Basis(tensors["u"], tensors["s"])
 
 
 def load_predictor(folder: str | Path, kind: str) -> nn.Sequential:
-    """Read a fitted G_W; its widths are those of the stored weights."""
+    """The fitted G_W in `<kind>.safetensors`, on the CPU; its widths are those of the weights."""
     state = load_file(Path(folder) / f"{kind}.safetensors")
     model = predictor.network(state["4.weight"].shape[0], state["0.weight"].shape[0])
     model.load_state_dict(state)
@@ -37,19 +38,19 @@ def predict(
 ) -> Tensor:
     """The matrix (d1, d2) predicted between two adjacent base layers, in the base's dtype.
 
-    `U Σ G([Σ⁻¹ Uᵀ W_i, Σ⁻¹ Uᵀ W_{i+1}])`. The predictor begins and ends with a product of its
-    own, and these come first: U then meets hidden_size columns in place of d2, and of both
-    neighbours at once. Computed on `compute_device()`, given on the CPU.
+    `U Σ G([Σ⁻¹ Uᵀ W_i, Σ⁻¹ Uᵀ W_{i+1}])`. The predictor begins and ends with a matrix product,
+    and these are done first: U is then multiplied with hidden_size columns in place of d2, and
+    once for both neighbours. Computed in float32 on `compute_device()`, returned on the CPU.
     """
     device = compute_device()
     u, s = basis.u.to(device), basis.s.to(device)[:, None]
     first, second, last = (m for m in model.to(device).modules() if isinstance(m, nn.Linear))
-    left, right = (base.matrix(kind, i).to(device) for i in between)
-    to_left, to_right = first.weight.chunk(2, dim=1)
-    entering = left.float() @ to_left.T + right.float() @ to_right.T  # (d1, hidden_size)
-    hidden = torch.relu((u.T @ entering).div_(s) + first.bias)
+    lower, upper = (base.matrix(kind, i).to(device) for i in between)
+    for_lower, for_upper = first.weight.chunk(2, dim=1)  # (hidden_size, d2) each
+    inputs = lower.float() @ for_lower.T + upper.float() @ for_upper.T  # (d1, hidden_size)
+    hidden = torch.relu((u.T @ inputs).div_(s) + first.bias)
     hidden = torch.relu(second(hidden))  # (r, hidden_size)
-    # The last bias is a column more, and a one for each row.
-    leaving = u @ (s * nn.functional.pad(hidden, (0, 1), value=1.0))
+    # The last bias becomes one more column of the weights, and each row gets a one for it.
+    outputs = u @ (s * nn.functional.pad(hidden, (0, 1), value=1.0))  # (d1, hidden_size + 1)
     weights = torch.cat([last.weight, last.bias[:, None]], dim=1)
-    return (leaving @ weights.T).to(left.dtype).cpu()
+    return (outputs @ weights.T).to(lower.dtype).cpu()

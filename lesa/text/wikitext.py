@@ -18,9 +18,9 @@ from lesa.errors import UserError
 Document = dict[str, str]  # id, title, text
 
 # No prose: footnotes, tables, and what MediaWiki renders as something other than text.
-SILENT_TAGS = {"ref", "references", "table", "gallery", "math", "timeline", "score", "imagemap"}
+NON_PROSE_TAGS = {"ref", "references", "table", "gallery", "math", "timeline", "score", "imagemap"}
 # Pictures and categories, and links to the same article in other languages.
-SILENT_LINK = re.compile(
+NON_PROSE_LINK = re.compile(
     r"\s*(:?(file|image|media|category)\s*:|[a-z-]{2,12}:[^|]*$)", re.IGNORECASE
 )
 APPARATUS = {  # sections that list sources and links
@@ -78,7 +78,7 @@ def plain(wikitext: str) -> str:
     """Prose of one article; headings stay as lines, everything that needs rendering goes."""
     code = mwparserfromhell.parse(wikitext, skip_style_tags=False)
     code.nodes = list(without_apparatus(code.nodes))
-    silence(code)
+    drop_non_prose(code)
     text = str(code.strip_code())
     for pattern, replacement in LEFTOVERS:
         text = pattern.sub(replacement, text)
@@ -96,25 +96,25 @@ def without_apparatus(nodes: list[Node]) -> Iterator[Node]:
             yield node
 
 
-def silence(code: Wikicode | None) -> None:
-    """Drop silent tags and links in place, at every depth.
+def drop_non_prose(code: Wikicode | None) -> None:
+    """Drop tags and links that are no prose, in place and at every depth.
 
     Rebuilds each list of nodes once: `Wikicode.remove` searches the whole article every time.
     """
     if code is None:
         return
-    code.nodes = [node for node in code.nodes if not is_silent(node)]
+    code.nodes = [node for node in code.nodes if not is_non_prose(node)]
     for node in code.nodes:
         if isinstance(node, Tag):
-            silence(node.contents)
+            drop_non_prose(node.contents)
         elif isinstance(node, Wikilink):
-            silence(node.text)
+            drop_non_prose(node.text)
 
 
-def is_silent(node: Node) -> bool:
+def is_non_prose(node: Node) -> bool:
     if isinstance(node, Tag):
-        return str(node.tag).strip().lower() in SILENT_TAGS
+        return str(node.tag).strip().lower() in NON_PROSE_TAGS
     if isinstance(node, Wikilink):
         target = str(node.title) if node.text is None else f"{node.title}|"
-        return bool(SILENT_LINK.match(target))
+        return bool(NON_PROSE_LINK.match(target))
     return False

@@ -77,7 +77,7 @@ def chunked_loss(model: Any, bf16: bool) -> Loss | None:
     if head.weight.requires_grad or head.bias is not None:
         return None
     model.set_output_embeddings(TrainingHead(head))
-    if not hands_on(model, bf16):
+    if not logits_are_plain(model, bf16):
         model.set_output_embeddings(head)
         return None
 
@@ -95,8 +95,11 @@ def chunked_loss(model: Any, bf16: bool) -> Loss | None:
 
 
 @torch.no_grad()
-def hands_on(model: Any, bf16: bool) -> bool:
-    """Does what enters the output layer leave the model as it is?"""
+def logits_are_plain(model: Any, bf16: bool) -> bool:
+    """Are the logits what the output layer, here a `TrainingHead`, returns, and no more?
+
+    A model may scale them or cap them.
+    """
     entered: list[Tensor] = []
     hook = model.get_output_embeddings().register_forward_pre_hook(
         lambda _, args: entered.append(args[0])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lesa.training.blocks import States
 from lesa.training.processes import group
-
-States = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ def block_losses(
 ) -> list[float]:
     """Mean loss in nats of each block.
 
-    `states` gives a block's (block_size, hidden) inputs of a model whose lowest layers are cut off
-    (`lesa.training.prefix`); without it the model takes tokens.
+    `states` gives a block's inputs (block_size, hidden_size) of a model whose lowest layers are
+    cut off (`lesa.training.prefix`); without it the model takes tokens.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -69,6 +68,6 @@ def block_losses(
 def summary(losses: Sequence[float]) -> HeldOut:
     """Mean and standard error of the losses of blocks of one size."""
     mean = math.fsum(losses) / len(losses)
-    spread = math.fsum((x - mean) ** 2 for x in losses)
-    se = math.sqrt(spread / (len(losses) - 1) / len(losses)) if len(losses) > 1 else 0.0
+    squares = math.fsum((x - mean) ** 2 for x in losses)
+    se = math.sqrt(squares / (len(losses) - 1) / len(losses)) if len(losses) > 1 else 0.0
     return HeldOut(mean, se, math.exp(mean))

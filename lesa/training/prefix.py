@@ -20,16 +20,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lesa.checkpoints.reader import Checkpoint, split_layer
+from lesa.checkpoints.depth import deepened_config
+from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import gib, key_of, whole_file
 from lesa.training import processes
-
-LAYERS = "model.layers"
+from lesa.training.blocks import States
+from lesa.training.freezing import first_trainable, model_family
 
 
 class Skipped(nn.Module):
-    """Stands where a frozen layer stood and hands the hidden states on.
+    """Stands where a frozen layer stood and returns the hidden states that it is given.
 
     The layers above keep their index, by which transformers picks masks and settings.
     """
@@ -42,29 +43,26 @@ class _ReachedError(Exception):
     """Ends a forward pass at the layer that was asked for."""
 
 
-def first_trainable(model: nn.Module) -> int:
-    """Index of the lowest layer that trains; 0 if anything outside the layers trains."""
-    found = [split_layer(name) for name, p in model.named_parameters() if p.requires_grad]
-    indexes = [split[0] if split else 0 for split in found]
-    return min(indexes, default=0)
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    layers = model.get_submodule(model_family(model).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
 
 
 @torch.no_grad()
-def entering(model: nn.Module, layer_idx: int, **inputs: Tensor) -> Tensor:
-    """Hidden states (batch, length, hidden) that enter a layer, by transformers' own forward pass.
-
-    The layers from `layer_idx` on do not run.
+def entering(model: nn.Module, layer_idx: int, input_ids: Tensor) -> Tensor:
+    """Hidden states (batch, length, hidden_size) that enter a layer, by transformers' own forward
+    pass. The layers from `layer_idx` on do not run.
     """
     caught: list[Tensor] = []
 
-    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append(args[0] if args else kwargs["hidden_states"])
+    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        caught.append(args[0])
         raise _ReachedError
 
-    layer = model.get_submodule(f"{LAYERS}.{layer_idx}")
-    hook = layer.register_forward_pre_hook(stop, with_kwargs=True)
+    hook = layers_of(model)[layer_idx].register_forward_pre_hook(stop)
     try:
-        model(**inputs, use_cache=False)
+        model(input_ids=input_ids, use_cache=False)
     except _ReachedError:
         pass
     finally:
@@ -75,43 +73,49 @@ def entering(model: nn.Module, layer_idx: int, **inputs: Tensor) -> Tensor:
 def cut(model: nn.Module, layer_idx: int) -> None:
     """Take the layers below `layer_idx` out of `model`: its `inputs_embeds` enter that layer.
 
-    Raises UserError for a model whose frozen layers do not always give the same, or that changes
-    `inputs_embeds` before its first layer.
+    They enter it as they are given: a model may scale its `inputs_embeds` or add positions before
+    its first layer, which hidden states of a later one have behind them.
     """
-    layers = model.get_submodule(LAYERS)
-    assert isinstance(layers, nn.ModuleList)
+    given: list[Tensor] = []
+
+    def remember(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.append(kwargs["inputs_embeds"])
+
+    def enter(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (given.pop(), *args[1:])
+
+    layers = layers_of(model)
     for index in range(layer_idx):
         layers[index] = Skipped()
-    parameter = next(model.parameters())
-    config: Any = model.config
-    if getattr(config, "attention_dropout", 0.0):
-        raise UserError("params.yaml: train.prefix_cache: the model has dropout; set it to false")
-    probe = torch.rand(1, 2, config.hidden_size, device=parameter.device, dtype=parameter.dtype)
-    if not torch.equal(entering(model, layer_idx, inputs_embeds=probe), probe):
-        raise UserError(
-            f"params.yaml: train.prefix_cache: a model of type {config.model_type!r} scales what "
-            "enters its first layer; set it to false"
-        )
+    model.register_forward_pre_hook(remember, with_kwargs=True)
+    layers[layer_idx].register_forward_pre_hook(enter)
+
+
+def has_dropout(model: nn.Module, layer_idx: int, block: Tensor) -> bool:
+    """Do other hidden states enter the layer while the model trains? `block` is (length,) int64."""
+    training = model.training
+    ids = block[None].to(next(model.parameters()).device)
+    found = [entering(model.train(mode), layer_idx, ids) for mode in (True, False)]
+    model.train(training)
+    return not torch.equal(*found)
 
 
 def prefix_key(init: Path, layer_idx: int, bf16: bool, device: str) -> str:
     """Hex digest of all that the hidden states entering a layer depend on, but for the tokens.
 
-    Methods that share the tensors below `layer_idx` get the same key.
+    Methods that share the tensors and the settings of the layers below get the same key.
     """
     digest = hashlib.sha256()
     checkpoint = Checkpoint(init)
-    config = dict(checkpoint.config)
     for name in sorted(checkpoint.names()):
-        layer = split_layer(name)
+        layer = checkpoint.family.split(name)
         if layer is None or layer[0] < layer_idx:
             tensor = checkpoint.tensor(name)
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(raw(tensor))
-    config.pop("num_hidden_layers", None)
-    config["layer_types"] = (config.get("layer_types") or [])[:layer_idx]
+    below = deepened_config(checkpoint.config, list(range(layer_idx)), str(init / "config.json"))
     versions = [torch.__version__, transformers.__version__]
-    return key_of(digest.hexdigest(), config, layer_idx, bf16, device, versions)
+    return key_of(digest.hexdigest(), below, layer_idx, bf16, device, versions)
 
 
 def raw(tensor: Tensor) -> memoryview:
@@ -124,14 +128,14 @@ def raw(tensor: Tensor) -> memoryview:
 class PrefixCache:
     """One safetensors file a block in `folder`, named by its tokens and written whole or not.
 
-    It holds `hidden` (block_size, hidden) in float32, the dtype of the residual stream under
+    It holds `hidden` (block_size, hidden_size) in float32, the dtype of the residual stream under
     autocast too, so nothing is rounded. Readers map it into memory.
     """
 
     folder: Path
 
     def path(self, block: Tensor) -> Path:
-        """Where the states of `block`, (block_size,) int64, are kept."""
+        """The file of the states of `block`, (block_size,) int64."""
         return self.folder / f"{hashlib.sha256(raw(block)).hexdigest()}.safetensors"
 
     def read(self, block: Tensor) -> Tensor:
@@ -178,6 +182,34 @@ class PrefixCache:
         quiet = not group.is_main_process
         for block in tqdm(mine, desc="frozen layers", unit="block", leave=False, disable=quiet):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                states = entering(model, layer_idx, input_ids=block[None].to(device))
+                states = entering(model, layer_idx, block[None].to(device))
             self.write(block, states[0].float().cpu())
         group.wait_for_everyone()
+
+
+def skip_prefix(
+    model: Any, init: Path, blocks: list[Tensor], bf16: bool, device: torch.device, folder: Path
+) -> States | None:
+    """Replace the frozen layers below the first trainable one by their output for `blocks`, which
+    is computed once and kept in `folder`.
+
+    Returns what reads it, or None, with the model whole, where there are no such layers or where
+    dropout acts in them. Raises UserError if the model is sharded.
+    """
+    first = first_trainable(model)
+    if first == 0:
+        return None
+    if processes.sharded():
+        raise UserError(
+            "params.yaml: train.prefix_cache: needs the whole model in each process, which FSDP "
+            "does not keep; set it to false"
+        )
+    model.to(device)
+    if has_dropout(model, first, blocks[0]):
+        if processes.group().is_main_process:
+            print("train.prefix_cache: not used, as the model's frozen layers have dropout")
+        return None
+    cache = PrefixCache(folder / prefix_key(init, first, bf16, device.type))
+    cache.fill(model, first, blocks, bf16)
+    cut(model, first)
+    return cache.read

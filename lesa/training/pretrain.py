@@ -3,153 +3,103 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from datasets import Dataset, load_from_disk
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, TrainerState, TrainingArguments
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
-from lesa.checkpoints.reader import PLAN_FILE, Checkpoint, split_layer, write_checkpoint
 from lesa.errors import UserError
-from lesa.files import read_json, whole_folder
 from lesa.params import Train
 from lesa.training import processes
+from lesa.training.blocks import collate, tokens_of, training_order
+from lesa.training.freezing import freeze, round_frozen
 from lesa.training.head_loss import chunked_loss
-from lesa.training.heldout import States
-from lesa.training.prefix import PrefixCache, cut, first_trainable, prefix_key
-from lesa.training.state import TRAINED, trained_tensors
+from lesa.training.prefix import skip_prefix
+from lesa.training.state import last_whole_checkpoint, left_by, steps_done, trained_tensors
 from lesa.training.trainer import Clock, Forward, LayerTrainer, OnLog
-from lesa.upscaling.plan import from_json
-
-STATE = "trainer_state.json"
 
 
-def freeze(model: nn.Module, folder: Path) -> int:
-    """Apply the freezing policy that `folder`'s layer plan states; returns trainable parameters.
+@dataclass(frozen=True)
+class Run:
+    """What a training's curve depends on, but for the machine.
 
-    Without a plan (the unexpanded base) and with a plan that trains every layer (SOLAR) all
-    parameters train, embeddings too; otherwise only the layers that the plan marks. Nothing then
-    requires a gradient below the first of them, so autograd records nothing there; frozen layers
-    above it get gradients of their activations, and none of their weights.
+    init: folder of the checkpoint and its layer plan. train_blocks: column `input_ids` of
+    (block_size,). heldout_blocks: each (block_size,) int64. measure_start: is the held-out loss
+    measured at step 0, too?
     """
-    path = folder / PLAN_FILE
-    plan = from_json(read_json(path)) if path.is_file() else []
-    everything = all(slot.trainable for slot in plan)
-    trainable = {slot.layer_idx for slot in plan if slot.trainable}
-    for name, parameter in model.named_parameters():
-        layer = split_layer(name)
-        parameter.requires_grad = everything or (layer is not None and layer[0] in trainable)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    init: Path
+    train_blocks: Dataset
+    heldout_blocks: list[Tensor]
+    settings: Train
+    learning_rate: float
+    measure_start: bool = True
+
+    @property
+    def sequences_per_step(self) -> int:
+        return self.settings.per_device_batch_size * self.settings.gradient_accumulation_steps
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.sequences_per_step * len(self.train_blocks[0]["input_ids"])
+
+    def ordered_blocks(self) -> Dataset:
+        """The sequences of all steps, the same for every model and number of processes.
+
+        Raises UserError if there are fewer blocks than one batch has sequences.
+        """
+        count, batch = len(self.train_blocks), self.settings.per_device_batch_size
+        needed = self.settings.max_steps * self.sequences_per_step
+        if count < batch:
+            raise UserError(
+                f"params.yaml: corpus: {count} training blocks are fewer than one batch "
+                f"(train.per_device_batch_size {batch}); {needed} would do"
+            )
+        return self.train_blocks.select(training_order(count, needed, self.settings.seed))
 
 
-def round_frozen(model: nn.Module, but: nn.Parameter | None) -> None:
-    """Keep frozen matrices in bfloat16, as autocast would round them anew in every step.
-
-    `but` is left alone: the embedding that an output layer may be tied to. Autocast does not
-    round embeddings, nor norms.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module.weight is not but:
-            for parameter in module.parameters():
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.bfloat16()
+def dtype_name(bf16: bool) -> str:
+    """The dtype of matrix products under `train.bf16`, as metrics name it."""
+    return "bfloat16" if bf16 else "float32"
 
 
 def load_model(folder: Path) -> Any:
-    """The checkpoint in float32: bfloat16 weights would lose small AdamW updates."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    """The checkpoint in float32: bfloat16 weights would lose small AdamW updates.
 
-
-def load_blocks(corpus: Path, split: str) -> Dataset:
-    """Packed blocks, column `input_ids` of (block_size,)."""
-    return load_from_disk(str(corpus / split)).with_format("torch")
-
-
-def block_list(corpus: Path, split: str) -> list[Tensor]:
-    """All blocks of a split in memory, each (block_size,) int64."""
-    return tokens_of(load_blocks(corpus, split))
-
-
-def tokens_of(blocks: Dataset) -> list[Tensor]:
-    return [row["input_ids"].long() for row in blocks]
-
-
-def draw(count: int, needed: int, seed: int) -> list[int]:
-    """`needed` indexes of `count` blocks: all in a seeded order, then all in another, and so on."""
-    epochs = range(-(-needed // count))
-    orders = [
-        torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
-        for epoch in epochs
-    ]
-    return [index for order in orders for index in order][:needed]
-
-
-def collate(rows: list[dict[str, Tensor]], states: States | None) -> dict[str, Tensor]:
-    ids = torch.stack([row["input_ids"] for row in rows]).long()
-    if states is None:
-        return {"input_ids": ids, "labels": ids}
-    return {"inputs_embeds": torch.stack([states(block) for block in ids]), "labels": ids}
-
-
-def steps_done(checkpoint: str | Path) -> int:
-    """Of a checkpoint that was written to its end: Trainer writes its state file last."""
-    return int(read_json(Path(checkpoint) / STATE)["global_step"])
-
-
-def last_whole_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written to its end; others are removed."""
-    whole = []
-    for path in work.glob("checkpoint-*"):
-        try:
-            whole.append((steps_done(path), str(path)))
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(path)
-    return max(whole)[1] if whole else None
-
-
-def skip_prefix(
-    model: Any, init: Path, blocks: list[Tensor], bf16: bool, device: torch.device, folder: Path
-) -> States | None:
-    """Replace the frozen layers below the first trainable one by their kept output for `blocks`.
-
-    Returns what reads it, or None where there are no such layers.
+    A mixture's loss is that of the next token alone, as held-out text is scored: a config may ask
+    for its router's loss on top, which the loss in chunks would not have.
     """
-    first = first_trainable(model)
-    if first == 0:
-        return None
-    if processes.sharded():
-        raise UserError(
-            "params.yaml: train.prefix_cache: needs the whole model in each process, which FSDP "
-            "does not keep; set it to false"
-        )
-    cache = PrefixCache(folder / prefix_key(init, first, bf16, device.type))
-    cache.fill(model.to(device), first, blocks, bf16)
-    cut(model, first)
-    return cache.read
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    if getattr(model.config, "output_router_logits", False):
+        model.config.output_router_logits = False
+    return model
 
 
 def training_arguments(
-    settings: Train, learning_rate: float, work: Path, measure_start: bool, resumable: bool
+    run: Run, work: Path, measure_start: bool, resumable: bool
 ) -> TrainingArguments:
     """Trainer's settings of this process.
 
     None of them checkpoints activations. transformers' own way would have gradients computed
     through all frozen layers down to the embedding; FSDP's does not (docs/scaling.md).
     """
+    settings = run.settings
     accumulation = processes.share_accumulation(settings.gradient_accumulation_steps)
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.per_device_batch_size,
         gradient_accumulation_steps=accumulation,
-        learning_rate=learning_rate,
+        learning_rate=run.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
@@ -163,7 +113,7 @@ def training_arguments(
         save_total_limit=1,
         logging_steps=1,
         seed=settings.seed,
-        train_sampling_strategy="sequential",  # `draw` has shuffled
+        train_sampling_strategy="sequential",  # `training_order` has shuffled
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
@@ -177,92 +127,96 @@ def training_arguments(
     return arguments
 
 
+def prepare(
+    run: Run,
+    arguments: TrainingArguments,
+    prefix_cache: Path | None,
+    callbacks: list[TrainerCallback],
+) -> LayerTrainer:
+    """The Trainer of a run: its model frozen, cut, rounded and with its loss, its data in order."""
+    blocks, states = run.ordered_blocks(), None
+    model, bf16 = load_model(run.init), run.settings.bf16
+    freeze(model, run.init)
+    if prefix_cache is not None:
+        used = tokens_of(blocks) + run.heldout_blocks
+        states = skip_prefix(model, run.init, used, bf16, arguments.device, prefix_cache)
+    if bf16:
+        round_frozen(model, None if states else model.get_input_embeddings().weight)
+    return LayerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=blocks,
+        eval_dataset=[],  # Trainer asks for one; `evaluate` uses `blocks`
+        data_collator=partial(collate, states=states),
+        # Between forward passes FSDP keeps a part of the output layer in each process.
+        compute_loss_func=None if processes.sharded() else chunked_loss(model, bf16),
+        blocks=run.heldout_blocks,
+        autocast=bf16,
+        states=states,
+        callbacks=callbacks,
+    )
+
+
 def train(
-    init: Path,
-    train_blocks: Dataset,
-    heldout_blocks: list[Tensor],
-    settings: Train,
-    learning_rate: float,
+    run: Run,
     work: Path,
     on_log: OnLog = lambda numbers, step: None,
     resumable: bool = True,
-    measure_start: bool = True,
     prefix_cache: Path | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train the checkpoint at `init`; returns what was trained and its curve (metrics/pretrain).
+    """Train; returns what was trained and the numbers of metrics/pretrain.
 
-    The trained tensors are float32, by their names in the checkpoint; of several processes only
-    the first has them.
+    The trained tensors are float32, by their names in transformers' model; of several processes
+    only the first has them.
 
-    Held-out loss is measured at step 0 if `measure_start`, every `eval_every` steps and at the
-    end. Unless `resumable` is false, a checkpoint is kept in `work` every `save_every` steps, and
-    a run that finds one there goes on from it with the same curve, in as many processes as it now
-    has. Packed sequences are drawn in a seeded order, the same for every model and number of
-    processes. With `prefix_cache` the frozen layers below the first trainable one run once for
-    each block, and their output is kept in that folder for other runs.
+    Held-out loss is measured every `eval_every` steps and at the end. If `resumable`, a checkpoint
+    is written to `work` every `save_every` steps, and a run that finds one there goes on from it
+    with the same curve, in as many processes as it now has. With `prefix_cache` the frozen layers
+    below the first trainable one run once for each block, and their output stays in that folder
+    for other runs.
     """
-    sequences = settings.per_device_batch_size * settings.gradient_accumulation_steps
-    needed = settings.max_steps * sequences
-    if len(train_blocks) < settings.per_device_batch_size:
-        raise UserError(
-            f"params.yaml: corpus: {len(train_blocks)} training blocks are fewer than one batch "
-            f"(train.per_device_batch_size {settings.per_device_batch_size}); {needed} would do"
-        )
     with processes.group().main_process_first():  # it removes what is broken
-        resume = last_whole_checkpoint(work) if resumable else None
+        checkpoint = last_whole_checkpoint(work) if resumable else None
     clock = Clock()
-    if resume and steps_done(resume) >= settings.max_steps:
+    if checkpoint and steps_done(checkpoint) >= run.settings.max_steps:
         # Killed after its last step: Trainer would take one more.
-        trained = load_file(Path(resume) / TRAINED)
-        history = TrainerState.load_from_json(f"{resume}/{STATE}").log_history
+        trained, log = left_by(checkpoint)
     else:
         # A resumed run has step 0 already, and no point more.
-        start = measure_start and resume is None
-        arguments = training_arguments(settings, learning_rate, work, start, resumable)
-        model = load_model(init)
-        freeze(model, init)
-        drawn = train_blocks.select(draw(len(train_blocks), needed, settings.seed))
-        states = None
-        if prefix_cache is not None:
-            used = tokens_of(drawn) + heldout_blocks
-            states = skip_prefix(model, init, used, settings.bf16, arguments.device, prefix_cache)
-        if settings.bf16:
-            round_frozen(model, None if states else model.get_input_embeddings().weight)
-        # Between forward passes FSDP keeps a part of the output layer in each process.
-        loss = None if processes.sharded() else chunked_loss(model, settings.bf16)
-        trainer = LayerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=drawn,
-            eval_dataset=[],  # Trainer asks for one; `evaluate` uses `blocks`
-            data_collator=partial(collate, states=states),
-            compute_loss_func=loss,
-            blocks=heldout_blocks,
-            autocast=settings.bf16,
-            states=states,
-            callbacks=[clock, Forward(on_log)],
-        )
-        trainer.train(resume_from_checkpoint=resume)  # evaluates after its last step, too
-        trained = trained_tensors(trainer.model)
-        history = trainer.state.log_history
-    per_step = sequences * len(train_blocks[0]["input_ids"])
-    step_seconds = median(clock.seconds) if clock.seconds else 0.0
-    return trained, {
-        "learning_rate": learning_rate,
-        "dtype": "bfloat16" if settings.bf16 else "float32",
+        measure_start = run.measure_start and checkpoint is None
+        arguments = training_arguments(run, work, measure_start, resumable)
+        trainer = prepare(run, arguments, prefix_cache, [clock, Forward(on_log)])
+        trainer.train(resume_from_checkpoint=checkpoint)  # evaluates after its last step, too
+        trained, log = trained_tensors(trainer.model), trainer.state.log_history
+    return trained, result(run, trained, log, clock.seconds)
+
+
+def result(
+    run: Run,
+    trained: Mapping[str, Tensor],
+    log: list[dict[str, float]],
+    seconds: list[float],
+) -> dict[str, Any]:
+    """The numbers of a run, from Trainer's log and the seconds of the steps of this process.
+
+    After a resume, the steps before it are taken to have been as long.
+    """
+    step_seconds = median(seconds) if seconds else 0.0
+    return {
+        "learning_rate": run.learning_rate,
+        "dtype": dtype_name(run.settings.bf16),
         "trainable_parameters": sum(tensor.numel() for tensor in trained.values()),
-        "tokens_per_step": per_step,
-        "heldout_tokens": sum(len(block) - 1 for block in heldout_blocks),
-        **curve(history, per_step),
-        # Of this process's steps: after a resume, those before the kill are taken as equal.
-        "tokens_per_second": per_step / step_seconds if step_seconds else 0.0,
-        "seconds": step_seconds * settings.max_steps,
+        "tokens_per_step": run.tokens_per_step,
+        "heldout_tokens": sum(len(block) - 1 for block in run.heldout_blocks),
+        **curve(log, run.tokens_per_step),
+        "tokens_per_second": run.tokens_per_step / step_seconds if step_seconds else 0.0,
+        "seconds": step_seconds * run.settings.max_steps,
     }
 
 
-def curve(history: list[dict[str, float]], tokens_per_step: int) -> dict[str, Any]:
+def curve(log: list[dict[str, float]], tokens_per_step: int) -> dict[str, Any]:
     """Held-out losses and those of the training steps, from Trainer's log."""
-    evaluations = {int(row["step"]): row for row in history if "eval_loss" in row}
+    evaluations = {int(row["step"]): row for row in log if "eval_loss" in row}
     return {
         "steps": [
             {
@@ -276,29 +230,7 @@ def curve(history: list[dict[str, float]], tokens_per_step: int) -> dict[str, An
         ],
         "train": [
             {key: row[key] for key in ("step", "loss", "learning_rate")}
-            for row in history
+            for row in log
             if "loss" in row
         ],
     }
-
-
-def save(trained: Mapping[str, Tensor], init: Path, folder: Path) -> None:
-    """Write `init` with the trained tensors in place of its own, in the dtype of each.
-
-    All others are copied bit for bit, one shard in memory at a time.
-    """
-    start = Checkpoint(init)
-    with whole_folder(folder) as partial_folder:
-        for path in init.iterdir():
-            if "safetensors" not in path.name:
-                shutil.copyfile(path, partial_folder / path.name)
-        # A checkpoint may hold a tied output layer although it is the embedding.
-        tied = bool(start.config.get("tie_word_embeddings"))
-        alias = {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
-
-        def tensor(name: str) -> Tensor:
-            own = start.tensor(name)
-            new = trained.get(alias.get(name, name))
-            return own if new is None else new.to(own.dtype)
-
-        write_checkpoint(partial_folder, ((name, tensor(name)) for name in start.names()))

@@ -7,6 +7,7 @@ tensors are not stored; they are those of the checkpoint that training started f
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,40 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from transformers import TrainerState
 
+from lesa.files import read_json
+
+STATE = "trainer_state.json"  # Trainer's own, which it writes last
 TRAINED = "trained.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 GROUPS = "optimizer.json"
 
 
+def steps_done(checkpoint: str | Path) -> int:
+    """Of a checkpoint that was written to its end."""
+    return int(read_json(Path(checkpoint) / STATE)["global_step"])
+
+
+def last_whole_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end; others are removed."""
+    whole = []
+    for path in work.glob("checkpoint-*"):
+        try:
+            whole.append((steps_done(path), str(path)))
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path)
+    return max(whole)[1] if whole else None
+
+
+def left_by(checkpoint: str) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """Trained tensors, by their names in the model, and Trainer's log of a whole checkpoint."""
+    log: list[dict[str, float]] = TrainerState.load_from_json(f"{checkpoint}/{STATE}").log_history
+    return load_file(Path(checkpoint) / TRAINED), log
+
+
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters, whole and on the CPU, by their names in a checkpoint.
+    """Trainable parameters, whole and on the CPU, by their names in the model.
 
     Every process must call it; of several only the first gets the tensors. Tied parameters are
     there once, under the first of their names.

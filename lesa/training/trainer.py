@@ -15,7 +15,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
 
 from lesa.files import read_json, write_json
-from lesa.training.heldout import States, block_losses, summary
+from lesa.training.blocks import States
+from lesa.training.heldout import block_losses, summary
 from lesa.training.state import (
     GROUPS,
     OPTIMIZER,
@@ -30,6 +31,13 @@ from lesa.training.state import (
 OnLog = Callable[[dict[str, float], int], None]
 
 
+def now() -> float:
+    """Seconds, when all that was asked of a GPU is done: its work runs behind the program's."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Clock(TrainerCallback):
     """Seconds of every optimiser step, without evaluation and checkpointing."""
 
@@ -38,10 +46,10 @@ class Clock(TrainerCallback):
         self._start = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._start = time.perf_counter()
+        self._start = now()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(time.perf_counter() - self._start)
+        self.seconds.append(now() - self._start)
 
 
 class Forward(TrainerCallback):

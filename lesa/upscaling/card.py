@@ -22,7 +22,7 @@ def card(base: Checkpoint, method: str, plan: LayerPlan) -> str:
     ]
     if base.family.router is not None:
         lines.append(
-            "How to predict a router, which chooses the experts, is left open by the paper: a layer "
+            "How to predict a router, which chooses experts, is left open by the paper: a layer "
             "predicted by LESA has its lower neighbour's."
         )
     return "\n".join(lines) + "\n"
