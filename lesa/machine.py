@@ -20,7 +20,7 @@ def has_bfloat16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # What torch itself asks before it hands such a product to oneDNN.
-    asked = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    asked = torch.backends.mkldnn.is_available()
     return bool(asked and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

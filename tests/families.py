@@ -86,7 +86,7 @@ def family_model(name: str, seed: int = 1, **changes: Any) -> Any:
 
     model_type, settings = CONFIGS[name]
     config = AutoConfig.for_model(model_type, **(settings | changes))
-    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():

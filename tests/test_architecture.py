@@ -46,7 +46,7 @@ def meta_model(config: dict[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))  # type: ignore[no-untyped-call]
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
 
 
 def counted(config: dict[str, Any]) -> int:

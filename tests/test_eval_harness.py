@@ -44,7 +44,7 @@ def save_tiny(folder: Path) -> Path:
         show_progress=False,
     )
     raw.train_from_iterator([article(name) for name in NAMES], trainer)
-    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer: Any = PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<s>", eos_token="</s>"
     )
     tokenizer.save_pretrained(folder)

@@ -98,7 +98,7 @@ def test_no_tensor_has_the_size_of_the_logits() -> None:
     some = drawn(8 * ROWS, 1000, 0, False)
     largest = {}
     for loss in (chunked, plain):
-        with Largest() as mode:
+        with Largest() as mode:  # type: ignore[no-untyped-call]
             with_gradient(loss, *some, bf16=True)
         largest[loss] = mode.elements
     assert largest[chunked] == ROWS * 1000

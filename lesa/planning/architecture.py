@@ -132,7 +132,7 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     if not isinstance(dtype, torch.dtype):
         raise UserError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16")
     with explained(f"{where}: transformers makes no model of it"), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(explicit)  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForCausalLM.from_config(explicit)
     shapes = layer_shapes(model, family, where)
     kinds: dict[str, tuple[int, int]] = {}
     for kind, view in family.views(lambda: explicit, shapes).items():
