@@ -213,7 +213,7 @@ def test_bad_file(tmp_path: Path) -> None:
     refused("line 2", b'{"id": "0", "text": "x"}\n{"id"\n')
     refused("line 1: byte 0xff is not UTF-8", b'{"id": "0", "text": "\xff"}\n')
     refused("line 1: not a JSON object", b"[]\n")
-    refused("line 3 lacks the field 'text'", b'{"id": "0", "text": "x"}\n\n{"id": "1"}\n')
+    refused("line 3: lacks the field 'text'", b'{"id": "0", "text": "x"}\n\n{"id": "1"}\n')
     refused("line 1: lacks the field 'text'", b'{"id": "0"}\n')
     refused("no row", b"\n")
     refused("no text", b'{"id": "0", "text": " "}\n')

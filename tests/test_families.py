@@ -286,6 +286,25 @@ def test_lists_under_any_name_are_mapped() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model_type", "entries", "depths"),
+    [
+        ("llama", {"num_hidden_layers": 6}, {"num_hidden_layers"}),
+        ("gpt2", {"n_layer": 6}, {"n_layer"}),
+        ("gpt2", {"n_layer": 6, "num_hidden_layers": 6}, {"n_layer", "num_hidden_layers"}),
+        ("gpt2", {}, {"n_layer"}),  # its class's default of 12 layers
+        ("llama", {"num_hidden_layers": 6, "torch_dtype": "bfloat16"}, {"num_hidden_layers"}),
+    ],
+)
+def test_depth_under_its_names(model_type: str, entries: dict[str, Any], depths: set[str]) -> None:
+    from transformers import AutoConfig
+
+    new = deepened_config({"model_type": model_type, **entries}, list(range(5)) * 3, "x")
+    assert {key: new[key] for key in depths} == dict.fromkeys(depths, 15)
+    assert AutoConfig.for_model(**new).num_hidden_layers == 15
+    assert new.keys() == {"model_type"} | entries.keys() | depths
+
+
+@pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),

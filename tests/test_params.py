@@ -58,6 +58,7 @@ def test_the_written_parameters_are_valid() -> None:
         ("svd.method", "exact"),
         ("svd.rank_tolerance", 1),
         ("corpus.block_size", "many"),
+        ("corpus.block_size", 1),
         ("corpus.text.member", 3),
         ("base.sha256", 3),
         ("train.max_steps", -3),

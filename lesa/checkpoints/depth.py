@@ -42,8 +42,10 @@ def deepened_config(config: dict[str, Any], sources: list[int], where: str) -> d
     """
     explicit = read_config(config, where)
     wanted = {key: [row[i] for i in sources] for key, row in per_layer(explicit).items()}
-    depth = type(explicit).attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    new: dict[str, Any] = json.loads(json.dumps(config | wanted | {depth: len(sources)}))
+    own_name = type(explicit).attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    depths = {key: len(sources) for key in ("num_hidden_layers", own_name) if key in config}
+    depths = depths or {own_name: len(sources)}  # a silent config has its class's default
+    new: dict[str, Any] = json.loads(json.dumps(config | wanted | depths))
     found = per_layer(read_config(new, where))
     for key, row in wanted.items():
         if found.get(key) != row:
