@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +17,9 @@ import yaml
 
 import baselines
 from lesa.files import tree_digest
+from lesa.params import parse
 from tests.families import load, logits, save_family
-from tests.pipeline import ROOT, run, smoke
+from tests.pipeline import ROOT, run, smoke, stage
 
 SCRATCH = '''
 """Copies of the upper neighbour, halved: nobody's method."""
@@ -80,23 +84,101 @@ def test_a_new_method_is_one_file_and_one_entry(
     assert any("mine" in row for row in Path("reports/tables/grid.csv").read_text().splitlines())
 
 
-def test_stages_of_a_new_method_follow_from_the_params(tmp_path: Path) -> None:
-    """DVC makes its stages, of the pipeline and of the grid, from the entry alone."""
-    dvc = shutil.which("dvc", path=str(Path(sys.executable).parent))
-    assert dvc is not None
-    clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    for file in ("dvc.yaml", "pipelines/studies/grid/dvc.yaml"):
-        (clone / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / file, clone / file)
-    tree = smoke(mine={"method": "solar"})
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The repository as it is in the working tree, with DVC."""
+    folder = tmp_path / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    for name in listed.split():
+        if (ROOT / name).is_file() and not name.startswith(("metrics/", "reports/figures")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    return folder
+
+
+def dvc(folder: Path, *words: str) -> str:
+    """What a command of DVC prints; stages call this environment's python."""
+    here = Path(sys.executable).parent
+    path = f"{here}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(here / "dvc"), *words],
+        cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_files_outside_are_inputs_by_content(clone: Path, tmp_path: Path) -> None:
+    """An edited text is noticed, the same text written again is not."""
+    text = tmp_path / "text.jsonl"
+    lines = [json.dumps({"text": f"{i} " + "words of a document. " * 150}) for i in range(9)]
+    text.write_text("\n".join(lines))
+    tree = smoke()
+    tree["corpus"] |= {
+        "text": {"source": "files", "paths": [str(text)], "text_field": "text", "license": "none"},
+        "max_documents": None,
+    }
     (clone / "params.yaml").write_text(yaml.safe_dump(tree))
-    listed = ""
-    for file in ("dvc.yaml", "pipelines/studies/grid/dvc.yaml"):
-        done = subprocess.run(
-            [dvc, "stage", "list", "--name-only", file],
-            cwd=clone, check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        listed += done.stdout
-    for stage in ("expand", "pretrain", "evaluate_init", "evaluate_trained", "grid"):
-        assert f"{stage}@mine" in listed
+    assert "Running stage 'corpus'" in dvc(clone, "repro", "corpus")
+    text.write_text("\n".join(lines))
+    again = dvc(clone, "repro", "corpus")
+    assert "Running stage 'inputs'" in again
+    assert "Running stage 'corpus'" not in again
+    text.write_text("\n".join([*lines, lines[0].replace("words", "others")]))
+    assert "Running stage 'corpus'" in dvc(clone, "repro", "corpus")
+
+
+@pytest.mark.parametrize(
+    ("name", "heavy", "args", "folder"),
+    [
+        ("fit", "fit_kinds", {"preset": "paper", "seed": "0"}, "fit/paper-0"),
+        ("pretrain", "train", {"model": "base"}, "pretrain/base"),
+        ("choose_rate", "measure", {"model": "base"}, "grid/base"),
+        ("spread", "expand", {"preset": "paper"}, "spread/paper"),
+    ],
+)
+def test_unfinished_work_of_older_code_is_thrown_away(
+    name: str,
+    heavy: str,
+    args: dict[str, str],
+    folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stage that was killed goes on with what it left, but not under other code."""
+    module = import_module(f"pipelines.{name}")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, heavy, killed)
+    params = parse(smoke(), "params.yaml")
+    for earlier in ("inputs", "base", "corpus", "extract", "svd"):
+        stage(earlier, params)
+    shutil.copytree("artifacts/base", "artifacts/init/base")
+    Path("artifacts/fit/paper/0").mkdir(parents=True)
+    rates = tmp_path / "metrics" / "grid"
+    rates.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "metrics" / "grid" / "base.json", rates / "base.json")
+    left = Path("artifacts/work") / folder / "left"
+    for code, found in (("one", False), ("one", True), ("two", False)):
+        monkeypatch.setattr(module, "code_digest", lambda _, code=code: code)
+        with pytest.raises(KeyboardInterrupt):
+            stage(name, params, **args)
+        assert left.exists() == found
+        left.touch()
+
+
+def test_stages_of_a_new_method_follow_from_the_params(clone: Path) -> None:
+    """DVC makes its stages, of the pipeline and of the grid, from the entry alone."""
+    (clone / "params.yaml").write_text(yaml.safe_dump(smoke(mine={"method": "solar"})))
+    listed = "".join(
+        dvc(clone, "stage", "list", "--name-only", file)
+        for file in ("dvc.yaml", "pipelines/studies/grid/dvc.yaml")
+    )
+    for name in ("expand", "pretrain", "evaluate_init", "evaluate_trained", "grid"):
+        assert f"{name}@mine" in listed
