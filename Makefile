@@ -16,7 +16,7 @@ BIN := $(abspath $(VENV))/bin
 # Stages call `python`: the environment's, whether make or a user's shell starts DVC.
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help setup report repro test test-slow lint profile plan grid bench ui clean
+.PHONY: help setup report repro test test-slow lint profile plan study grid bench ui clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -56,9 +56,12 @@ profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qw
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
 	@$(RUN) python -m pipelines.plan $(PROFILE)
 
-grid: $(STAMP) ## The learning-rate grid of every model; training reads metrics/grid/<model>.json
-	$(RUN) dvc repro pipelines/studies/grid/dvc.yaml
-	mkdir -p metrics/grid && cp artifacts/grid/*.json metrics/grid/
+study: $(STAMP) ## A study outside the default run, NAME=grid or spread; its metrics are committed
+	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
+	mkdir -p metrics/$(NAME) && cp artifacts/$(NAME)/*.json metrics/$(NAME)/
+
+grid: ## The learning-rate grid of every model; training reads metrics/grid/<model>.json
+	@$(MAKE) study NAME=grid
 
 $(MERGEKIT)/.installed: benchmarks/requirements-mergekit.txt requirements.txt constraints.txt
 	$(PYTHON) -m venv $(if $(SYSTEM_SITE),--system-site-packages) $(MERGEKIT)

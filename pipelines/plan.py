@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from baselines import method_of, table
+from baselines import method_of
 from lesa.checkpoints.base import describe
 from lesa.errors import UserError
 from lesa.files import gib
@@ -24,7 +24,6 @@ from lesa.planning.launch import launch
 from lesa.planning.rates import Machine, this_machine
 from lesa.upscaling.plan import LayerPlan
 from pipelines.profile import compose
-from pipelines.spread import METHODS as SPREAD
 from pipelines.stage import fail, on_this_machine
 
 T = TypeVar("T")
@@ -50,7 +49,6 @@ def stage_costs(
         "svd": method_costs.svd(a, params.svd.method),
         **fit_costs(params, a, cores),
         **expand_costs(params, a, plans),
-        **spread_costs(params, a),
         **pretrain_costs(params, a, plans),
         **evaluate_costs(params, a, plans),
     }
@@ -75,22 +73,6 @@ def expand_costs(
         widths = [params.fit.presets[preset].hidden_size for preset in presets]
         found[f"expand@{model}"] = method_costs.expand(a, plans[model], widths)
     return found
-
-
-def spread_costs(params: Params, a: Architecture) -> dict[str, Cost]:
-    return {
-        f"spread@{preset}": model_costs.spread(
-            a,
-            table()["lesa"].plan(a.num_layers, params.gaps),
-            params.fit.presets[preset].hidden_size,
-            len(params.fit.seeds(preset)),
-            len(SPREAD),
-            params.corpus.heldout_blocks,
-            params.corpus.block_size,
-            params.train,
-        )
-        for preset in ("paper", "official_code")  # of which dvc.yaml measures the spread
-    }
 
 
 def pretrain_costs(

@@ -1,4 +1,4 @@
-"""Stage spread: perplexity at initialisation over predictor seeds, LESA beside its controls."""
+"""Study spread: perplexity at initialisation over predictor seeds, LESA beside its controls."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             "base": perplexity(BASE, params),
             "seeds": seeds,
         }
-        write_json(f"metrics/spread/{preset}.json", report)
+        write_json(f"artifacts/spread/{preset}.json", report)
 
 
 if __name__ == "__main__":

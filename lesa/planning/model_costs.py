@@ -1,4 +1,4 @@
-"""What passes of a whole model cost: spread, pretrain and evaluate. Terms as in `method_costs.py`.
+"""What passes of a whole model cost: pretrain and evaluate. Terms as in `method_costs.py`.
 
 `P` are parameters that a token is multiplied with, `V` the vocabulary, `T` tokens, `s` tokens of a
 sequence, `d` the hidden size.
@@ -10,7 +10,6 @@ from lesa.params import Evaluate, Train
 from lesa.planning.architecture import Architecture
 from lesa.planning.cost import Cost, Work, added, times
 from lesa.planning.launch import ALONE, Launch
-from lesa.planning.method_costs import write
 from lesa.training.head_loss import ROWS
 from lesa.upscaling.plan import LayerPlan, everything_trains
 
@@ -75,32 +74,6 @@ def held_out(
     logits = a.vocab_size * length * (batch * element + 8)
     hidden = batch * length * activation_bytes(a, bf16, trains=True)
     return Cost(work, 4 * a.parameters(layers) + cast + logits + hidden)
-
-
-def spread(
-    a: Architecture,
-    plan: LayerPlan,
-    hidden_size: int,
-    seeds: int,
-    models: int,
-    blocks: int,
-    length: int,
-    train: Train,
-) -> Cost:
-    """For each seed expand and score `models`, LESA and its controls; score the base once.
-
-    On the CPU. `hidden_size` is the predictors'. One expansion lies on disk at a time.
-    """
-
-    def scored(layers: int) -> Cost:
-        return held_out(a, layers, blocks, length, train.per_device_batch_size, train.bf16)
-
-    made, deep = write(a, plan, [hidden_size]), scored(len(plan))
-    return Cost(
-        added(scored(a.num_layers).work, times(seeds * models, added(made.work, deep.work))),
-        memory=max(deep.memory, made.memory),
-        scratch=made.output,
-    )
 
 
 def trained_layers(plan: LayerPlan) -> int:
