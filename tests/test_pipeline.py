@@ -42,7 +42,15 @@ METHODS = {"halves": Method(insert_between, layer, options=Options)}
 '''
 
 
-@pytest.mark.parametrize("name", ["gpt_neox", "phi3", "gemma2", "mixtral"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "phi3",
+        "mixtral",
+        pytest.param("gpt_neox", marks=pytest.mark.slow),
+        pytest.param("gemma2", marks=pytest.mark.slow),
+    ],
+)
 def test_whole_pipeline_on_a_family(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
