@@ -72,6 +72,60 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8},
     ),
 }  # fmt: skip
+ROPE3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+LONG_ROPE = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+# Configs of the same families that differ in what changes shapes, names or a layer's settings.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-wide-heads": ("llama", SHAPE | {"head_dim": 16, "rope_scaling": ROPE3}),
+    "llama-one-key-head": (
+        "llama",
+        SHAPE | {"num_key_value_heads": 1, "eos_token_id": [0, 1, 2, 3, 4, 5]},  # six, as layers
+    ),
+    "qwen2-own-types": (
+        "qwen2",
+        SHAPE
+        | {"use_sliding_window": True, "sliding_window": WINDOW}
+        | {"layer_types": ["full_attention", "sliding_attention"] * 3},
+    ),
+    "gpt_neox-no-biases": (
+        "gpt_neox",
+        NEOX | {"attention_bias": False, "tie_word_embeddings": True},
+    ),
+    "phi3-long-rope": (
+        "phi3",
+        SHAPE | {"original_max_position_embeddings": 64, "rope_scaling": LONG_ROPE},
+    ),
+    "phi3-all-key-heads": ("phi3", SHAPE | {"num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "mixtral-window": (
+        "mixtral",
+        SHAPE
+        | {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": WINDOW}
+        | {"tie_word_embeddings": True, "output_router_logits": True},
+    ),
+    "gemma3-older": (
+        "gemma3_text",
+        SHAPE
+        | {"head_dim": 8, "sliding_window": WINDOW, "sliding_window_pattern": 2}
+        | {"rope_local_base_freq": 10000.0, "rope_theta": 1e6},
+    ),
+    "smollm3-own-lists": (
+        "smollm3",
+        SHAPE
+        | {"no_rope_layers": [1, 0, 1, 1, 0, 1], "use_sliding_window": True}
+        | {"sliding_window": WINDOW}
+        | {"layer_types": ["full_attention"] * 5 + ["sliding_attention"]},
+    ),
+    "gpt2-untied": ("gpt2", GPT2 | {"tie_word_embeddings": False, "n_inner": None}),
+    "qwen3_moe-wide-heads": (
+        "qwen3_moe",
+        SHAPE
+        | {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"head_dim": 16, "norm_topk_prob": True, "tie_word_embeddings": True},
+    ),
+}
 # Entries that configs of hubs do not have, as older versions of transformers derived them anew.
 DERIVED = ("layer_types", "no_rope_layers", "_sliding_window_pattern")
 
@@ -84,7 +138,7 @@ def family_model(name: str, seed: int = 1, **changes: Any) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_type, settings = CONFIGS[name]
+    model_type, settings = (CONFIGS | VARIANTS)[name]
     config = AutoConfig.for_model(model_type, **(settings | changes))
     model: Any = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(seed)
@@ -117,7 +171,7 @@ def save_family(
     config = json.loads(path.read_text())
     if not derived:
         config = {key: value for key, value in config.items() if key not in DERIVED}
-        given = CONFIGS[name][1] | changes
+        given = (CONFIGS | VARIANTS)[name][1] | changes
         config |= {key: value for key, value in given.items() if key not in config}
     path.write_text(json.dumps(config, indent=2))
     return folder

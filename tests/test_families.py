@@ -24,6 +24,7 @@ from tests.families import (
     CONFIGS,
     LAYERS,
     SHAPE,
+    VARIANTS,
     deepen,
     family_model,
     load,
@@ -203,6 +204,23 @@ def test_dtypes_are_kept(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
         assert {t.dtype for t in stored(folder).values()} == {dtype}
         assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype)[6:]
         load(folder, dtype)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_variants_of_a_family(name: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    base = save_family(name, tmp_path / "base")
+    check(base)
+    before = per_layer(AutoConfig.from_pretrained(base))
+    for method in ("lesa", "llama_pro"):
+        folder, plan = deepen(base, method, tmp_path / "work")
+        load(folder)
+        after = AutoConfig.from_pretrained(folder)
+        for key, row in before.items():
+            assert list(getattr(after, key)) == [row[slot.source_idx] for slot in plan], key
+    assert torch.equal(logits(tmp_path / "work" / "llama_pro"), logits(base))
+    assert bool(logits(tmp_path / "work" / "lesa").isfinite().all())
 
 
 def resave(folder: Path, tensors: dict[str, Tensor]) -> None:
