@@ -40,8 +40,7 @@ def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
     """Make `folder`/base and `folder`/svd; the result says of what."""
     from benchmarks.sides import checkpoint
     from lesa.checkpoints.reader import Checkpoint
-    from lesa.method.basis import from_gram, gram
-    from lesa.method.prediction import save_basis
+    from lesa.method.basis import from_gram, gram, save_basis
 
     link, origin = folder / "base", "random"
     if tiny:
@@ -84,7 +83,7 @@ def project(folder: Path, tiny: bool) -> dict[str, Any]:
 def all_coefficients(folder: Path, kind: str) -> list[Any]:
     """`V_1 … V_L` of a kind, (r, d2) float32 each."""
     from lesa.checkpoints.reader import Checkpoint
-    from lesa.method.prediction import load_basis
+    from lesa.method.basis import load_basis
 
     base, basis = Checkpoint(folder / "base"), load_basis(folder / "svd", kind)
     return [basis.coefficients(base.matrix(kind, i)) for i in range(base.num_layers)]

@@ -14,8 +14,7 @@ from tqdm import tqdm
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import whole_folder, write_json
 from lesa.machine import compute_device
-from lesa.method.basis import Basis, from_concat, from_gram
-from lesa.method.prediction import save_basis
+from lesa.method.basis import Basis, from_concat, from_gram, save_basis
 from lesa.method.structure import span_coordinates, structure
 from lesa.params import Params
 from pipelines.stage import run_stage

@@ -12,8 +12,7 @@ from torch import Tensor
 from baselines import table
 from lesa.checkpoints.base import BYTE_VOCABULARY, byte_tokenizer
 from lesa.checkpoints.reader import Checkpoint
-from lesa.method.basis import from_concat, from_gram, gram
-from lesa.method.prediction import save_basis
+from lesa.method.basis import from_concat, from_gram, gram, save_basis
 from lesa.method.predictor import network
 from lesa.params import Gaps
 from lesa.upscaling.expand import expand

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from baselines import table
 from lesa.method import basis, predictor
-from lesa.method.basis import Basis, gram
+from lesa.method.basis import Basis, gram, save_basis
 from lesa.method.coefficients import InMemory
-from lesa.method.prediction import predict, save_basis
+from lesa.method.prediction import predict
 from lesa.params import Evaluate, Gaps, Predictor, Train, parse
 from lesa.planning import method_costs, model_costs
 from lesa.planning.architecture import Architecture, architecture, find_config

@@ -18,7 +18,8 @@ from lesa.checkpoints.depth import deepened_config, per_layer
 from lesa.checkpoints.families import FAMILIES, View, ends_block
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
-from lesa.method.prediction import load_basis, load_predictor, predict
+from lesa.method.basis import load_basis
+from lesa.method.prediction import load_predictor, predict
 from lesa.upscaling.plan import LayerPlan
 from tests.families import (
     CONFIGS,

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from benchmarks.published_fit import published_fit
 from lesa.checkpoints.reader import Checkpoint
 from lesa.method import coefficients, fitting
-from lesa.method.basis import from_gram, gram
+from lesa.method.basis import from_gram, gram, load_basis, save_basis
 from lesa.method.coefficients import InMemory
 from lesa.method.fitting import Job
-from lesa.method.prediction import load_basis, load_predictor, save_basis
+from lesa.method.prediction import load_predictor
 from lesa.method.predictor import score
 from lesa.params import Predictor
 

@@ -15,9 +15,9 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from benchmarks.published_fit import published_fit
 from lesa.checkpoints.reader import Checkpoint, weight_files
 from lesa.method import fitting
-from lesa.method.basis import from_gram, gram
+from lesa.method.basis import from_gram, gram, load_basis, save_basis
 from lesa.method.fitting import Job
-from lesa.method.prediction import load_basis, load_predictor, predict, save_basis
+from lesa.method.prediction import load_predictor, predict
 from lesa.method.predictor import network
 from lesa.params import Predictor
 from tests.families import LAYERS, family_model, save_family

@@ -17,9 +17,8 @@ from benchmarks.shapes import upper_gaps
 from benchmarks.sides import opened
 from lesa import params
 from lesa.checkpoints.reader import Checkpoint
-from lesa.method.basis import from_gram, gram
+from lesa.method.basis import from_gram, gram, save_basis
 from lesa.method.fitting import Job, fit_kinds
-from lesa.method.prediction import save_basis
 from lesa.params import Predictor as Settings
 from lesa.upscaling.expand import expand
 from lesa.upscaling.lesa import METHODS, Options

@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import scipy.linalg
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 ROWS = 512  # of a Gram matrix, computed at once
@@ -128,3 +130,13 @@ def from_concat(weights: Iterable[Tensor], rank_tolerance: float) -> Basis:
     """The paper's literal way, the reference: a float32 SVD of all (d1, d2) side by side."""
     u, s, _ = torch.linalg.svd(torch.cat([w.float() for w in weights], dim=1), full_matrices=False)
     return truncated(u, s, rank_tolerance)
+
+
+def save_basis(basis: Basis, path: Path) -> None:
+    save_file({"u": basis.u.cpu(), "s": basis.s.cpu()}, path)
+
+
+def load_basis(folder: str | Path, kind: str) -> Basis:
+    """The basis that `save_basis` wrote as `<kind>.safetensors`, on the CPU."""
+    tensors = load_file(Path(folder) / f"{kind}.safetensors")
+    return Basis(tensors["u"], tensors["s"])

@@ -28,8 +28,7 @@ from tqdm import tqdm
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import read_json, whole_file, write_json
 from lesa.method import coefficients
-from lesa.method.basis import Basis
-from lesa.method.prediction import load_basis
+from lesa.method.basis import Basis, load_basis
 from lesa.method.predictor import fit, score
 from lesa.params import Predictor as Settings
 

@@ -5,23 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.machine import compute_device
 from lesa.method import predictor
 from lesa.method.basis import Basis
-
-
-def save_basis(basis: Basis, path: Path) -> None:
-    save_file({"u": basis.u.cpu(), "s": basis.s.cpu()}, path)
-
-
-def load_basis(folder: str | Path, kind: str) -> Basis:
-    """The basis that `save_basis` wrote as `<kind>.safetensors`, on the CPU."""
-    tensors = load_file(Path(folder) / f"{kind}.safetensors")
-    return Basis(tensors["u"], tensors["s"])
 
 
 def load_predictor(folder: str | Path, kind: str) -> nn.Sequential:

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lesa.method.prediction import load_basis, load_predictor, predict
+from lesa.method.basis import load_basis
+from lesa.method.prediction import load_predictor, predict
 from lesa.params import Strict
 from lesa.upscaling.methods import Layer, Method, Source, neighbours_mean
 from lesa.upscaling.plan import Slot, insert_between
