@@ -28,7 +28,7 @@ BYTE_VOCABULARY = 320  # of the random base: 256 bytes, one special token, the r
 
 
 def prepare(base: Base, folder: Path) -> dict[str, Any]:
-    """Put the checkpoint into the empty `folder`; returns what `checkpoint_check.check` found.
+    """Put the checkpoint into the empty `folder`; returns what `check` found.
 
     Weights of a hub or local checkpoint are copied bit for bit, a GGUF's become float32.
     """

@@ -58,16 +58,20 @@ def check_index(folder: Path) -> None:
     """Every tensor stands in the file where the index says it does, if there is an index."""
     if weight_files(folder) == [SINGLE]:
         return
-    for tensor, name in read_object(folder / INDEX)["weight_map"].items():
+    contents: dict[str, set[str]] = {}
+    for name in weight_files(folder):
         with safe_open(folder / name, framework="pt") as shard:
-            if tensor not in set(shard.keys()):
-                raise UserError(f"{folder / INDEX}: says that {name} holds {tensor}; it does not")
+            contents[name] = set(shard.keys())
+    for tensor, name in read_object(folder / INDEX)["weight_map"].items():
+        if tensor not in contents[name]:
+            raise UserError(f"{folder / INDEX}: says that {name} holds {tensor}; it does not")
 
 
 def check_floats(checkpoint: Checkpoint) -> None:
     """The matrices are floating point."""
-    for kind, view in checkpoint.views.items():
-        name = checkpoint.layer_tensor(0, view.tensor)
+    # A tensor that holds several matrices is read once.
+    for suffix, kind in {view.tensor: kind for kind, view in checkpoint.views.items()}.items():
+        name = checkpoint.layer_tensor(0, suffix)
         if checkpoint.tensor(name).dtype not in FLOATS:
             raise UserError(
                 f"{checkpoint.folder}: {name} ({kind}) is quantised; expected floating point"
