@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lm_eval
 from lm_eval.api.group import Group
 
+from eval.documents import document_perplexity
 from eval.model import LanguageModel, load
 from eval.statistics import bootstrap_stderr
 from eval.suite import Suite, task_manager
@@ -27,13 +28,17 @@ def evaluate(
     batch_size: int,
     limit: int | None,
     bootstrap_iters: int,
+    heldout: Path,
+    document_tokens: int,
 ) -> dict[str, Any] | None:
     """Score the Hugging Face folder `checkpoint` on every task of `suites`, zero-shot.
 
     `limit` bounds the examples of each official task; the offline suite is always scored whole.
-    Returns {"dtype", "tasks": {task: {"metrics": {metric: {"value", "stderr",
-    "higher_is_better"}}, "examples", "source"}}}; a group (blimp) also has "subtasks", the
-    metrics and examples of each member. Several processes of one launcher share the documents of
+    `heldout` and `document_tokens`: as `eval.documents` has them.
+    Returns {"dtype", "document_perplexity", "tasks": {task: {"metrics": {metric: {"value",
+    "stderr", "higher_is_better", "examples"}}, "examples", "source"}}}; a metric's examples are
+    its value for each one; a group (blimp) has "subtasks" in their place, the metrics and examples
+    of each member. Several processes of one launcher share the documents of
     each task: the first returns the scores, the others None. Raises UserError for a checkpoint
     that cannot be loaded, data that cannot be read, or a score that is not finite.
     """
@@ -47,7 +52,10 @@ def evaluate(
         for name, task in zip(suite.names, objects, strict=True):
             scores = group_scores if isinstance(task, Group) else task_scores
             tasks[name] = {**scores(name, task, results, bootstrap_iters), "source": suite.source}
-    return {"dtype": dtype, "tasks": tasks} if group().is_main_process else None
+    documents = document_perplexity(model, heldout, document_tokens)
+    if not group().is_main_process:
+        return None
+    return {"dtype": dtype, "document_perplexity": documents, "tasks": tasks}
 
 
 def run(model: LanguageModel, tasks: list[Any], limit: int | None, iterations: int) -> Any:
@@ -110,21 +118,29 @@ def metrics_of(
             raise UserError(
                 f"evaluate: {metric} of {name} is {value}: the checkpoint's logits are unusable"
             )
+        examples = examples_of(name, metric, filtered, results)
         stderr = found.get(f"{metric}_stderr,{filtered}")
         if not isinstance(stderr, (int, float)):  # lm-eval's "N/A"
             stderr = None
             if task is not None:
-                # Several processes give them in another order, and a bootstrap depends on it.
-                samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
-                values = [
-                    sample[metric]
-                    for sample in samples
-                    if sample["filter"] == filtered and metric in sample
-                ]
-                stderr = bootstrap_stderr(values, task.aggregation()[metric], iterations, SEED)
+                aggregate = task.aggregation()[metric]
+                stderr = bootstrap_stderr(examples, aggregate, iterations, SEED)
         metrics[metric if filtered == "none" else key] = {
             "value": float(value),
             "stderr": None if stderr is None or not math.isfinite(stderr) else float(stderr),
             "higher_is_better": bool(results["higher_is_better"][name][metric]),
+            "examples": examples,
         }
     return metrics
+
+
+def examples_of(name: str, metric: str, filtered: str, results: Mapping[str, Any]) -> list[Any]:
+    """What each example of a task adds to a metric, in the task's order; none for a group.
+
+    A number, or for a text's perplexity its log-likelihood in nats and its number of units.
+    Several processes give them in another order.
+    """
+    samples = sorted(results["samples"].get(name, []), key=lambda sample: sample["doc_id"])
+    return [
+        sample[metric] for sample in samples if sample["filter"] == filtered and metric in sample
+    ]

@@ -116,8 +116,7 @@ class Corpus(Strict):
     max_documents: Positive | None  # None: all
     heldout_documents: Positive  # whole documents, never seen in training
     block_size: Annotated[int, Field(ge=2)]  # tokens per packed sequence
-    heldout_blocks: Positive  # blocks on which the reported held-out loss is measured
-    validation_blocks: Positive  # blocks, of other held-out documents, that choose learning rates
+    blocks_per_document: Positive  # held-out blocks that each held-out document gives
     seed: int  # of the document shuffle
 
 
@@ -199,6 +198,7 @@ class Method(BaseModel):
 
     method: str
     needs: list[Name] = []  # names of fit.runs that the method reads
+    gaps: Gaps | None = None  # where its new layers go, or how many; None: where all others' do
 
 
 class Train(Strict):
@@ -241,6 +241,7 @@ class Evaluate(Strict):
     limit: Positive | None  # examples per official task; None: all
     mirror: str | None  # folder in hub layout; None: the hub
     batch_size: Positive
+    document_tokens: Annotated[int, Field(ge=2)]  # of each document, for the mean of perplexities
     dtype: Literal["bfloat16", "float32"]  # float32 where the machine has no bfloat16
     bootstrap_iters: Positive
 
@@ -261,6 +262,10 @@ class Params(Strict):
     def models(self) -> list[str]:
         """Rows of every table, in the file's order."""
         return list(self.methods)
+
+    def gaps_of(self, model: str) -> Gaps:
+        """The gaps that the plan of `model` is made from."""
+        return self.methods[model].gaps or self.gaps
 
     @model_validator(mode="after")
     def needs_exist(self) -> Params:

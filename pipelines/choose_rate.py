@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.params import Params, Train
-from lesa.training.blocks import block_list, load_blocks
+from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import Run, dtype_name, train
 from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS, PREFIX
@@ -56,7 +56,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name, settings = args.model, short_schedule(params)
     init, rates = Path("artifacts/init") / name, params.grid.learning_rates
     run = Run(
-        init, load_blocks(CORPUS, "train"), block_list(CORPUS, "validation"), settings, rates[0]
+        init, load_blocks(CORPUS, "train"), load_blocks(CORPUS, "validation"), settings, rates[0]
     )
     checkpoint = tree_digest(init)
     shared = settings.model_dump(exclude={"launch"})

@@ -11,6 +11,7 @@ from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Params
 from pipelines.stage import run_stage
+from pipelines.tasks import HELDOUT
 from pipelines.tracking import Tracker
 
 TASKS = Path("artifacts/tasks")
@@ -31,6 +32,8 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         limit=options.limit,
         bootstrap_iters=options.bootstrap_iters,
+        heldout=HELDOUT,
+        document_tokens=options.document_tokens,
     )
     if scores is None:  # the first of several processes has them
         return
@@ -42,6 +45,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             for task, scored in scores["tasks"].items()
             for metric, entry in scored["metrics"].items()
         }
+        | {"document_perplexity": scores["document_perplexity"]["value"]}
     )
     log.artifact(path)
 

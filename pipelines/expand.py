@@ -28,7 +28,7 @@ def deepen(params: Params, model: str, folder: Path) -> LayerPlan:
     entry, base = params.methods[model], Checkpoint(BASE)
     runs = [params.fit.runs[need] for need in entry.needs]
     fits = tuple(FITS / run.preset / str(run.seed) for run in runs)
-    plan = method.plan(base.num_layers, params.gaps)
+    plan = method.plan(base.num_layers, params.gaps_of(model))
     expand(Source(base, SVD, fits, options), entry.method, method, plan, folder)
     return plan
 

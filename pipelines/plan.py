@@ -35,7 +35,7 @@ FROZEN = "layers below"  # a part of pretrain, by the first layer that trains
 def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
     """Plan of every model."""
     return {
-        model: method_of(params, model)[0].plan(num_layers, params.gaps) for model in params.models
+        model: method_of(params, model)[0].plan(num_layers, params.gaps_of(model)) for model in params.models
     }
 
 
@@ -79,7 +79,9 @@ def pretrain_costs(
     params: Params, a: Architecture, plans: Mapping[str, LayerPlan]
 ) -> dict[str, Cost]:
     train, found = params.train, {}
-    blocks, length = params.corpus.heldout_blocks, params.corpus.block_size
+    corpus = params.corpus
+    tested = (corpus.heldout_documents + 1) // 2  # the others are for validation
+    blocks, length = tested * corpus.blocks_per_document, corpus.block_size
     processes = launch(train.launch, "params.yaml: train.launch")
     for model, plan in plans.items():
         # The first of those that share their frozen layers computes these layers' output.

@@ -15,7 +15,7 @@ from lesa.errors import UserError
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.params import Params
 from lesa.training import processes
-from lesa.training.blocks import block_list, load_blocks
+from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import Run, dtype_name, train
 from lesa.training.saving import save
 from pipelines.closure import code_digest
@@ -53,7 +53,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     init, unfinished = Path("artifacts/init") / name, Path(f"artifacts/work/pretrain/{name}")
     path, grid = read_grid(name)
     run = Run(
-        init, load_blocks(CORPUS, "train"), block_list(CORPUS, "test"), settings, grid["best"]
+        init, load_blocks(CORPUS, "train"), load_blocks(CORPUS, "test"), settings, grid["best"]
     )
     group = processes.group()
     if group.is_main_process:

@@ -20,6 +20,7 @@ from lesa.text.documents import describe, documents
 from lesa.text.wikitext import Document
 
 Tokens = npt.NDArray[np.int32]
+Owners = npt.NDArray[np.int64]
 BATCH = 64  # documents that are tokenised at once
 
 
@@ -32,21 +33,20 @@ def build(corpus: Corpus, tokenizer: Any, config: Any, folder: Path) -> dict[str
     check_block_size(corpus, config)
     chosen, duplicates = choose_documents(documents(corpus.text), corpus)
     splits = split(chosen, corpus)
-    tokens = {
-        name: tokenise(texts, tokenizer, config.vocab_size, name) for name, texts in splits.items()
-    }
-    blocks = {name: pack(stream, corpus.block_size) for name, stream in tokens.items()}
-    blocks["test"] = evenly_spaced(blocks["test"], corpus.heldout_blocks, "corpus.heldout_blocks")
-    blocks["validation"] = evenly_spaced(
-        blocks["validation"], corpus.validation_blocks, "corpus.validation_blocks"
-    )
+    blocks, owners = {}, {}
+    for name, texts in splits.items():
+        tokens = tokenise(texts, tokenizer, config.vocab_size, name)
+        blocks[name], owners[name] = pack(tokens, corpus.block_size)
+        if name != "train":
+            chosen_blocks = of_each_document(owners[name], corpus.blocks_per_document, name)
+            blocks[name], owners[name] = blocks[name][chosen_blocks], owners[name][chosen_blocks]
     if not len(blocks["train"]):
         raise UserError(
-            f"corpus.block_size: the training text has {len(tokens['train'])} tokens, "
-            f"less than one block of {corpus.block_size}"
+            f"corpus.block_size: the training text has less than one block of {corpus.block_size} "
+            "tokens"
         )
     for name, rows in blocks.items():
-        save(rows, folder / name)
+        save(rows, [str(splits[name][owner]["id"]) for owner in owners[name]], folder / name)
     write_documents(splits["test"], folder / "documents" / "heldout.jsonl")
     source = {"license": corpus.text.license, "source": describe(corpus.text)}
     write_json(folder / "SOURCE.json", source | {"digest": text_digest(splits)})
@@ -118,10 +118,12 @@ def split(found: Sequence[Document], corpus: Corpus) -> dict[str, list[Document]
     }
 
 
-def tokenise(texts: Sequence[Document], tokenizer: Any, vocab_size: int, name: str) -> Tokens:
-    """All documents' tokens in one row, int32.
+def tokenise(
+    texts: Sequence[Document], tokenizer: Any, vocab_size: int, name: str
+) -> list[Tokens]:
+    """The tokens of each document, (n,) int32.
 
-    Each document begins as the tokenizer begins texts, and ends with one end-of-text token,
+    A document begins as the tokenizer begins texts, and ends with one end-of-text token,
     whether or not the tokenizer ends texts with it.
     """
     end = tokenizer.eos_token_id
@@ -140,7 +142,7 @@ def tokenise(texts: Sequence[Document], tokenizer: Any, vocab_size: int, name: s
                     f"corpus.text: document {entry['id']!r} holds the token {token!r} with id "
                     f"{largest}, but the base's vocabulary ends at {vocab_size - 1}"
                 )
-    return np.concatenate(found)
+    return found
 
 
 def beginning(tokenizer: Any) -> list[int]:
@@ -152,32 +154,49 @@ def beginning(tokenizer: Any) -> list[int]:
     return list(whole[:start])
 
 
-def pack(tokens: Tokens, block_size: int) -> Tokens:
-    """`(n,)` to `(n // block_size, block_size)`; the rest is dropped."""
+def pack(documents: Sequence[Tokens], block_size: int) -> tuple[Tokens, Owners]:
+    """Blocks (count, block_size) of the documents' tokens in one row, whose rest is dropped.
+
+    The second value, (count,), is the index of the document that each block counts as: the one of
+    its middle token, which is the only one of a block within a document.
+    """
+    tokens = np.concatenate(documents)
     count = len(tokens) // block_size
-    return tokens[: count * block_size].reshape(count, block_size)
+    ends = np.cumsum([len(document) for document in documents])
+    middles = np.arange(count) * block_size + block_size // 2
+    owners = np.searchsorted(ends, middles, side="right")
+    return tokens[: count * block_size].reshape(count, block_size), owners
 
 
-def evenly_spaced(blocks: Tokens, count: int, key: str) -> Tokens:
-    """`count` blocks at even distances, so that they come from as many documents as can be."""
-    if len(blocks) < count:
+def of_each_document(owners: Owners, count: int, split: str) -> list[int]:
+    """Indexes of `count` blocks at even distances of each document that has as many.
+
+    A difference between models is resampled by document, so each must weigh the same.
+    """
+    found: list[int] = []
+    for owner in np.unique(owners):
+        own = np.flatnonzero(owners == owner)
+        if len(own) >= count:
+            found += [int(own[(2 * i + 1) * len(own) // (2 * count)]) for i in range(count)]
+    if not found:
         raise UserError(
-            f"{key}: {count} blocks wanted, the held-out documents give {len(blocks)}; "
-            "raise corpus.heldout_documents or lower it"
+            f"corpus.blocks_per_document: {count}, but no {split} document has as many blocks of "
+            "corpus.block_size tokens; lower either"
         )
-    return blocks[[index * len(blocks) // count for index in range(count)]]
+    return found
 
 
-def save(blocks: Tokens, folder: Path) -> None:
-    """A `datasets` folder with one column `input_ids`, int32."""
+def save(blocks: Tokens, documents: list[str], folder: Path) -> None:
+    """A `datasets` folder: `input_ids`, int32, and the id of the `document` of each block."""
     import pyarrow
     from datasets import Dataset, Features, List, Value
 
     # As Arrow's own array: of a list of rows, `datasets` makes a Python object of each token.
     rows = pyarrow.FixedSizeListArray.from_arrays(blocks.reshape(-1), blocks.shape[1])
-    features = Features({"input_ids": List(Value("int32"))})
+    features = Features({"input_ids": List(Value("int32")), "document": Value("string")})
     column = rows.cast(pyarrow.list_(pyarrow.int32()))
-    Dataset.from_dict({"input_ids": column}, features=features).save_to_disk(folder)
+    columns = {"input_ids": column, "document": documents}
+    Dataset.from_dict(columns, features=features).save_to_disk(folder)
 
 
 def write_documents(texts: Sequence[Document], path: Path) -> None:

@@ -13,7 +13,7 @@ States = Callable[[Tensor], Tensor]  # hidden states (block_size, hidden_size) o
 
 
 def load_blocks(corpus: Path, split: str) -> Dataset:
-    """Packed blocks, column `input_ids` of (block_size,)."""
+    """Packed blocks: columns `input_ids`, (block_size,), and `document`, the id of a block's."""
     return load_from_disk(str(corpus / split)).with_format("torch")
 
 

@@ -1,10 +1,9 @@
-"""Held-out loss on packed blocks, with the standard error over blocks."""
+"""Held-out loss of blocks of tokens, each kept: what is compared is paired by block."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +11,6 @@ from tqdm import tqdm
 
 from lesa.training.blocks import States
 from lesa.training.processes import group
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Mean next-token loss in nats, its standard error over blocks, and exp of the mean."""
-
-    loss: float
-    loss_se: float
-    perplexity: float
-
-
-def held_out(model: nn.Module, blocks: Sequence[Tensor], bf16: bool, batch_size: int) -> HeldOut:
-    """Score `blocks`, each (block_size,) int64; every block predicts its tokens 1 … n-1.
-
-    `bf16`: the forward pass under bfloat16 autocast, as the training steps; the loss is float32.
-    """
-    return summary(block_losses(model, blocks, bf16, batch_size))
 
 
 @torch.no_grad()
@@ -39,9 +21,10 @@ def block_losses(
     batch_size: int,
     states: States | None = None,
 ) -> list[float]:
-    """Mean loss in nats of each block.
+    """Mean next-token loss in nats of each block (length,) int64, at its tokens 1 … n-1.
 
-    `states` gives a block's inputs (block_size, hidden_size) of a model whose lowest layers are
+    `bf16`: the forward pass under bfloat16 autocast, as the training steps; the loss is float32.
+    Blocks of one batch have one length. `states` gives a block's inputs (block_size, hidden_size) of a model whose lowest layers are
     cut off (`lesa.training.prefix`); without it the model takes tokens.
     """
     device = next(model.parameters()).device
@@ -65,9 +48,6 @@ def block_losses(
     return losses
 
 
-def summary(losses: Sequence[float]) -> HeldOut:
-    """Mean and standard error of the losses of blocks of one size."""
-    mean = math.fsum(losses) / len(losses)
-    squares = math.fsum((x - mean) ** 2 for x in losses)
-    se = math.sqrt(squares / (len(losses) - 1) / len(losses)) if len(losses) > 1 else 0.0
-    return HeldOut(mean, se, math.exp(mean))
+def mean(losses: Sequence[float]) -> float:
+    """Mean loss of blocks of one size; its exponential is their perplexity."""
+    return math.fsum(losses) / len(losses)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,6 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import gib, key_of, whole_file
 from lesa.training import processes
-from lesa.training.blocks import States
 from lesa.training.freezing import first_trainable, model_family
 
 
@@ -152,10 +152,19 @@ class PrefixCache:
         except (OSError, SafetensorError, KeyError, TypeError):
             return False
 
-    def write(self, block: Tensor, states: Tensor) -> None:
-        digest = hashlib.sha256(raw(states)).hexdigest()
+    def write(self, block: Tensor, states: Tensor, seconds: float) -> None:
+        """Write what the layers gave for `block`, and the seconds that it took."""
+        said = {"sha256": hashlib.sha256(raw(states)).hexdigest(), "seconds": str(seconds)}
         with whole_file(self.path(block)) as partial:
-            partial.write_bytes(save({"hidden": states}, metadata={"sha256": digest}))
+            partial.write_bytes(save({"hidden": states}, metadata=said))
+
+    def seconds(self, blocks: Iterable[Tensor]) -> float:
+        """What the states of `blocks` took to compute, each block once."""
+        total = 0.0
+        for path in {self.path(block) for block in blocks}:
+            with safe_open(path, framework="pt") as file:
+                total += float(file.metadata()["seconds"])
+        return total
 
     def fill(self, model: nn.Module, layer_idx: int, blocks: Iterable[Tensor], bf16: bool) -> None:
         """Compute what is missing or damaged of `blocks`, shared between all processes.
@@ -181,19 +190,21 @@ class PrefixCache:
         mine = missing[group.process_index :: group.num_processes]
         quiet = not group.is_main_process
         for block in tqdm(mine, desc="frozen layers", unit="block", leave=False, disable=quiet):
+            start = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 states = entering(model, layer_idx, block[None].to(device))
-            self.write(block, states[0].float().cpu())
+            hidden = states[0].float().cpu()
+            self.write(block, hidden, time.perf_counter() - start)
         group.wait_for_everyone()
 
 
 def skip_prefix(
     model: Any, init: Path, blocks: list[Tensor], bf16: bool, device: torch.device, folder: Path
-) -> States | None:
+) -> PrefixCache | None:
     """Replace the frozen layers below the first trainable one by their output for `blocks`, which
     is computed once and kept in `folder`.
 
-    Returns what reads it, or None, with the model whole, where there are no such layers or where
+    Returns what has it, or None, with the model whole, where there are no such layers or where
     dropout acts in them. Raises UserError if the model is sharded.
     """
     first = first_trainable(model)
@@ -212,4 +223,4 @@ def skip_prefix(
     cache = PrefixCache(folder / prefix_key(init, first, bf16, device.type))
     cache.fill(model, first, blocks, bf16)
     cut(model, first)
-    return cache.read
+    return cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,16 +31,21 @@ class Run:
     """What a training's curve depends on, but for the machine.
 
     init: folder of the checkpoint and its layer plan. train_blocks: column `input_ids` of
-    (block_size,). heldout_blocks: each (block_size,) int64. measure_start: is the held-out loss
+    (block_size,). heldout: the same, and the column `document`. measure_start: is the held-out loss
     measured at step 0, too?
     """
 
     init: Path
     train_blocks: Dataset
-    heldout_blocks: list[Tensor]
+    heldout: Dataset
     settings: Train
     learning_rate: float
     measure_start: bool = True
+
+    @cached_property
+    def heldout_blocks(self) -> list[Tensor]:
+        """Each (block_size,) int64."""
+        return tokens_of(self.heldout)
 
     @property
     def sequences_per_step(self) -> int:
@@ -132,17 +137,24 @@ def prepare(
     arguments: TrainingArguments,
     prefix_cache: Path | None,
     callbacks: list[TrainerCallback],
-) -> LayerTrainer:
-    """The Trainer of a run: its model frozen, cut, rounded and with its loss, its data in order."""
-    blocks, states = run.ordered_blocks(), None
+) -> tuple[LayerTrainer, float]:
+    """The Trainer of a run: its model frozen, cut, rounded and with its loss, its data in order.
+
+    The second value is the seconds that the output of the frozen layers took for the run's
+    training blocks, whichever run computed it; 0.0 where nothing is kept.
+    """
+    blocks, states, prefix_seconds = run.ordered_blocks(), None, 0.0
     model, bf16 = load_model(run.init), run.settings.bf16
     freeze(model, run.init)
     if prefix_cache is not None:
-        used = tokens_of(blocks) + run.heldout_blocks
-        states = skip_prefix(model, run.init, used, bf16, arguments.device, prefix_cache)
+        training = tokens_of(blocks)
+        used = training + run.heldout_blocks
+        cache = skip_prefix(model, run.init, used, bf16, arguments.device, prefix_cache)
+        if cache is not None:
+            states, prefix_seconds = cache.read, cache.seconds(training)
     if bf16:
         round_frozen(model, None if states else model.get_input_embeddings().weight)
-    return LayerTrainer(
+    trainer = LayerTrainer(
         model=model,
         args=arguments,
         train_dataset=blocks,
@@ -155,6 +167,7 @@ def prepare(
         states=states,
         callbacks=callbacks,
     )
+    return trainer, prefix_seconds
 
 
 def train(
@@ -177,7 +190,7 @@ def train(
     """
     with processes.group().main_process_first():  # it removes what is broken
         checkpoint = last_whole_checkpoint(work) if resumable else None
-    clock = Clock()
+    clock, prefix_seconds = Clock(), 0.0
     if checkpoint and steps_done(checkpoint) >= run.settings.max_steps:
         # Killed after its last step: Trainer would take one more.
         trained, log = left_by(checkpoint)
@@ -185,21 +198,23 @@ def train(
         # A resumed run has step 0 already, and no point more.
         measure_start = run.measure_start and checkpoint is None
         arguments = training_arguments(run, work, measure_start, resumable)
-        trainer = prepare(run, arguments, prefix_cache, [clock, Forward(on_log)])
+        callbacks = [clock, Forward(on_log)]
+        trainer, prefix_seconds = prepare(run, arguments, prefix_cache, callbacks)
         trainer.train(resume_from_checkpoint=checkpoint)  # evaluates after its last step, too
         trained, log = trained_tensors(trainer.model), trainer.state.log_history
-    return trained, result(run, trained, log, clock.seconds)
+    return trained, result(run, trained, log, clock.seconds) | {"prefix_seconds": prefix_seconds}
 
 
 def result(
     run: Run,
     trained: Mapping[str, Tensor],
-    log: list[dict[str, float]],
+    log: list[dict[str, Any]],
     seconds: list[float],
 ) -> dict[str, Any]:
     """The numbers of a run, from Trainer's log and the seconds of the steps of this process.
 
-    After a resume, the steps before it are taken to have been as long.
+    After a resume, the steps before it are taken to have been as long. What the cache of the frozen
+    layers' output cost is not in them.
     """
     step_seconds = median(seconds) if seconds else 0.0
     return {
@@ -208,13 +223,14 @@ def result(
         "trainable_parameters": sum(tensor.numel() for tensor in trained.values()),
         "tokens_per_step": run.tokens_per_step,
         "heldout_tokens": sum(len(block) - 1 for block in run.heldout_blocks),
+        "heldout_documents": list(run.heldout["document"]),
         **curve(log, run.tokens_per_step),
         "tokens_per_second": run.tokens_per_step / step_seconds if step_seconds else 0.0,
         "seconds": step_seconds * run.settings.max_steps,
     }
 
 
-def curve(log: list[dict[str, float]], tokens_per_step: int) -> dict[str, Any]:
+def curve(log: list[dict[str, Any]], tokens_per_step: int) -> dict[str, Any]:
     """Held-out losses and those of the training steps, from Trainer's log."""
     evaluations = {int(row["step"]): row for row in log if "eval_loss" in row}
     return {
@@ -223,8 +239,8 @@ def curve(log: list[dict[str, float]], tokens_per_step: int) -> dict[str, Any]:
                 "step": step,
                 "tokens": step * tokens_per_step,
                 "heldout_loss": row["eval_loss"],
-                "heldout_loss_se": row["eval_loss_se"],
                 "heldout_perplexity": math.exp(row["eval_loss"]),
+                "block_losses": row["eval_block_losses"],
             }
             for step, row in sorted(evaluations.items())
         ],

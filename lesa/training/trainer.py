@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 
 from lesa.files import read_json, write_json
 from lesa.training.blocks import States
-from lesa.training.heldout import block_losses, summary
+from lesa.training.heldout import block_losses, mean
 from lesa.training.state import (
     GROUPS,
     OPTIMIZER,
@@ -101,7 +101,7 @@ class LayerTrainer(Trainer):
         return stack
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Held-out loss and its standard error, each process scoring its share of the blocks."""
+        """Held-out loss, each process scoring its share of the blocks; the log keeps every one."""
         count = self.args.world_size
         mine = self.blocks[self.args.process_index :: count]
         rounds = -(-len(self.blocks) // count)
@@ -110,9 +110,10 @@ class LayerTrainer(Trainer):
         size = self.args.per_device_train_batch_size
         found = gather_object(block_losses(self.model, padded, self.autocast, size, self.states))
         in_order = [found[rank * rounds + i] for i in range(rounds) for rank in range(count)]
-        result = summary(in_order[: len(self.blocks)])
-        metrics = {"eval_loss": result.loss, "eval_loss_se": result.loss_se}
-        self.log(dict(metrics))
+        losses = in_order[: len(self.blocks)]
+        metrics = {"eval_loss": mean(losses)}
+        logged: dict[str, Any] = {**metrics, "eval_block_losses": losses}
+        self.log(logged)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
