@@ -152,6 +152,9 @@ class Predictor(Strict):
     batch_size: Positive  # rows
     learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
+    # Controls: the layers in a random order, or Gaussian noise of each layer's size. A prediction
+    # is asked for the true neighbours whatever the predictor was fitted on.
+    fitted_on: Literal["layers", "shuffled", "noise"] = "layers"
 
 
 class FitRun(Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +14,19 @@ from torch import Tensor
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.method import basis as basis_module
-from lesa.method.basis import CONDITION, Basis, from_concat, from_gram, gram, well_conditioned
+from lesa.method.basis import (
+    CONDITION,
+    Basis,
+    from_concat,
+    from_gram,
+    gram,
+    lapack_signs,
+    raw_basis,
+    well_conditioned,
+    with_signs,
+)
+from lesa.method.prediction import predict
+from lesa.method.predictor import network
 
 BASE = Path(__file__).parents[1] / "artifacts" / "base"
 TOLERANCE = 1e-6
@@ -71,6 +84,52 @@ def test_both_ways_agree_in_sign() -> None:
     assert torch.allclose(one.s, other.s, rtol=1e-5)
     largest = one.u.gather(0, one.u.abs().argmax(dim=0, keepdim=True))
     assert bool((largest > 0).all())
+
+
+def test_drawn_signs_give_as_valid_a_basis() -> None:
+    weights = random_layers(5, 40, 24)
+    basis = from_gram(gram(weights), TOLERANCE)
+    one, again, other = (with_signs(basis, seed) for seed in (1, 1, 2))
+    assert torch.equal(one.u, again.u)
+    assert_reconstructs(one, weights)
+    flips = [(basis.u.T @ b.u).diagonal().numpy() for b in (one, other)]
+    for flip in flips:
+        assert np.abs(flip) == pytest.approx(np.ones(40), rel=1e-5)
+        assert 8 <= (flip < 0).sum() <= 32  # of 40: a fair coin leaves this once in 10,000
+    assert 8 <= (flips[0] * flips[1] < 0).sum() <= 32
+    for weight in weights:
+        signed = basis.coefficients(weight) * torch.from_numpy(flips[0])[:, None]
+        assert torch.allclose(one.coefficients(weight), signed, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "d1", "d2"), [(5, 24, 24), (2, 16, 3)])
+def test_signs_as_the_svd_returns_them(layers: int, d1: int, d2: int) -> None:
+    weights = random_layers(layers, d1, d2)
+    basis = from_gram(gram(weights), TOLERANCE)
+    u, _, _ = torch.linalg.svd(torch.cat(weights, dim=1), full_matrices=False)
+    found = lapack_signs(basis, iter(weights))
+    assert torch.allclose(found.u, u[:, : len(basis.s)], atol=1e-4)
+    assert not torch.allclose(basis.u, found.u, atol=1e-4)  # or nothing was to be turned
+    assert torch.equal(lapack_signs(with_signs(basis, 3), weights).u, found.u)
+
+
+def test_without_svd_a_prediction_is_that_of_raw_rows(tiny: Path) -> None:
+    base = Checkpoint(tiny)
+    for kind in ("k_proj", "down_proj"):
+        d1, d2 = base.shape(kind)
+        model = network(d2, 8)
+        lower, upper = (base.matrix(kind, i).double().numpy() for i in (2, 3))
+        x = np.concatenate([lower, upper], axis=1)
+        state = {name: t.double().numpy() for name, t in model.state_dict().items()}
+        for i in (0, 2, 4):
+            x = x @ state[f"{i}.weight"].T + state[f"{i}.bias"]
+            x = np.maximum(x, 0) if i < 4 else x
+        found = predict(base, raw_basis(d1), model, kind, (2, 3)).double().numpy()
+        exact = 4e-3 if base.matrix(kind, 2).dtype == torch.bfloat16 else 1e-5
+        assert np.abs(found - x).max() < exact * np.abs(x).max()
+        assert torch.equal(
+            raw_basis(d1).coefficients(base.matrix(kind, 2)).double(), torch.from_numpy(lower)
+        )
 
 
 @pytest.mark.parametrize("make", ["gram", "concat"])

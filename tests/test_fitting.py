@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from safetensors.torch import load_file
 
@@ -56,7 +58,7 @@ def test_a_kind_is_fitted_as_published(tiny: Path, tmp_path: Path) -> None:
         fitting.write_coefficients(job, kind)
         for split in ("train", "heldout"):
             fitting.fit_predictor(job, kind, split, work=1)
-        seed, settings = fitting.kind_seed(3, kind), SETTINGS.model_dump()
+        seed, settings = fitting.kind_seed(3, kind), SETTINGS.model_dump(exclude={"fitted_on"})
         wanted, _ = published_fit(list(v), [1, 2, 3, 4], seed=seed, **settings)
         found = load_predictor(job.folder, kind)
         for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
@@ -88,6 +90,53 @@ def test_stored_coefficients_are_not_written_again(tiny32: Path, tmp_path: Path)
     job.coefficients("q_proj").write_bytes(b"whole")
     fitting.write_coefficients(job, "q_proj")
     assert job.coefficients("q_proj").read_bytes() == b"whole"
+
+
+def written(tiny32: Path, tmp_path: Path, fitted_on: str, seed: int) -> dict[str, np.ndarray]:
+    """Each kind's file of coefficients (L, r, d2) as a control has it."""
+    (tmp_path / f"{fitted_on}-{seed}").mkdir(parents=True)
+    settings = SETTINGS.model_copy(update={"fitted_on": fitted_on})
+    job = replace(new_job(tiny32, tmp_path / f"{fitted_on}-{seed}", settings), seed=seed)
+    found = {}
+    for kind in KINDS:
+        fitting.write_coefficients(job, kind)
+        d2 = Checkpoint(tiny32).shape(kind)[1]
+        rows = np.fromfile(job.coefficients(kind), dtype=np.float32)
+        found[kind] = rows.reshape(LAYERS, -1, d2)
+    return found
+
+
+def test_shuffled_layers_are_one_permutation_of_all_kinds(tiny32: Path, tmp_path: Path) -> None:
+    true = written(tiny32, tmp_path, "layers", 3)
+    orders: list[tuple[int, ...]] = []
+    for seed in (3, 4):
+        shuffled = written(tiny32, tmp_path, "shuffled", seed)
+        of_kinds = set()
+        for kind in KINDS:
+            apart = np.abs(shuffled[kind][:, None] - true[kind][None]).max(axis=(2, 3))
+            order = apart.argmin(axis=1)
+            assert np.array_equal(shuffled[kind], true[kind][order])
+            of_kinds.add(tuple(order.tolist()))
+        assert len(of_kinds) == 1
+        orders += of_kinds
+    assert all(sorted(order) == list(range(LAYERS)) for order in orders)
+    assert orders[0] != orders[1]
+    assert tuple(range(LAYERS)) not in orders
+
+
+def test_noise_has_each_layers_size_and_nothing_else_of_it(tiny32: Path, tmp_path: Path) -> None:
+    true = {kind: v.astype(float) for kind, v in written(tiny32, tmp_path, "layers", 3).items()}
+    drawn = written(tiny32, tmp_path, "noise", 3)
+    other = written(tiny32, tmp_path, "noise", 4)
+    for kind in KINDS:
+        size = np.sqrt((true[kind] ** 2).mean(axis=(1, 2)))
+        assert np.sqrt((drawn[kind].astype(float) ** 2).mean(axis=(1, 2))) == pytest.approx(
+            size, rel=1e-5
+        )
+        assert scipy.stats.kstest((drawn[kind] / size[:, None, None]).ravel(), "norm").pvalue > 1e-4
+        layers = np.stack([true[kind], drawn[kind], other[kind]]).reshape(3 * LAYERS, -1)
+        cosines = np.corrcoef(layers) - np.eye(3 * LAYERS)
+        assert np.abs(cosines[:, LAYERS:]).max() < 0.25  # nor of the true layers, nor of each other
 
 
 PROGRAM = """

@@ -53,6 +53,7 @@ def test_the_written_parameters_are_valid() -> None:
         ("fit.presets.paper.epochs", 0),
         ("fit.presets.paper.learning_rate", 0),
         ("fit.presets.paper.lambda", 5e-5),
+        ("fit.presets.paper.fitted_on", "nothing"),
         ("fit.heldout_every", 1),
         ("gaps.first", -1),
         ("svd.method", "exact"),

@@ -26,7 +26,8 @@ def coefficients(layers: int = 6, rows: int = 5, d2: int = 4, seed: int = 0) -> 
 
 def published(v: Tensor, middles: list[int], settings: Settings, seed: int) -> dict[str, Tensor]:
     """Weights of the published loop."""
-    model, _ = published_fit(list(v), middles, seed=seed, **settings.model_dump())
+    published = settings.model_dump(exclude={"fitted_on"})
+    model, _ = published_fit(list(v), middles, seed=seed, **published)
     return dict(model.state_dict())
 
 

@@ -132,6 +132,35 @@ def from_concat(weights: Iterable[Tensor], rank_tolerance: float) -> Basis:
     return truncated(u, s, rank_tolerance)
 
 
+def raw_basis(d1: int) -> Basis:
+    """The basis of "LESA without SVD" (claim C8): `U` is the identity (d1, d1) and `Σ` is 1, so
+    that a layer's coefficients are its matrix itself."""
+    return Basis(torch.eye(d1), torch.ones(d1))
+
+
+def with_signs(basis: Basis, seed: int) -> Basis:
+    """The basis with each column of U multiplied by 1 or -1, drawn from `seed`.
+
+    An SVD leaves these signs free: `U Σ V_i` stays `W_i`, as a row of `V_i` changes its sign with
+    its column. Two bases and one seed share their first signs: give each kind a seed of its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(2, basis.s.shape, generator=generator) * 2.0 - 1.0
+    return Basis(basis.u * signs, basis.s)
+
+
+def lapack_signs(basis: Basis, weights: Iterable[Tensor]) -> Basis:
+    """The basis with the signs of U's columns that `torch.linalg.svd` returns.
+
+    weights: the matrices (d1, d2) of all layers, whose SVD is taken anew, side by side in float32:
+    `truncated` has lost the signs. They depend on the LAPACK that torch is built with, and on a
+    GPU on its solver.
+    """
+    u, _, _ = torch.linalg.svd(torch.cat([w.float() for w in weights], dim=1), full_matrices=False)
+    products = (u[:, : len(basis.s)] * basis.u).sum(dim=0)  # 1 or -1, but for rounding
+    return Basis(basis.u * torch.where(products >= 0, 1.0, -1.0), basis.s)
+
+
 def save_basis(basis: Basis, path: Path) -> None:
     save_file({"u": basis.u.cpu(), "s": basis.s.cpu()}, path)
 

@@ -223,12 +223,36 @@ def write_coefficients(job: Job, kind: str) -> None:
 
 
 def layer_coefficients(job: Job, kind: str, device: torch.device) -> Iterator[Tensor]:
-    """`V_1 … V_L` of a kind, (r, d2) float32 each, on `device`."""
+    """What a kind's predictors are fitted on: (r, d2) float32 for each layer, on `device`.
+
+    That is `V_1 … V_L`, unless the settings' `fitted_on` asks for a control.
+    """
     basis = load_basis(job.svd, kind)
     basis = Basis(basis.u.to(device), basis.s.to(device))
     base = Checkpoint(job.base)
-    for i in range(base.num_layers):
-        yield basis.coefficients(base.matrix(kind, i).to(device))
+    shuffled = job.settings.fitted_on == "shuffled"
+    order = shuffled_order(base.num_layers, job.seed) if shuffled else range(base.num_layers)
+    layers = (basis.coefficients(base.matrix(kind, i).to(device)) for i in order)
+    if job.settings.fitted_on != "noise":
+        return layers
+    generator = torch.Generator().manual_seed(kind_seed(job.seed, f"noise {kind}"))
+    return (noise_like(layer, generator) for layer in layers)
+
+
+def shuffled_order(num_layers: int, seed: int) -> list[int]:
+    """A random order of the layers.
+
+    It is one order for all kinds: the control is fitted on the same model, its layers restacked.
+    """
+    generator = torch.Generator().manual_seed(kind_seed(seed, "order of layers"))
+    order: list[int] = torch.randperm(num_layers, generator=generator).tolist()
+    return order
+
+
+def noise_like(layer: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian noise with the shape, device and root mean square of a layer's coefficients."""
+    noise = torch.randn(layer.shape, generator=generator).to(layer.device)
+    return noise.mul_(layer.norm() / noise.norm())
 
 
 def fit_predictor(job: Job, kind: str, split: str, work: int) -> None:
