@@ -96,7 +96,7 @@ def published(folder: Path, tiny: bool) -> dict[str, Any]:
     from lesa.checkpoints.reader import Checkpoint
     from lesa.method.fitting import kind_seed
 
-    settings = preset(tiny).model_dump()
+    settings = preset(tiny).model_dump(exclude={"fitted_on"})
     losses = {}
     (folder / "published").mkdir()
     for kind in Checkpoint(folder / "base").kinds:

@@ -35,7 +35,8 @@ FROZEN = "layers below"  # a part of pretrain, by the first layer that trains
 def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
     """Plan of every model."""
     return {
-        model: method_of(params, model)[0].plan(num_layers, params.gaps_of(model)) for model in params.models
+        model: method_of(params, model)[0].plan(num_layers, params.gaps_of(model))
+        for model in params.models
     }
 
 

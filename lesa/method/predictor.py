@@ -154,13 +154,15 @@ def fit(
 class Score:
     """How well predictions match held-out or training targets, over all rows of all triples.
 
-    mse: mean squared error of a coefficient. explained_variance: 1 - mse / variance of the
-    targets; 0 is as good as predicting their mean, below 0 is worse. cosine: mean over triples of
-    the cosine between the predicted and the true coefficient matrix. norm_ratio: ‖pred‖_F /
-    ‖target‖_F. loss: the training loss with each triple as one batch, averaged.
+    mse: mean squared error of a coefficient. zero_mse: that of predicting zero. explained_variance:
+    1 - mse / variance of the targets; 0 is as good as predicting their mean, below 0 is worse.
+    cosine: mean over triples of the cosine between the predicted and the true coefficient matrix.
+    norm_ratio: ‖pred‖_F / ‖target‖_F. loss: the training loss with each triple as one batch,
+    averaged.
     """
 
     mse: float
+    zero_mse: float
     explained_variance: float
     cosine: float
     norm_ratio: float
@@ -190,6 +192,7 @@ def score(
     error, square, mean = (float(sums[:, k].mean()) / entries for k in (0, 2, 4))
     return Score(
         mse=error,
+        zero_mse=square,
         explained_variance=1 - error / (square - mean**2),
         cosine=float(cosines.mean()),
         norm_ratio=float(predicted.sum() / targets.sum()) ** 0.5,

@@ -118,9 +118,7 @@ def split(found: Sequence[Document], corpus: Corpus) -> dict[str, list[Document]
     }
 
 
-def tokenise(
-    texts: Sequence[Document], tokenizer: Any, vocab_size: int, name: str
-) -> list[Tokens]:
+def tokenise(texts: Sequence[Document], tokenizer: Any, vocab_size: int, name: str) -> list[Tokens]:
     """The tokens of each document, (n,) int32.
 
     A document begins as the tokenizer begins texts, and ends with one end-of-text token,

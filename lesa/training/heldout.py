@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,9 @@ def block_losses(
     """Mean next-token loss in nats of each block (length,) int64, at its tokens 1 … n-1.
 
     `bf16`: the forward pass under bfloat16 autocast, as the training steps; the loss is float32.
-    Blocks of one batch have one length. `states` gives a block's inputs (block_size, hidden_size) of a model whose lowest layers are
-    cut off (`lesa.training.prefix`); without it the model takes tokens.
+    Blocks of one batch have one length. `states` gives a block's inputs (block_size, hidden_size)
+    of a model whose lowest layers are cut off (`lesa.training.prefix`); without it the model takes
+    tokens.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -51,3 +53,23 @@ def block_losses(
 def mean(losses: Sequence[float]) -> float:
     """Mean loss of blocks of one size; its exponential is their perplexity."""
     return math.fsum(losses) / len(losses)
+
+
+def first_tokens(
+    rows: Iterable[Mapping[str, Any]], tokenizer: Any, count: int
+) -> dict[str, Tensor]:
+    """The first `count` tokens, (n,) int64, of each row {"id", "text"}, by its id.
+
+    A document begins as the tokenizer begins texts, and no end-of-text token is added. A text of
+    one token, which predicts none, is left out.
+    """
+    encoded = {
+        str(row["id"]): tokenizer(str(row["text"]), verbose=False)["input_ids"][:count]
+        for row in rows
+    }
+    return {name: torch.tensor(ids) for name, ids in encoded.items() if len(ids) > 1}
+
+
+def mean_perplexity(losses: Iterable[float]) -> float:
+    """Mean of exp(loss) over documents' mean losses in nats a token."""
+    return mean([math.exp(loss) for loss in losses])
