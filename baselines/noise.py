@@ -28,11 +28,18 @@ class Options(lesa.Options):
     seed: int
 
 
+def resized(matrix: Tensor, weight: Tensor) -> Tensor:
+    """`matrix` float32, which is overwritten, scaled to the Frobenius norm of `weight`.
+
+    A matrix of zeros stays what it is.
+    """
+    size = float(torch.linalg.matrix_norm(matrix))
+    return matrix.mul_(float(torch.linalg.matrix_norm(weight.float())) / size if size else 0.0)
+
+
 def gaussian(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Gaussian (d1, d2) float32 with the Frobenius norm of `weight`."""
-    noise = torch.randn(weight.shape, generator=generator)
-    scale = torch.linalg.matrix_norm(weight.float()) / torch.linalg.matrix_norm(noise)
-    return noise.mul_(float(scale))
+    return resized(torch.randn(weight.shape, generator=generator), weight)
 
 
 def spectrum(weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -48,18 +55,25 @@ def spectrum(weight: Tensor, generator: torch.Generator) -> Tensor:
     return (rows * values) @ columns.T
 
 
+def generator_of(source: Source, slot: Slot, kind: str) -> torch.Generator:
+    """A seed of its own for every matrix: no draw depends on the order of writing.
+
+    Hashed with the run's seed into 32 bits, as torch's CPU generator ignores the bits above.
+    """
+    view = source.base.views[kind]
+    name = source.base.layer_tensor(slot.layer_idx, view.tensor)
+    label = name if view == View(view.tensor) else f"{name} {kind}"
+    seed = zlib.crc32(f"{source.options.seed} {label}".encode())
+    return torch.Generator().manual_seed(seed)
+
+
 def control(draw: Draw) -> Method:
     def layer(source: Source, slot: Slot) -> Layer:
-        made = lesa.layer(source, slot)
-        for kind, view in source.base.views.items():
-            # A seed of its own for every matrix: no draw depends on the order of writing. Hashed
-            # with the run's seed into 32 bits, as torch's CPU generator ignores the bits above.
-            name = source.base.layer_tensor(slot.layer_idx, view.tensor)
-            label = name if view == View(view.tensor) else f"{name} {kind}"
-            seed = zlib.crc32(f"{source.options.seed} {label}".encode())
-            drawn = draw(view.read(made[view.tensor]), torch.Generator().manual_seed(seed))
-            view.write(made[view.tensor], drawn)
-        return made
+        def drawn(kind: str) -> Tensor:
+            weight = lesa.predicted(source, kind, slot.between)
+            return draw(weight, generator_of(source, slot, kind))
+
+        return lesa.assembled(source, slot, drawn)
 
     return Method(insert_between, layer, fits=1, options=Options)
 

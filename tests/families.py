@@ -190,7 +190,7 @@ def logits(folder: Path, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 GAPS = Gaps(first=2, last=4)  # three new layers: they divide the six
-OPTIONS: dict[str, Any] = {"unpredicted": "neighbours", "seed": 0}
+OPTIONS: dict[str, Any] = {"unpredicted": "neighbours", "seed": 0, "penalty": 1e-3}
 
 
 def fitted(base: Checkpoint, folder: Path, concat: bool = False) -> Path:
@@ -217,7 +217,8 @@ def deepen(
     plan = method.plan(checkpoint.num_layers, gaps)
     if not (work / "svd").is_dir():
         fitted(checkpoint, work)
-    known = {key: (OPTIONS | options)[key] for key in method.options.model_fields}
+    given = OPTIONS | options
+    known = {key: given[key] for key in given.keys() & method.options.model_fields.keys()}
     source = Source(
         checkpoint, work / "svd", (work / "fit",) * method.fits, method.options(**known)
     )

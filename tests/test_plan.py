@@ -131,7 +131,10 @@ def test_lesa_as_in_the_official_code() -> None:
 UPPER = Gaps(first=14, last=28)
 
 
-@pytest.mark.parametrize("name", ["lesa", "average", "noise", "spectrum"])
+BETWEEN = "lesa average noise spectrum constant_row lesa_permuted ridge"
+
+
+@pytest.mark.parametrize("name", BETWEEN.split())
 def test_methods_between_layers_share_the_gaps(name: str) -> None:
     assert table()[name].plan(30, UPPER) == plan.insert_between(30, UPPER)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from lesa.upscaling.plan import LayerPlan, to_json
 
 def layers(source: Source, method: Method, plan: LayerPlan) -> Iterator[tuple[str, Tensor]]:
     """Named tensors of all layers of the deepened model, one layer in memory at a time."""
-    base = source.base
+    source, base = replace(source, plan=plan, memo={}), source.base
     for slot in tqdm(plan, desc="layers", unit="layer", leave=False):
         if slot.new:
             made = method.layer(source, slot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,16 @@ class Source:
 
     base: the checkpoint that is deepened. svd: folder of its bases U Σ, one file a kind. fits:
     folders of fitted predictors, those that its params `needs`. options: of its own class.
+    `expand` adds the rest. plan: the whole plan, of which a method makes a slot at a time. memo:
+    empty at first; what a method computes for one slot and uses for the next ones.
     """
 
     base: Checkpoint
     svd: Path
     fits: tuple[Path, ...]
     options: Any
+    plan: LayerPlan = field(default_factory=list)
+    memo: dict[str, Any] = field(default_factory=dict)
 
 
 def no_layer(source: Source, slot: Slot) -> Layer:
