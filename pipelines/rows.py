@@ -1,0 +1,132 @@
+"""Models that a study makes: a method with its options, and how what it reads was fitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from baselines import table
+from lesa.checkpoints.reader import Checkpoint
+from lesa.errors import UserError
+from lesa.files import key_of, whole_folder
+from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
+from lesa.method.fitting import Job, fit_kinds, kind_seed
+from lesa.params import Gaps, Params, Predictor, Strict
+from lesa.upscaling.expand import expand
+from lesa.upscaling.methods import Source
+from lesa.upscaling.plan import LayerPlan
+
+BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
+ALL_TRIPLES = 10**6  # of so many triples none is held out
+
+
+class Fitted(Strict):
+    """How a row's predictors are fitted: a preset with some settings of its own.
+
+    signs: of U's columns, which an SVD leaves free: "largest" makes each one's largest entry
+    positive, as the pipeline does; "lapack" takes what `torch.linalg.svd` returns; a number is the
+    seed of a draw. raw: without the SVD, on the weights themselves (claim C8).
+    """
+
+    preset: str
+    seed: int
+    settings: dict[str, Any] = Field(default_factory=dict)
+    signs: Literal["largest", "lapack"] | int = "largest"
+    raw: bool = False
+
+
+class Row(Strict):
+    """One model."""
+
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    fit: Fitted | None = None
+    gaps: Gaps | None = None
+
+
+R = TypeVar("R", bound=Row)
+
+
+def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
+    """What pipelines/studies/<study>/params.yaml lists, each row checked as a `kind`.
+
+    A value is a row, or a group of rows by their names. Raises UserError naming the row.
+    """
+    path = Path(f"pipelines/studies/{study}/params.yaml")
+    listed = yaml.safe_load(path.read_text(encoding="utf-8"))[study]
+
+    def checked(key: str, said: dict[str, Any]) -> Any:
+        if "method" not in said:
+            return {name: checked(f"{key}.{name}", row) for name, row in said.items()}
+        try:
+            return kind.model_validate(said)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join([key, *map(str, first["loc"])])
+            raise UserError(f"{path}: {where}: {first['msg']}") from None
+
+    return {name: checked(f"{study}.{name}", said) for name, said in listed.items()}
+
+
+def chosen(study: str, kind: type[R], name: str) -> Any:
+    """The row or group `name` of a study. Raises UserError if there is none."""
+    listed = rows_of(study, kind)
+    if name not in listed:
+        raise UserError(f"{study}: {name}: not in its params.yaml; there are {', '.join(listed)}")
+    return listed[name]
+
+
+def bases(fit: Fitted, folder: Path) -> Path:
+    """The folder of the bases that `fit` asks for, written into `folder` if they are not there."""
+    if fit.signs == "largest" and not fit.raw:
+        return SVD
+    path = folder / f"svd-{key_of(fit.signs, fit.raw)[:16]}"
+    if path.is_dir():
+        return path
+    base = Checkpoint(BASE)
+    with whole_folder(path) as partial:
+        for kind in base.kinds:
+            basis = raw_basis(base.shape(kind)[0]) if fit.raw else load_basis(SVD, kind)
+            if fit.signs == "lapack":
+                basis = lapack_signs(basis, (base.matrix(kind, i) for i in range(base.num_layers)))
+            elif isinstance(fit.signs, int):
+                basis = with_signs(basis, kind_seed(fit.signs, kind))
+            save_basis(basis, partial / f"{kind}.safetensors")
+    return path
+
+
+def predictors(fit: Fitted, svd: Path, params: Params, folder: Path) -> tuple[Path, Any]:
+    """The folder of the predictors, fitted if they are not there, and their metrics by kind."""
+    preset = params.fit.presets[fit.preset].model_dump() | fit.settings
+    path = folder / f"fit-{key_of(fit.model_dump())[:16]}"
+    path.mkdir(parents=True, exist_ok=True)
+    job = Job(BASE, svd, path, Predictor(**preset), fit.seed, ALL_TRIPLES)
+    return path, fit_kinds(job, f"fit {fit.preset} {fit.seed}")
+
+
+def deepen(row: Row, params: Params, work: Path, folder: Path) -> tuple[LayerPlan, Any]:
+    """Write the row's checkpoint into `folder`, its bases and predictors into `work`.
+
+    Returns its layer plan, and the metrics of its predictors by kind; None where it has none.
+    """
+    svd, fitted = SVD, None
+    fits: tuple[Path, ...] = ()
+    if row.fit is not None:
+        svd = bases(row.fit, work)
+        path, fitted = predictors(row.fit, svd, params, work)
+        fits = (path,)
+    method, base = table()[row.method], Checkpoint(BASE)
+    options = method.options.model_validate(row.options)
+    plan = method.plan(base.num_layers, row.gaps or params.gaps)
+    expand(Source(base, svd, fits, options), row.method, method, plan, folder)
+    return plan, fitted
+
+
+def described(row: Row) -> dict[str, Any]:
+    """A row as metrics name it."""
+    fit = row.fit.model_dump() if row.fit else dict.fromkeys(Fitted.model_fields)
+    gaps = row.gaps.model_dump() if row.gaps else None
+    return {"method": row.method, "options": row.options, "gaps": gaps, **fit}
