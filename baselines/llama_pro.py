@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
-from lesa.checkpoints.families import ends_block
-from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.params import Gaps
-from lesa.upscaling.methods import Layer, Method, Source
+from lesa.upscaling.methods import Method, copied_layer, zeroed
 from lesa.upscaling.plan import LayerPlan, Slot, changed_copy, copied, stack
 
 
@@ -31,19 +27,4 @@ def plan(num_layers: int, gaps: Gaps) -> LayerPlan:
     return stack(slots)
 
 
-def zero_outputs(base: Checkpoint, layer: Layer) -> Layer:
-    """`layer` with all that its blocks add to the residual stream zeroed, their biases too."""
-    names = {view.tensor for kind, view in base.views.items() if ends_block(kind)}
-    names |= {name.removesuffix("weight") + "bias" for name in names}
-    return {
-        suffix: torch.zeros_like(tensor) if suffix in names else tensor
-        for suffix, tensor in layer.items()
-    }
-
-
-def layer(source: Source, slot: Slot) -> Layer:
-    assert slot.copy_of is not None
-    return zero_outputs(source.base, source.base.layer(slot.copy_of))
-
-
-METHODS = {"llama_pro": Method(plan, layer)}
+METHODS = {"llama_pro": Method(plan, zeroed(copied_layer))}

@@ -61,15 +61,36 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
+def check_zeroed(made: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+    """`made` is `source` but for the output projections, which are zero."""
+    assert made.keys() == source.keys()
+    for suffix, tensor in source.items():
+        assert tensor.any()
+        zeroed = suffix in (SUFFIXES["o"], SUFFIXES["down"])
+        assert same_bits(made[suffix], torch.zeros_like(tensor) if zeroed else tensor), suffix
+
+
 def test_llama_pro_copies_all_but_the_output_projections(models: dict[str, Path]) -> None:
     for slot in json.loads((models["llama_pro"] / "layer_plan.json").read_text()):
         if slot["new"]:
             made = layer(models["llama_pro"], slot["layer_idx"])
-            for suffix, tensor in layer(models["tiny"], slot["copy_of"]).items():
-                if suffix in (SUFFIXES["o"], SUFFIXES["down"]):
-                    assert not made[suffix].any()
-                else:
-                    assert same_bits(made[suffix], tensor)
+            check_zeroed(made, layer(models["tiny"], slot["copy_of"]))
+
+
+@pytest.mark.parametrize(("name", "above"), [("identity", 0), ("identity_upper", 1)])
+def test_identity_copies_all_but_the_output_projections(
+    models: dict[str, Path], name: str, above: int
+) -> None:
+    for index, left in PLACES:
+        check_zeroed(layer(models[name], index), layer(models["tiny"], left + above))
+
+
+@pytest.mark.parametrize("name", ["average", "lesa"])
+def test_zeroed_is_the_method_itself_but_for_the_output_projections(
+    models: dict[str, Path], name: str
+) -> None:
+    for index, _ in PLACES:
+        check_zeroed(layer(models[f"{name}_zeroed"], index), layer(models[name], index))
 
 
 def test_average_is_the_mean_of_its_neighbours(models: dict[str, Path]) -> None:

@@ -101,7 +101,7 @@ def test_gaps_in_order() -> None:
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ({"method": "opt_deus"}, r"methods\.x\.method: unknown method 'opt_deus'.*llama_pro"),
+        ({"method": "absent"}, r"methods\.x\.method: unknown method 'absent'.*llama_pro"),
         ({"method": "lesa"}, r"methods\.x\.needs: lesa reads 1 of fit\.runs, not 0"),
         ({"method": "lesa", "needs": ["paper-0"]}, r"methods\.x\.unpredicted: Field required"),
         (

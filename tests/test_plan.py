@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baselines import llama_pro, solar, table
+from baselines import identity, llama_pro, original_layers, solar, table
 from lesa.errors import UserError
 from lesa.params import Gaps
 from lesa.upscaling import plan
@@ -61,9 +61,10 @@ def test_insert_between(case: tuple[int, int, int]) -> None:
 @given(st.integers(2, 100), st.integers(0, 100), st.integers(0, 100))
 def test_insert_between_outside_the_model(layers: int, first: int, over: int) -> None:
     last = layers - 1 + over
-    with pytest.raises(UserError, match=r"gaps\.last.*outside") as error:
-        plan.insert_between(layers, Gaps(first=min(first, last), last=last))
-    assert "\n" not in str(error.value)
+    for make in (plan.insert_between, identity.copies_of_upper, original_layers.plan):
+        with pytest.raises(UserError, match=r"gaps\.last.*outside") as error:
+            make(layers, Gaps(first=min(first, last), last=last))
+        assert "\n" not in str(error.value)
 
 
 @given(st.integers(1, 40), st.integers(1, 10))
@@ -87,6 +88,35 @@ def test_llama_pro_needs_equal_groups(layers: int, new: int) -> None:
     with pytest.raises(UserError, match="divides") as error:
         llama_pro.plan(layers, gaps(new))
     assert "\n" not in str(error.value)
+
+
+@given(model_and_gaps())
+def test_identity_copies_a_neighbour_in_lesas_gaps(case: tuple[int, int, int]) -> None:
+    layers, first, last = case
+    where = Gaps(first=first, last=last)
+    between = [slot.between for slot in plan.insert_between(layers, where)]
+    for side, make in enumerate((identity.copies_of_lower, identity.copies_of_upper)):
+        slots = make(layers, where)
+        check_any(slots)
+        assert [slot.copy_of for slot in slots if not slot.new] == list(range(layers))
+        assert all(slot.trainable == slot.new for slot in slots)
+        assert len(slots) == len(between)
+        for slot, gap in zip(slots, between, strict=True):
+            assert slot.new == (gap is not None)
+            assert gap is None or slot.copy_of == slot.source_idx == gap[side]
+
+
+@given(model_and_gaps())
+def test_original_layers_train_above_lesas_gaps(case: tuple[int, int, int]) -> None:
+    layers, first, last = case
+    slots = original_layers.plan(layers, Gaps(first=first, last=last))
+    check_any(slots)
+    assert copies(slots) == list(range(layers))
+    assert not new_places(slots)
+    trained = [slot.layer_idx for slot in slots if slot.trainable]
+    assert trained == list(range(first + 1, last + 2))
+    added = plan.insert_between(layers, Gaps(first=first, last=last))
+    assert len(trained) == sum(slot.new for slot in added)
 
 
 @given(st.integers(1, 100), st.integers(1, 120))
@@ -131,10 +161,11 @@ def test_lesa_as_in_the_official_code() -> None:
 UPPER = Gaps(first=14, last=28)
 
 
-BETWEEN = "lesa average noise spectrum constant_row lesa_permuted ridge"
+BETWEEN = ["lesa", "lesa_zeroed", "average", "average_zeroed", "noise", "spectrum"]
+BETWEEN += ["constant_row", "lesa_permuted", "ridge", "opt_deus", "opt_deus_code", "half_upper"]
 
 
-@pytest.mark.parametrize("name", BETWEEN.split())
+@pytest.mark.parametrize("name", BETWEEN)
 def test_methods_between_layers_share_the_gaps(name: str) -> None:
     assert table()[name].plan(30, UPPER) == plan.insert_between(30, UPPER)
 

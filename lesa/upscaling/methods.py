@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lesa.checkpoints.families import ends_block
 from lesa.checkpoints.reader import Checkpoint
 from lesa.params import Gaps, Strict
 from lesa.upscaling.plan import LayerPlan, Slot
@@ -38,6 +40,9 @@ class Source:
     memo: dict[str, Any] = field(default_factory=dict)
 
 
+MakeLayer = Callable[[Source, Slot], Layer]
+
+
 def no_layer(source: Source, slot: Slot) -> Layer:
     """Of a method whose plan holds plain copies alone."""
     raise AssertionError("a plain copy is not made")
@@ -52,7 +57,7 @@ class Method:
     """
 
     plan: Callable[[int, Gaps], LayerPlan]
-    layer: Callable[[Source, Slot], Layer] = no_layer
+    layer: MakeLayer = no_layer
     fits: int = 0
     options: type[Strict] = NoOptions
 
@@ -60,3 +65,28 @@ class Method:
 def neighbours_mean(lower: Tensor, upper: Tensor) -> Tensor:
     """Mean of two tensors, computed in float32, in the dtype of the lower one."""
     return ((lower.float() + upper.float()) / 2).to(lower.dtype)
+
+
+def copied_layer(source: Source, slot: Slot) -> Layer:
+    """The base layer that the slot is made from, as stored."""
+    assert slot.copy_of is not None
+    return source.base.layer(slot.copy_of)
+
+
+def zero_outputs(base: Checkpoint, layer: Layer) -> Layer:
+    """`layer` with all that its blocks add to the residual stream zeroed, their biases too."""
+    names = {view.tensor for kind, view in base.views.items() if ends_block(kind)}
+    names |= {name.removesuffix("weight") + "bias" for name in names}
+    return {
+        suffix: torch.zeros_like(tensor) if suffix in names else tensor
+        for suffix, tensor in layer.items()
+    }
+
+
+def zeroed(make: MakeLayer) -> MakeLayer:
+    """`make` with zeroed outputs: a layer that is the identity until it is trained."""
+
+    def layer(source: Source, slot: Slot) -> Layer:
+        return zero_outputs(source.base, make(source, slot))
+
+    return layer

@@ -1,0 +1,36 @@
+"""LLaMA Pro's start in LESA's gaps: a copy of one neighbour whose outputs are zeroed.
+
+LLaMA Pro (arXiv:2401.02415, section 3.2) differs from LESA in where its layers stand, in which
+layer they copy and in starting as the identity. `identity` has LESA's gaps and, as LLaMA Pro, a
+copy of the layer below: what it differs from LLaMA Pro by is the place alone. `identity_upper`
+copies the layer above: between the two, only the neighbour differs.
+"""
+
+from __future__ import annotations
+
+from lesa.params import Gaps
+from lesa.upscaling.methods import Method, copied_layer, zeroed
+from lesa.upscaling.plan import LayerPlan, changed_copy, insert_between, stack
+
+
+def copies_of_lower(num_layers: int, gaps: Gaps) -> LayerPlan:
+    """LESA's plan with a changed copy of layer i in each gap i|i+1."""
+    return copies_between(num_layers, gaps, side=0)
+
+
+def copies_of_upper(num_layers: int, gaps: Gaps) -> LayerPlan:
+    """LESA's plan with a changed copy of layer i+1, its per-layer settings too, in each gap."""
+    return copies_between(num_layers, gaps, side=1)
+
+
+def copies_between(num_layers: int, gaps: Gaps, side: int) -> LayerPlan:
+    return stack(
+        changed_copy(slot.between[side]) if slot.between else slot
+        for slot in insert_between(num_layers, gaps)
+    )
+
+
+METHODS = {
+    "identity": Method(copies_of_lower, zeroed(copied_layer)),
+    "identity_upper": Method(copies_of_upper, zeroed(copied_layer)),
+}
