@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "corpus": ("documents", "tokens", "block_size", "license", "source"),
     "tasks": ("left_out",),
     "fit": ("preset", "seed", "kinds"),
+    "fits": ("preset", "seed", "kinds"),
     "expand": ("plan", "parameters_after", "new_weight_structure"),
     "spread": ("heldout_tokens", "base", "seeds"),
     "pretrain": (
@@ -80,6 +82,7 @@ class Metrics:
     grid: dict[str, Json]  # model -> file, of this profile or another
     benchmarks: dict[str, Json]  # of no profile
     # Of studies, what was measured on this profile, by file.
+    fits: dict[str, Json]  # as `fit`, of more seeds
     start: dict[str, Json]
     budget: dict[str, Json]
     variants: dict[str, Json]
@@ -98,6 +101,20 @@ class Metrics:
         for name, run in self.params.fit.runs.items():
             runs.setdefault(run.preset, name)
         return {preset: runs[preset] for preset in self.params.fit.presets if preset in runs}
+
+    @property
+    def fits_by_preset(self) -> dict[str, dict[str, Json]]:
+        """Every fit that was measured, by preset and then by name: this run's and the study's."""
+        found: dict[str, dict[str, Json]] = {}
+        for name, content in {**self.fits, **self.fit}.items():
+            found.setdefault(str(content["preset"]), {})[name] = content
+        return found
+
+    def fit_files(self, names: Sequence[str]) -> str:
+        """How captions name the metrics files of fits."""
+        of_run, of_study = ([n for n in names if (n in self.fit) == own] for own in (True, False))
+        pairs = (("fit", of_run), ("fits", of_study))
+        return ", ".join(files(stage, listed) for stage, listed in pairs if listed)
 
     @property
     def kind_groups(self) -> dict[str, list[str]]:
@@ -136,7 +153,10 @@ def perplexity_at(pretrain: Json, index: int) -> tuple[float, float | None]:
 
     The error of the documents' mean loss becomes one of its exponential by the delta method.
     """
-    value, losses = float(pretrain["steps"][index]["heldout_perplexity"]), losses_at(pretrain, index)
+    value, losses = (
+        float(pretrain["steps"][index]["heldout_perplexity"]),
+        losses_at(pretrain, index),
+    )
     if len(losses) < 2:
         return value, None
     return value, value * float(losses.std(ddof=1)) / len(losses) ** 0.5
@@ -204,7 +224,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
         own = params.profile
         return {name: c for name, c in found.items() if c.get("profile", own) == own}
 
-    return Metrics(
+    found = Metrics(
         params=params,
         base=_read(folder, "base"),
         corpus=_read(folder, "corpus"),
@@ -217,6 +237,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
         spread=present("spread", list(params.fit.presets)),
         grid=present("grid", params.models),
         benchmarks=present("benchmarks", sorted(p.stem for p in folder.glob("benchmarks/*.json"))),
+        fits=study("fits"),
         start=study("start"),
         budget=study("budget"),
         variants=study("variants"),
@@ -224,3 +245,21 @@ def load(folder: str | Path, params: Params) -> Metrics:
         sft=study("sft"),
         official=study("official"),
     )
+    for stage, content in (
+        ("pretrain", found.pretrain),
+        ("start", found.start),
+        ("budget", found.budget),
+    ):
+        _check_documents(folder / stage, content)
+    return found
+
+
+def _check_documents(folder: Path, contents: dict[str, Json]) -> None:
+    """What is compared was scored on the same blocks."""
+    for name, content in contents.items():
+        first = next(iter(contents))
+        if content["heldout_documents"] != contents[first]["heldout_documents"]:
+            raise UserError(
+                f"{folder / name}.json: heldout_documents must be those of {first}.json; run "
+                f"{folder.name} again for both"
+            )

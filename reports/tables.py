@@ -211,6 +211,35 @@ def tasks(m: Metrics, offline: bool) -> Table:
     )
 
 
+def task_differences(m: Metrics) -> Table:
+    """LESA's score minus each model's after training, by example, where they are kept."""
+    lesa = m.model_of("lesa")
+    rows: list[dict[str, Cell]] = []
+    for task, metric in _metrics_of(m, True) + _metrics_of(m, False) if lesa else []:
+        kept = {name: _examples(m, name, task, metric) for name in m.models}
+        ours = kept.pop(str(lesa))
+        if ours is None or len(ours) < 2:
+            continue
+        row: dict[str, Cell] = {"task": task, "metric": metric, "examples": len(ours)}
+        for name, theirs in kept.items():
+            equal = theirs is not None and len(theirs) == len(ours)
+            row[f"minus {name}"] = paired(ours, theirs) if equal and theirs is not None else None
+        rows.append(row)
+    return Table(
+        "task_differences",
+        "LESA's score minus each model's after training, paired by example",
+        files("evaluate/trained", m.models),
+        rows,
+    )
+
+
+def _examples(m: Metrics, model: str, task: str, metric: str) -> list[float] | None:
+    """One number an example; None where none is kept, or where they are weighted pairs."""
+    metrics = m.evaluate["trained"][model]["tasks"].get(task, {}).get("metrics", {})
+    found = metrics.get(metric, {}).get("examples") or None
+    return found if found and not isinstance(found[0], list) else None
+
+
 def _measured(metric: dict[str, Any] | None) -> Measured | None:
     if metric is None or metric["value"] is None:
         return None
