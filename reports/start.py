@@ -64,12 +64,17 @@ def starts(m: Metrics) -> list[Start]:
 
 
 def lesa_starts(m: Metrics) -> list[Start]:
-    """LESA's own starts that were drawn often enough to speak of a distribution, a preset each."""
-    return [
+    """LESA's own starts that were drawn often enough to speak of a distribution.
+
+    One a preset, in the order of the params.
+    """
+    order = list(m.params.fit.presets)
+    found = [
         start
         for start in starts(m)
         if start.method == "lesa" and not start.options and len(start.rows) >= FEWEST
     ]
+    return sorted(found, key=lambda s: order.index(s.preset) if s.preset in order else len(order))
 
 
 def of_method(m: Metrics, method: str) -> Start | None:

@@ -39,11 +39,11 @@ def number(value: float) -> str:
 
 
 def show_interval(cell: Interval) -> str:
-    """`-0.043 [-0.061, -0.025]`: the width sets the digits."""
-    width = cell.high - cell.low
+    """`-0.043 [-0.061, -0.025]`: two digits of half the width are shown."""
+    half = (cell.high - cell.low) / 2
     ends = (cell.estimate, cell.low, cell.high)
-    if width > 0 and math.isfinite(width):
-        digits = min(12, max(0, 2 - math.floor(math.log10(width))))
+    if math.isfinite(half) and half > 1e-6:
+        digits = max(0, 1 - math.floor(math.log10(half)))
         shown = [f"{end:,.{digits}f}" for end in ends]
     else:
         shown = [number(end) for end in ends]

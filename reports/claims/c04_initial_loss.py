@@ -73,6 +73,8 @@ def beats_others(m: Metrics) -> Finding:
         if other.method != "lesa"
         and not all(np.allclose(start_losses(row), loss, atol=1e-6) for row in other.rows)
     ]
+    if not others:
+        return cannot(subject, "none was measured", "make study NAME=start", beside=True)
     verdicts = {other.name: below(start.difference(lesa, other)) for other in others}
     listed = "; ".join(
         f"{words}: {', '.join(names) or 'none'}"

@@ -44,7 +44,7 @@ def cost(m: Metrics, name: str, ours: float, theirs: float) -> tuple[str, Verdic
 
 def judged(m: Metrics, name: str, gap: Interval, half: str, times: tuple[float, float]) -> Finding:
     spent, cheap = cost(m, name, *times)
-    said = f"{half} minus {name}'s end {show_interval(gap)} nats, in {spent}"
+    said = f"loss minus the final one of {name} {show_interval(gap)} nats, in {spent}"
     return Finding(f"{half} against {name}", said, every([below(gap), cheap]), "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reports import start
-from reports.claims import CannotTestError, Finding, Verdict, above, below, cannot
+from reports.claims import CannotTestError, Finding, above, below, cannot
 from reports.measured import Metrics, files, losses_at
 from reports.paired import paired
 from reports.tables import number, show_interval
@@ -34,7 +34,7 @@ def findings(m: Metrics) -> list[Finding]:
     factor = f"{number(float(np.exp(gap.estimate)))} times SOLAR's perplexity"
     said = f"{lesa} minus {solar} {show_interval(gap)} nats, {factor}; one draw"
     own = Finding(
-        "this run's draw", said, below(gap), files("pretrain", [lesa, solar]), beside=True
+        "this run's draw", said, below(gap), files("pretrain", [lesa, solar]), bool(m.start)
     )
     unseen = cannot(
         "SOLAR's divergence on Qwen2.5-32B",
@@ -53,10 +53,9 @@ def draws(m: Metrics) -> list[Finding]:
     for lesa in drawn:
         share = start.below_share(lesa, solar)
         said = (
-            f"below SOLAR ({number(float(solar.perplexities[0]))}) in {share.estimate:.0%} "
-            f"[{share.low:.0%}, {share.high:.0%}] of {share.n} draws; median "
+            f"{round(share.estimate * share.n)} of {share.n} draws below SOLAR "
+            f"({number(float(solar.perplexities[0]))}), {show_interval(share)}; median "
             f"{number(float(np.median(lesa.perplexities)))}"
         )
-        verdict: Verdict = above(share, 0.5)
-        found.append(Finding(f"preset {lesa.preset}", said, verdict, start.SOURCES))
+        found.append(Finding(f"preset {lesa.preset}", said, above(share, 0.5), start.SOURCES))
     return found
