@@ -1,0 +1,107 @@
+"""Intervals against numpy's few lines, scipy's own tests and simulated coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reports import paired
+from reports.paired import Interval
+
+RNG = np.random.default_rng(5)
+
+
+def test_a_paired_difference_in_a_few_lines_of_numpy() -> None:
+    documents = [name for name in "abcdefghijkl" for _ in range(3)]
+    ours, theirs = RNG.normal(3, 1, size=(2, 36))
+    means = [paired.document_means(documents, losses) for losses in (ours, theirs)]
+    found = paired.paired(*means)
+    # Independently: blocks by document, the mean and its standard error, 2.201 for 11 degrees.
+    by_document = (ours - theirs).reshape(12, 3).mean(1)
+    error = by_document.std(ddof=1) / 12**0.5
+    assert found.estimate == pytest.approx((ours - theirs).mean())
+    assert found.low == pytest.approx(by_document.mean() - 2.200985 * error, rel=1e-6)
+    assert found.high == pytest.approx(by_document.mean() + 2.200985 * error, rel=1e-6)
+    assert found.n == 12
+
+
+def test_one_seed_is_a_paired_t_test() -> None:
+    a, b = RNG.normal(size=(2, 9))
+    test = stats.ttest_rel(a, b).confidence_interval(0.95)
+    found = paired.paired(a, b)
+    assert (found.low, found.high) == pytest.approx((test.low, test.high))
+    assert paired.paired(a[None], b[None]) == found
+
+
+def test_documents_keep_together_whatever_their_order_and_number_of_blocks() -> None:
+    means = paired.document_means(["x", "y", "x", "y", "y"], [1.0, 5.0, 3.0, 6.0, 10.0])
+    assert means.tolist() == [2.0, 7.0]
+
+
+def test_seeds_that_agree_add_nothing_to_the_documents() -> None:
+    one = RNG.normal(size=12)
+    alone, thrice = paired.interval(one), paired.interval(np.tile(one, (3, 1)))
+    assert (alone.low, alone.high) == pytest.approx((thrice.low, thrice.high))
+
+
+def test_documents_that_agree_leave_the_spread_of_the_seeds() -> None:
+    seeds = np.array([0.1, 0.4, 0.2, 0.9])
+    found = paired.interval(np.tile(seeds[:, None], (1, 12)))
+    test = stats.ttest_1samp(seeds, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((test.low, test.high))
+
+
+def test_no_difference_at_all_is_an_interval_of_no_width() -> None:
+    assert paired.interval(np.zeros((3, 12))) == Interval(0.0, 0.0, 0.0, 12)
+    assert paired.interval([0.5]) == Interval(0.5, -np.inf, np.inf, 1)
+
+
+@pytest.mark.parametrize("spread", [(0.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.3, 1.0, 0.5)])
+def test_coverage(spread: tuple[float, float, float]) -> None:
+    """Effects of seed, document and both, true mean 0: 95% of the intervals hold it, to ±3%."""
+    of_seed, of_document, of_both = spread
+    covered = 0
+    for _ in range(1000):
+        table = of_document * RNG.normal(size=(1, 12))
+        if of_seed:
+            table = table + of_seed * RNG.normal(size=(3, 1)) + of_both * RNG.normal(size=(3, 12))
+        found = paired.interval(table)
+        covered += found.low < 0 < found.high
+    assert 0.92 < covered / 1000 < 0.98
+
+
+def test_tasks_count_alike_and_their_errors_add_up() -> None:
+    tasks = [RNG.normal(size=50), RNG.normal(1, 2, size=200)]
+    found = paired.by_task(tasks)
+    errors = [stats.sem(task) for task in tasks]
+    half = 1.959964 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5 / 2
+    assert found.estimate == pytest.approx((tasks[0].mean() + tasks[1].mean()) / 2)
+    assert (found.low, found.high) == pytest.approx((found.estimate - half, found.estimate + half))
+    assert found.n == 250
+
+
+def test_a_ratio_that_never_changes_has_no_width() -> None:
+    ours = RNG.uniform(1, 9, size=11).tolist()
+    found = paired.ratio_of_medians([1.25 * x for x in ours], ours)
+    assert (found.estimate, found.low, found.high) == pytest.approx((1.25, 1.25, 1.25))
+    noisy = [1.25 * x * y for x, y in zip(ours, RNG.uniform(0.9, 1.1, size=11), strict=True)]
+    again = [paired.ratio_of_medians(noisy, ours) for _ in range(2)]
+    assert again[0] == again[1]
+    assert again[0].low < again[0].estimate < again[0].high
+
+
+def test_resampling_a_mean_spreads_as_its_standard_error() -> None:
+    """The percentile interval of a mean over documents is ±1.96 of its (biased) standard error."""
+    values = RNG.normal(size=(1, 200))
+    found = paired.resampled(lambda weights: float((weights * values).sum()), 1, 200)
+    error = values.std() / 200**0.5
+    assert found.estimate == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_a_share_has_the_exact_binomial_interval() -> None:
+    found = paired.exact_share(20, 20)
+    assert (found.estimate, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.025 ** (1 / 20))  # closed form where all succeed
+    assert paired.exact_share(5, 5).low < 0.5 < paired.exact_share(6, 6).low
