@@ -18,25 +18,23 @@ def _order(m: Metrics, index: int) -> str:
     return ", ".join(f"`{name}` {number(value)}" for value, name in values)
 
 
-CONTROLS = {"noise": "its noise control", "spectrum": "random matrices of its singular values"}
+# What stands in for LESA's prediction, or for what its predictor is fitted on.
+CONTROLS = ("noise", "spectrum", "constant_row", "lesa_permuted", "ridge")
 
 
 def controls(m: Metrics) -> list[str]:
-    """LESA against its controls at initialisation, over predictor seeds."""
+    """LESA against its controls before training: the same seeds and signs, documents paired."""
     out = []
-    for preset, content in m.spread.items():
-        seeds = list(content["seeds"].values())
-        for name, control in CONTROLS.items() if seeds else ():
-            wins = sum(seed["lesa"] < seed[name] for seed in seeds)
-            verdict = f"The order of LESA and {control} depends on the seed"
-            if wins in (0, len(seeds)):
-                verdict = f"LESA {'beats' if wins else 'does not beat'} {control}"
-            ours, theirs = (sum(s[side] for s in seeds) / len(seeds) for side in ("lesa", name))
-            out.append(
-                f"{verdict} at initialisation with preset `{preset}`: mean perplexity "
-                f"{number(ours)} vs {number(theirs)}, lower in {wins} of {len(seeds)} "
-                "predictor seeds."
-            )
+    for lesa in start.lesa_starts(m):
+        others = [
+            other
+            for other in start.starts(m)
+            if other.preset in (lesa.preset, None)
+            and (other.method in CONTROLS or other.settings.startswith("fitted_on"))
+        ]
+        gaps = [(other.name, start.difference(lesa, other)) for other in others]
+        title = f"LESA with preset `{lesa.preset}` minus its controls, before training"
+        out += by_verdict(title, gaps, "nats")
     return out
 
 
@@ -123,7 +121,7 @@ def predictors(m: Metrics) -> list[str]:
 
 def precisions(m: Metrics) -> list[str]:
     """Whether numbers of two machines, with bfloat16 and without, stand side by side."""
-    stages: dict[str, dict[str, Json]] = {"pretrain": m.pretrain, "spread": m.spread}
+    stages: dict[str, dict[str, Json]] = {"pretrain": m.pretrain, "start": m.start}
     stages |= {f"evaluate/{phase}": of_models for phase, of_models in m.evaluate.items()}
     found: dict[str, list[str]] = {}
     for stage, contents in stages.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "corpus": ("documents", "tokens", "block_size", "license", "source"),
     "tasks": ("left_out",),
     "fit": ("preset", "seed", "kinds"),
-    "fits": ("preset", "seed", "kinds"),
     "expand": ("plan", "parameters_after", "new_weight_structure"),
-    "spread": ("heldout_tokens", "base", "seeds"),
     "pretrain": (
         "learning_rate",
         "trainable_parameters",
@@ -39,7 +36,11 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "preset",
         "seed",
         "signs",
+        "settings",
+        "raw",
+        "gaps",
         "options",
+        "norm_ratio",
         "heldout_documents",
         "block_losses",
         "perplexity",
@@ -78,11 +79,9 @@ class Metrics:
     evaluate: dict[str, dict[str, Json]]  # phase -> model -> file
     # Optional: what was measured.
     tasks: Json  # offline tasks that fit the text, and why others do not
-    spread: dict[str, Json]  # preset -> file
     grid: dict[str, Json]  # model -> file, of this profile or another
     benchmarks: dict[str, Json]  # of no profile
     # Of studies, what was measured on this profile, by file.
-    fits: dict[str, Json]  # as `fit`, of more seeds
     start: dict[str, Json]
     budget: dict[str, Json]
     variants: dict[str, Json]
@@ -104,17 +103,11 @@ class Metrics:
 
     @property
     def fits_by_preset(self) -> dict[str, dict[str, Json]]:
-        """Every fit that was measured, by preset and then by name: this run's and the study's."""
+        """Every fit of this run, by preset and then by name."""
         found: dict[str, dict[str, Json]] = {}
-        for name, content in {**self.fits, **self.fit}.items():
+        for name, content in self.fit.items():
             found.setdefault(str(content["preset"]), {})[name] = content
         return found
-
-    def fit_files(self, names: Sequence[str]) -> str:
-        """How captions name the metrics files of fits."""
-        of_run, of_study = ([n for n in names if (n in self.fit) == own] for own in (True, False))
-        pairs = (("fit", of_run), ("fits", of_study))
-        return ", ".join(files(stage, listed) for stage, listed in pairs if listed)
 
     @property
     def kind_groups(self) -> dict[str, list[str]]:
@@ -234,10 +227,8 @@ def load(folder: str | Path, params: Params) -> Metrics:
         pretrain=every("pretrain", params.models),
         evaluate={phase: every(f"evaluate/{phase}", params.models) for phase in PHASES},
         tasks=present("", ["tasks"]).get("tasks", {"left_out": {}}),
-        spread=present("spread", list(params.fit.presets)),
         grid=present("grid", params.models),
         benchmarks=present("benchmarks", sorted(p.stem for p in folder.glob("benchmarks/*.json"))),
-        fits=study("fits"),
         start=study("start"),
         budget=study("budget"),
         variants=study("variants"),

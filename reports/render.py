@@ -72,7 +72,6 @@ def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any
         "offline": tables.tasks(m, offline=True),
         "official": tables.tasks(m, offline=False),
         "initial": tables.initial(m),
-        "spread": tables.spread(m),
         "structure": tables.structures(m),
         "continuity": tables.continuities(m),
         "grid": tables.grid(m),

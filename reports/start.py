@@ -21,17 +21,27 @@ FEWEST = 6  # draws: of five, all below SOLAR's would not put the interval of a 
 
 @dataclass(frozen=True)
 class Start:
-    """All draws of one start. options: what the rows have beyond LESA's own entry of the params."""
+    """All draws of one start.
+
+    settings: how its predictors were fitted, where that is not the preset's way. options: what it
+    has beyond the options of LESA's own entry in the params, and its gaps if they are not those of
+    the params. Both are empty for a method as the params have it.
+    """
 
     method: str
     preset: str | None
+    settings: str
     options: str
     rows: list[Json] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        said = [part for part in (self.preset, self.options) if part]
+        said = [part for part in (self.preset, self.settings, self.options) if part]
         return self.method + (f" ({', '.join(said)})" if said else "")
+
+    @property
+    def plain(self) -> bool:
+        return not self.settings and not self.options
 
     @property
     def losses(self) -> Array:
@@ -47,18 +57,25 @@ class Start:
         return any(row["seed"] is not None or row["signs"] is not None for row in self.rows)
 
 
+def _settings(row: Json) -> str:
+    said = [f"{key}={value}" for key, value in sorted((row["settings"] or {}).items())]
+    return " ".join([*said, *(["without SVD"] if row["raw"] else [])])
+
+
 def _options(m: Metrics, row: Json) -> str:
-    """A row's options that are not the ones of LESA's entry in the params, as `key=value`."""
     lesa = m.model_of("lesa")
     usual = m.params.methods[lesa].model_extra or {} if lesa else {}
-    return " ".join(f"{k}={v}" for k, v in sorted(row["options"].items()) if usual.get(k) != v)
+    said = [f"{k}={v}" for k, v in sorted(row["options"].items()) if usual.get(k) != v]
+    if (gaps := row["gaps"]) and gaps != m.params.gaps.model_dump():
+        said.append(f"gaps {gaps['first']} to {gaps['last']}")
+    return " ".join(said)
 
 
 def starts(m: Metrics) -> list[Start]:
     """The study's rows by what they are draws of, in the order of their names."""
-    found: dict[tuple[str, str | None, str], Start] = {}
+    found: dict[tuple[str, str | None, str, str], Start] = {}
     for row in m.start.values():
-        key = (str(row["method"]), row["preset"], _options(m, row))
+        key = (str(row["method"]), row["preset"], _settings(row), _options(m, row))
         found.setdefault(key, Start(*key)).rows.append(row)
     return sorted(found.values(), key=lambda start: start.name)
 
@@ -72,44 +89,41 @@ def lesa_starts(m: Metrics) -> list[Start]:
     found = [
         start
         for start in starts(m)
-        if start.method == "lesa" and not start.options and len(start.rows) >= FEWEST
+        if start.method == "lesa" and start.plain and len(start.rows) >= FEWEST
     ]
     return sorted(found, key=lambda s: order.index(s.preset) if s.preset in order else len(order))
 
 
 def of_method(m: Metrics, method: str) -> Start | None:
-    """The start of a method with no option of its own."""
-    found = (s for s in starts(m) if s.method == method and not s.options)
+    """The start of a method as the params have it."""
+    found = (s for s in starts(m) if s.method == method and s.plain)
     return next(found, None)
+
+
+def pairs(ours: Start, theirs: Start) -> list[tuple[Json, Json]]:
+    """Rows of both that share their draw: predictor seed and signs."""
+    return [
+        (a, b)
+        for a in ours.rows
+        for b in theirs.rows
+        if (a["seed"], a["signs"]) == (b["seed"], b["signs"])
+    ]
 
 
 def matched(ours: Start, theirs: Start) -> Array:
     """Differences `ours - theirs` of the documents' losses (draws, documents), draw by draw.
 
     A start without draws is compared with every one of the other's. Of two with draws those of one
-    seed and signs are paired (of one seed, where either knows no signs); without any, each start's
-    mean over its draws stands for it.
+    seed and signs are paired; without any, each start's mean over its draws stands for it.
     """
     if not theirs.seeded:
         return np.stack([start_losses(row) - start_losses(theirs.rows[0]) for row in ours.rows])
     if not ours.seeded:
         return -matched(theirs, ours)
-    pairs = [
-        start_losses(a) - start_losses(b) for a in ours.rows for b in theirs.rows if _same(a, b)
-    ]
-    if pairs:
-        return np.stack(pairs)
+    if found := pairs(ours, theirs):
+        return np.stack([start_losses(a) - start_losses(b) for a, b in found])
     means = [np.mean([start_losses(row) for row in of.rows], axis=0) for of in (ours, theirs)]
     return np.atleast_2d(means[0] - means[1])
-
-
-def _same(a: Json, b: Json) -> bool:
-    """Draws of one seed and, where both have signs, of the same signs.
-
-    A row without signs of its own is paired with the signs of the committed bases.
-    """
-    signs = {row["signs"] for row in (a, b)}
-    return bool(a["seed"] == b["seed"] and (len(signs) == 1 or signs == {None, "largest"}))
 
 
 def difference(ours: Start, theirs: Start) -> Interval:
@@ -124,20 +138,15 @@ def below_share(ours: Start, theirs: Start) -> Interval:
 def rank_correlation(m: Metrics, start: Start) -> tuple[float, float, int] | None:
     """Spearman's correlation of LESA's losses with its constant row's, p, and the pairs."""
     constant = next(
-        (s for s in starts(m) if s.method == "constant_row" and s.preset == start.preset), None
+        (s for s in starts(m) if (s.method, s.preset) == ("constant_row", start.preset)), None
     )
     if constant is None:
         return None
-    pairs = [
-        (start_losses(a).mean(), start_losses(b).mean())
-        for a in start.rows
-        for b in constant.rows
-        if a["seed"] == b["seed"] and a["signs"] == b["signs"]
-    ]
-    if len(pairs) < 3:
+    found = [(start_losses(a).mean(), start_losses(b).mean()) for a, b in pairs(start, constant)]
+    if len(found) < 3:
         return None
-    found = stats.spearmanr(*zip(*pairs, strict=True))
-    return float(found.statistic), float(found.pvalue), len(pairs)
+    test = stats.spearmanr(*zip(*found, strict=True))
+    return float(test.statistic), float(test.pvalue), len(found)
 
 
 def distributions(m: Metrics) -> Table:
@@ -178,7 +187,7 @@ def methods(m: Metrics) -> Table:
         of_documents = [row.get("document_perplexity") for row in start.rows]
         known = [float(value) for value in of_documents if value is not None]
         structure = [c for row in start.rows for c in _structure(row)]
-        norms = [float(np.mean(c)) for row in start.rows for c in _norms(row)]
+        ratios = [float(r) for row in start.rows for r in (row["norm_ratio"] or {}).values()]
         rows.append(
             {
                 "start": start.name,
@@ -186,7 +195,7 @@ def methods(m: Metrics) -> Table:
                 "perplexity": float(np.median(start.perplexities)),
                 "mean over documents of exp(loss)": float(np.median(known)) if known else None,
                 "loss, minus the base's": difference(start, base) if base else None,
-                "norm of a new matrix": float(np.mean(norms)) if norms else None,
+                "norm ratio of predictions": float(np.mean(ratios)) if ratios else None,
                 "σ₁²/‖W‖²": _mean(structure, "rank_one_share"),
                 "cosine": _mean(structure, "mean_cosine"),
             }
@@ -202,10 +211,6 @@ def methods(m: Metrics) -> Table:
 
 def _structure(row: Json) -> list[Json]:
     return [kind for kind in row.get("new_weight_structure", {}).values() if kind]
-
-
-def _norms(row: Json) -> list[list[float]]:
-    return [norms for norms in row.get("new_weight_norms", {}).values() if norms]
 
 
 def _mean(structure: list[Json], key: str) -> float | None:

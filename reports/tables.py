@@ -310,42 +310,6 @@ def initial(m: Metrics) -> Table:
     )
 
 
-# Column titles of the spread's sides, by their names in the metrics.
-SIDES = {"lesa": "LESA", "noise": "noise", "spectrum": "same spectrum"}
-
-
-def spread(m: Metrics) -> Table:
-    """LESA and its controls side by side, for each preset, over predictor seeds."""
-    rows: list[dict[str, Cell]] = []
-    for preset, content in m.spread.items():
-        seeds = sorted(content["seeds"], key=int)
-        if not seeds:
-            continue
-        values = np.array([[content["seeds"][seed][name] for name in SIDES] for seed in seeds])
-        summary = {f"seed {seed}": row for seed, row in zip(seeds, values, strict=True)}
-        summary |= {"mean": values.mean(0), "smallest": values.min(0), "largest": values.max(0)}
-        if len(seeds) > 1:
-            summary["standard deviation"] = values.std(0, ddof=1)
-        for name, row in summary.items():
-            of_seed = name.startswith("seed")
-            rows.append(
-                {
-                    "preset": preset,
-                    "": name,
-                    **dict(zip(SIDES.values(), row.tolist(), strict=True)),
-                    "base": float(content["base"]) if of_seed else "",
-                    "held-out tokens": int(content["heldout_tokens"]) if of_seed else "",
-                }
-            )
-    return Table(
-        "spread",
-        "Perplexity at initialisation over predictor seeds: LESA, Gaussian noise of the same "
-        "norms, and random matrices of the same singular values",
-        files("spread", list(m.spread)),
-        rows,
-    )
-
-
 def structures(m: Metrics) -> Table:
     """Rank-one share and likeness of each model's new matrices, beside the base's layers.
 

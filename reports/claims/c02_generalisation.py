@@ -35,7 +35,7 @@ def findings(m: Metrics) -> list[Finding]:
         if not blind:
             continue
         of = f"preset {preset}, {len(blind)} seed{'s' if len(blind) > 1 else ''}"
-        sources = m.fit_files(list(blind))
+        sources = files("fit", list(blind))
         parity, zero = (interval(ratios(list(blind.values()), over)) for over in ("fitted", "zero"))
         said = f"test MSE / training MSE {show_interval(parity)}; triples of this one model"
         found.append(Finding(of, said, below(parity, ON_PAR), sources))

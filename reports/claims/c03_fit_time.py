@@ -43,7 +43,7 @@ def findings(m: Metrics) -> list[Finding]:
             f"{m.base['num_hidden_layers']} layers and {m.base['parameters']:,} parameters"
         )
         found.append(
-            Finding(f"preset {preset}", said, verdict(max(seconds)), m.fit_files(list(runs)))
+            Finding(f"preset {preset}", said, verdict(max(seconds)), files("fit", list(runs)))
         )
     depth = m.benchmarks.get("depth", {})
     if len([d for d in depth.get("depths", []) if "fit_seconds" in d]) < 2:

@@ -8,7 +8,7 @@ from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import show_interval
 
-RAW = "basis=raw"
+RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
 RULE = "loss minus LESA's above 0, and minus LLaMA Pro's below 0, each by its interval"
 PAPER = "not stated"
@@ -34,10 +34,10 @@ def at_start(m: Metrics) -> list[Finding]:
     found = []
     llama_pro, every = start.of_method(m, "llama_pro"), start.starts(m)
     for raw in every:
-        if raw.method != "lesa" or raw.options != RAW:
+        if raw.method != "lesa" or (raw.settings, raw.options) != (RAW, ""):
             continue
         lesa = next(
-            (s for s in every if (s.method, s.preset, s.options) == ("lesa", raw.preset, "")), None
+            (s for s in every if (s.method, s.preset) == ("lesa", raw.preset) and s.plain), None
         )
         found += both(
             f"at the start, preset {raw.preset}",

@@ -6,11 +6,12 @@ import numpy as np
 
 from reports import start
 from reports.claims import CannotTestError, Finding, above, below
-from reports.measured import Json, Metrics
+from reports.measured import Json, Metrics, files
 from reports.paired import Array, interval
 from reports.tables import number, show_interval
 
 COLLAPSE = 0.5
+WITHOUT = "norm_weight=0.0"  # how the study `start` says it
 CLAIM = "Without the norm term the predicted parameters collapse towards zero"
 RULE = (
     f"norm ratio at λ = 0 over that at λ > 0, all else equal: its mean over kinds below {COLLAPSE} "
@@ -19,14 +20,32 @@ RULE = (
 PAPER = "not stated"
 
 
+def findings(m: Metrics) -> list[Finding]:
+    found = [*of_fits(m), *of_starts(m)]
+    if not found:
+        raise CannotTestError(
+            "no two fits differ in λ = 0 and λ > 0 alone", "make study NAME=start"
+        )
+    return found
+
+
+def compared(subject: str, zero: Array, some: Array, sources: str) -> Finding:
+    """zero, some: ‖pred‖ / ‖target‖ (kinds,) of predictors without and with the norm term."""
+    quotient = interval(zero / some)
+    said = (
+        f"norm ratio {number(float(zero.mean()))} against {number(float(some.mean()))} with the "
+        f"term; quotient {show_interval(quotient)} over {len(zero)} kinds"
+    )
+    return Finding(subject, said, below(quotient, COLLAPSE), sources)
+
+
 def norm_ratios(fit: Json) -> Array:
-    """‖pred‖ / ‖target‖ of each kind's predictor (kinds,)."""
     return np.array([float(c["train"]["norm_ratio"]) for c in fit["kinds"].values()])
 
 
 def pairs(m: Metrics) -> list[tuple[str, str]]:
-    """(without, with): names of two presets that differ in λ alone."""
-    presets = {p: m.params.fit.presets[p] for p in m.fits_by_preset if p in m.params.fit.presets}
+    """(without, with): names of two fitted presets that differ in λ alone."""
+    presets = {preset: m.params.fit.presets[preset] for preset in m.fits_by_preset}
     return [
         (a, b)
         for a, zero in presets.items()
@@ -36,37 +55,31 @@ def pairs(m: Metrics) -> list[tuple[str, str]]:
     ]
 
 
-def findings(m: Metrics) -> list[Finding]:
+def of_fits(m: Metrics) -> list[Finding]:
+    """Presets of this run, seed by seed."""
     found = []
     for without, with_term in pairs(m):
-        fits, names = m.fits_by_preset, {}
-        for preset in (without, with_term):
-            names[preset] = {fit["seed"]: name for name, fit in fits[preset].items()}
-        for seed in sorted(set(names[without]) & set(names[with_term])):
-            runs = [names[preset][seed] for preset in (without, with_term)]
-            zero, some = norm_ratios(fits[without][runs[0]]), norm_ratios(fits[with_term][runs[1]])
-            quotient = interval(zero / some)
-            said = (
-                f"norm ratio {number(zero.mean())} against {number(some.mean())} with the term; "
-                f"quotient {show_interval(quotient)} over {len(zero)} kinds"
-            )
-            subject = f"preset {with_term}, seed {seed}"
-            found.append(Finding(subject, said, below(quotient, COLLAPSE), m.fit_files(runs)))
-    if not found:
-        raise CannotTestError(
-            "no two fits differ in λ = 0 and λ > 0 alone", "make study NAME=start"
-        )
-    return [*found, *as_model(m)]
+        for zero_name, zero in m.fits_by_preset[without].items():
+            for name, some in m.fits_by_preset[with_term].items():
+                if zero["seed"] == some["seed"]:
+                    subject = f"preset {with_term}, seed {some['seed']}"
+                    ratios = norm_ratios(zero), norm_ratios(some)
+                    found.append(compared(subject, *ratios, files("fit", [zero_name, name])))
+    return found
 
 
-def as_model(m: Metrics) -> list[Finding]:
-    """What a model of these predictions loses at the start, against the one with the norm term."""
+def of_starts(m: Metrics) -> list[Finding]:
+    """Draws of the study: the ratios again, and what a model of such predictions loses."""
+    lesa = [s for s in start.starts(m) if s.method == "lesa" and not s.options]
     found = []
-    every = {s.preset: s for s in start.starts(m) if s.method == "lesa" and not s.options}
-    for without, with_term in pairs(m):
-        if without in every and with_term in every:
-            gap = start.difference(every[without], every[with_term])
-            said = f"loss at the start minus that of preset {with_term} {show_interval(gap)} nats"
-            subject = f"worse as a model: preset {without}"
+    for without in (s for s in lesa if s.settings == WITHOUT):
+        for with_term in (s for s in lesa if s.plain and s.preset == without.preset):
+            gap = start.difference(without, with_term)
+            said = f"loss before training minus LESA's {show_interval(gap)} nats"
+            subject = f"worse as a model: preset {with_term.preset}"
             found.append(Finding(subject, said, above(gap), start.SOURCES, beside=True))
+            for zero, some in start.pairs(without, with_term):
+                ratios = [np.array(list(row["norm_ratio"].values())) for row in (zero, some)]
+                subject = f"preset {with_term.preset}, study start, seed {some['seed']}"
+                found.append(compared(subject, *ratios, start.SOURCES))
     return found
