@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -55,13 +55,15 @@ def main(job: Any) -> None:
         if step == job["stop_at"] and "loss" in numbers:
             raise KilledError
 
+    rows = {"input_ids": job["heldout"], "document": ["a"] * len(job["heldout"])}
+    heldout = Dataset.from_dict(rows).with_format("torch")
     for name, settings in job["runs"].items():
         try:
             trained, curve = pretrain.train(
                 pretrain.Run(
                     Path(job["init"]),
                     blocks,
-                    [torch.tensor(ids) for ids in job["heldout"]],
+                    heldout,
                     Train(**settings),
                     job["rate"],
                 ),

@@ -47,8 +47,7 @@ def corpus(path: Path, **changes: Any) -> Corpus:
         "max_documents": None,
         "heldout_documents": 5,
         "block_size": BLOCK,
-        "heldout_blocks": 3,
-        "validation_blocks": 2,
+        "blocks_per_document": 1,
         "seed": 1,
     }
     return Corpus(**(values | changes))
@@ -95,6 +94,31 @@ def test_splits_share_no_document_and_sizes_are_told(tmp_path: Path) -> None:
     assert json.loads((folder / "SOURCE.json").read_text())["license"] == "CC0"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_heldout_document_gives_the_same_number_of_blocks(count: int, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    settings = corpus(write_jsonl(tmp_path / "a.jsonl"), blocks_per_document=count)
+    build(settings, byte_tokenizer(), folder)
+    lines = (folder / "documents" / "heldout.jsonl").read_text().splitlines()
+    letter = {str(row["id"]): row["text"][0] for row in map(json.loads, lines)}
+    blocks = load_from_disk(str(folder / "test"))
+    assert sorted(blocks["document"]) == sorted([*letter] * count)
+    assert len({tuple(ids) for ids in blocks["input_ids"]}) >= len(letter)
+    for ids, document in zip(blocks["input_ids"], blocks["document"], strict=True):
+        text = byte_tokenizer().decode(ids).replace("<|endoftext|>", "")
+        most = max(set(text), key=text.count)
+        assert most == letter[document]
+
+
+def test_a_block_counts_as_the_document_of_its_middle_token() -> None:
+    documents = [np.full(n, n, dtype=np.int32) for n in (5, 2, 9)]
+    blocks, owners = text_corpus.pack(documents, 4)
+    assert blocks.tolist() == [[5] * 4, [5, 2, 2, 9], [9] * 4, [9] * 4]
+    assert owners.tolist() == [0, 1, 2, 2]
+    assert text_corpus.of_each_document(owners, 1, "test") == [0, 1, 3]
+    assert text_corpus.of_each_document(owners, 2, "test") == [2, 3]  # of the one that has two
+
+
 def test_same_seed_same_bytes_other_seed_other_split(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl")
     for name, seed in (("one", 1), ("two", 1), ("three", 2)):
@@ -118,10 +142,9 @@ def test_end_of_text_stands_between_documents(tmp_path: Path) -> None:
         ({"heldout_documents": 12}, "corpus.heldout_documents: 12 of 12"),
         ({"heldout_documents": 1}, "corpus.heldout_documents: 1 of 12"),
         ({"max_documents": 5}, "corpus.heldout_documents: 5 of 5"),
-        ({"heldout_blocks": 99}, "corpus.heldout_blocks: 99 blocks wanted"),
-        ({"validation_blocks": 99}, "corpus.validation_blocks: 99 blocks wanted"),
+        ({"blocks_per_document": 99}, "corpus.blocks_per_document: 99, but no validation document"),
         ({"block_size": 65}, "corpus.block_size: 65 tokens; must be 2 to 64, the positions"),
-        ({"heldout_documents": 11, "block_size": 60, "heldout_blocks": 1, "validation_blocks": 1},
+        ({"heldout_documents": 11, "block_size": 60},
          "corpus.block_size: the training text has"),
     ],
 )  # fmt: skip
@@ -271,9 +294,9 @@ def test_stage_asks_the_base_for_its_positions(
 
 def test_no_python_object_is_made_of_a_token(tmp_path: Path) -> None:
     blocks = np.arange(2**18, dtype=np.int32).reshape(-1, 512)
-    text_corpus.save(blocks[:1], tmp_path / "imports")
+    text_corpus.save(blocks[:1], ["a"], tmp_path / "imports")
     tracemalloc.start()
-    text_corpus.save(blocks, tmp_path / "blocks")
+    text_corpus.save(blocks, ["a"] * len(blocks), tmp_path / "blocks")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5 * blocks.nbytes  # a list of them alone has 8 bytes a token, an int 28

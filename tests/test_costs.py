@@ -57,6 +57,7 @@ EVALUATE = Evaluate(
     limit=None,
     mirror=None,
     batch_size=8,
+    document_tokens=2048,
     dtype="bfloat16",
     bootstrap_iters=10,
 )

@@ -22,7 +22,7 @@ from lesa.training.freezing import freeze
 from lesa.training.head_loss import IGNORED, ROWS, NextTokenLoss, TrainingHead, chunked_loss
 from lesa.training.pretrain import Run, train
 from tests.conftest import VOCABULARY, tiny_config
-from tests.test_pretrain import HELD_OUT, RATE, deepened, settings, tokens
+from tests.test_pretrain import HELD_OUT_ROWS, RATE, deepened, settings, tokens
 
 HIDDEN = 16
 COUNT = torch.tensor(7)  # what the sum is divided by
@@ -176,7 +176,7 @@ def test_training_uses_it(tiny32: Path, tmp_path: Path, monkeypatch: pytest.Monk
     for cache, bf16 in product((None, tmp_path / "cache"), (False, True)):
         trained.clear()
         train(
-            Run(init, data, HELD_OUT, settings(bf16=bf16), RATE),
+            Run(init, data, HELD_OUT_ROWS, settings(bf16=bf16), RATE),
             tmp_path / "work",
             resumable=False,
             prefix_cache=cache,
@@ -185,5 +185,5 @@ def test_training_uses_it(tiny32: Path, tmp_path: Path, monkeypatch: pytest.Monk
         assert trained.count(False) == 3 * 3  # evaluations of five blocks, two at once
     trained.clear()
     base = deepened(tiny32, "base", tmp_path)
-    train(Run(base, data, HELD_OUT, settings(), RATE), tmp_path / "work", resumable=False)
+    train(Run(base, data, HELD_OUT_ROWS, settings(), RATE), tmp_path / "work", resumable=False)
     assert not trained  # the base trains its head

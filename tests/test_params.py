@@ -174,7 +174,7 @@ def profile(folder: Path, text: str) -> Path:
 def test_a_profile_chooses_and_adds_methods(tmp_path: Path) -> None:
     text = (
         "profile: mine\nmodels: [base, wide, lesa]\n"
-        "methods: {wide: {method: lesa, needs: [paper-1], unpredicted: neighbours}}\n"
+        "methods: {wide: {method: lesa, needs: [paper-0], unpredicted: neighbours}}\n"
     )
     tree = compose("mine", profile(tmp_path, text))
     assert list(tree["methods"]) == ["base", "wide", "lesa"]

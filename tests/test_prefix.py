@@ -22,7 +22,7 @@ from lesa.training.prefix import PrefixCache, cut, entering, prefix_key
 from lesa.training.pretrain import Run, train
 from tests.conftest import VOCABULARY, save_random, tiny_config
 from tests.families import deepen, save_family
-from tests.test_pretrain import BLOCK, HELD_OUT, RATE, deepened, settings, tokens
+from tests.test_pretrain import BLOCK, HELD_OUT, HELD_OUT_ROWS, RATE, deepened, settings, tokens
 
 FIRST = 4  # the lowest new layer where gaps 3 and 4 get one each
 
@@ -104,12 +104,15 @@ def test_same_curve_as_without(
     found = {}
     for name, cache in (("plain", None), ("first", tmp_path / "c"), ("again", tmp_path / "c")):
         found[name] = train(
-            Run(init, blocks, HELD_OUT, chosen, RATE), tmp_path / "work", prefix_cache=cache
+            Run(init, blocks, HELD_OUT_ROWS, chosen, RATE), tmp_path / "work", prefix_cache=cache
         )
         shutil.rmtree(tmp_path / "work")
     for name in ("first", "again"):
         assert losses(found[name][1]) == pytest.approx(losses(found["plain"][1]), rel=tolerance)
     assert losses(found["again"][1]) == losses(found["first"][1])
+    # What the layers below cost is counted in a run that found them computed, too.
+    assert found["plain"][1]["prefix_seconds"] == 0
+    assert found["again"][1]["prefix_seconds"] == found["first"][1]["prefix_seconds"] > 0
     for name, tensor in found["again"][0].items():
         assert torch.equal(tensor, found["first"][0][name])
 
@@ -120,9 +123,9 @@ def test_computed_once_for_all_methods_epochs_and_evaluations(
     computed: list[str] = []
     write = PrefixCache.write
 
-    def counted(self: PrefixCache, block: Tensor, states: Tensor) -> None:
+    def counted(self: PrefixCache, block: Tensor, states: Tensor, seconds: float) -> None:
         computed.append(self.folder.name)
-        write(self, block, states)
+        write(self, block, states, seconds)
 
     monkeypatch.setattr(PrefixCache, "write", counted)
 
@@ -131,7 +134,12 @@ def test_computed_once_for_all_methods_epochs_and_evaluations(
         cache = tmp_path / "cache"
         work = tmp_path / "work"
         chosen = settings(**changes)
-        train(Run(init, blocks, HELD_OUT, chosen, RATE), work, resumable=False, prefix_cache=cache)
+        train(
+            Run(init, blocks, HELD_OUT_ROWS, chosen, RATE),
+            work,
+            resumable=False,
+            prefix_cache=cache,
+        )
         return len(computed)
 
     average = deepened(tiny32, "average", tmp_path)
@@ -236,7 +244,9 @@ def test_with_dropout_it_is_not_used(
     """The frozen layers then give other states in every step."""
     off: dict[str, Any] = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
     base = save_family("gpt2", tmp_path / "base", **(off | dropout))
-    run = Run(deepen(base, "average", tmp_path)[0], blocks, HELD_OUT, settings(max_steps=2), RATE)
+    run = Run(
+        deepen(base, "average", tmp_path)[0], blocks, HELD_OUT_ROWS, settings(max_steps=2), RATE
+    )
     curves = [
         train(run, tmp_path / "work", resumable=False, prefix_cache=cache)[1]
         for cache in (None, tmp_path / "cache")
@@ -265,7 +275,7 @@ def test_every_family_has_the_curve_that_it_has_without(
 ) -> None:
     """Whatever the model does to its inputs before the first layer, and on whatever masks."""
     init, _ = deepen(save_family(name, tmp_path / "base", **changes), "average", tmp_path)
-    run = Run(init, blocks, HELD_OUT, settings(max_steps=3, bf16=bf16), RATE)
+    run = Run(init, blocks, HELD_OUT_ROWS, settings(max_steps=3, bf16=bf16), RATE)
     curves = [
         train(run, tmp_path / "work", resumable=False, prefix_cache=cache)[1]
         for cache in (None, tmp_path / "cache")

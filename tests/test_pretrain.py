@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import AutoModelForCausalLM
 
+from lesa.checkpoints.base import byte_tokenizer
 from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Gaps, Train
@@ -27,7 +28,7 @@ from lesa.training import pretrain, trainer
 from lesa.training import state as training_state
 from lesa.training.blocks import training_order
 from lesa.training.freezing import freeze
-from lesa.training.heldout import held_out
+from lesa.training.heldout import block_losses, first_tokens, mean, mean_perplexity
 from lesa.training.pretrain import Run, train
 from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, insert_between
@@ -69,6 +70,9 @@ def blocks() -> Dataset:
 
 
 HELD_OUT = list(tokens(5, 2))
+HELD_OUT_ROWS = Dataset.from_dict(
+    {"input_ids": [block.tolist() for block in HELD_OUT], "document": list("aabbc")}
+).with_format("torch")
 
 
 def deepened(base: Path, name: str, folder: Path, first: int = 3, last: int = 4) -> Path:
@@ -93,7 +97,7 @@ def is_new(name: str) -> bool:
 def test_only_new_layers_train(averaged: Path, blocks: Dataset, tmp_path: Path, bf16: bool) -> None:
     before = tensors_of(averaged)
     trained, curve = train(
-        Run(averaged, blocks, HELD_OUT, settings(bf16=bf16), RATE), tmp_path, resumable=False
+        Run(averaged, blocks, HELD_OUT_ROWS, settings(bf16=bf16), RATE), tmp_path, resumable=False
     )
     assert trained.keys() == {name for name in before if is_new(name)}
     for name, tensor in trained.items():
@@ -110,7 +114,7 @@ def test_everything_trains(tiny32: Path, blocks: Dataset, tmp_path: Path, name: 
     before = tensors_of(init)
     # Every token occurs in some step, so that every row of the embedding has a gradient.
     after, curve = train(
-        Run(init, blocks, HELD_OUT, settings(), RATE), tmp_path / "work", resumable=False
+        Run(init, blocks, HELD_OUT_ROWS, settings(), RATE), tmp_path / "work", resumable=False
     )
     assert after.keys() == before.keys()
     assert not [key for key, tensor in before.items() if torch.equal(after[key], tensor)]
@@ -130,16 +134,17 @@ def test_curve(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     chosen = settings(max_steps=7, eval_every=3, gradient_accumulation_steps=2)
     logged: list[tuple[dict[str, float], int]] = []
     _, curve = train(
-        Run(averaged, blocks, HELD_OUT, chosen, RATE),
+        Run(averaged, blocks, HELD_OUT_ROWS, chosen, RATE),
         tmp_path,
         on_log=lambda numbers, step: logged.append((numbers, step)),
         resumable=False,
     )
     assert [row["step"] for row in curve["steps"]] == [0, 3, 6, 7]
-    start = held_out(pretrain.load_model(averaged), HELD_OUT, False, 2)
-    assert curve["steps"][0]["heldout_loss"] == start.loss
-    assert curve["steps"][0]["heldout_loss_se"] == start.loss_se
+    start = block_losses(pretrain.load_model(averaged), HELD_OUT, False, 2)
+    assert curve["steps"][0]["block_losses"] == start
+    assert curve["heldout_documents"] == list("aabbc")
     for row in curve["steps"]:
+        assert row["heldout_loss"] == pytest.approx(statistics.fmean(row["block_losses"]))
         assert row["heldout_perplexity"] == pytest.approx(math.exp(row["heldout_loss"]))
         assert row["tokens"] == row["step"] * 2 * 2 * BLOCK
     assert curve["tokens_per_step"] == 2 * 2 * BLOCK
@@ -159,7 +164,7 @@ def test_the_start_is_measured_unless_it_is_known(
 ) -> None:
     found = [
         train(
-            Run(averaged, blocks, HELD_OUT, settings(), RATE, measure_start),
+            Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE, measure_start),
             tmp_path,
             resumable=False,
         )[1]
@@ -171,9 +176,10 @@ def test_the_start_is_measured_unless_it_is_known(
 
 def test_training_lowers_the_loss_of_its_own_blocks(averaged: Path, tmp_path: Path) -> None:
     one = tokens(1, 3).repeat(2, 1)
-    data = Dataset.from_dict({"input_ids": one.tolist()}).with_format("torch")
+    rows = {"input_ids": one.tolist(), "document": ["a", "a"]}
+    data = Dataset.from_dict(rows).with_format("torch")
     _, curve = train(
-        Run(averaged, data, list(one), settings(max_steps=9), RATE), tmp_path, resumable=False
+        Run(averaged, data, data, settings(max_steps=9), RATE), tmp_path, resumable=False
     )
     assert curve["steps"][-1]["heldout_loss"] < curve["steps"][0]["heldout_loss"] - 0.3
 
@@ -218,11 +224,11 @@ def test_curve_of_a_plain_loop(
     order = torch.randperm(20, generator=torch.Generator().manual_seed(chosen.seed))
     wanted, model = plain_curve(init, list(tokens(20, 1)[order]), chosen)
     trained, curve = train(
-        Run(init, data, HELD_OUT, chosen, RATE), tmp_path / "work", resumable=False
+        Run(init, data, HELD_OUT_ROWS, chosen, RATE), tmp_path / "work", resumable=False
     )
     assert [row["loss"] for row in curve["train"]] == pytest.approx(wanted, rel=tolerance)
-    end = held_out(model, HELD_OUT, bf16, 2)
-    assert curve["steps"][-1]["heldout_loss"] == pytest.approx(end.loss, rel=tolerance)
+    end = mean(block_losses(model, HELD_OUT, bf16, 2))
+    assert curve["steps"][-1]["heldout_loss"] == pytest.approx(end, rel=tolerance)
     for name, tensor in trained.items():
         # AdamW divides by what may be small: a rounded gradient can turn a step around.
         torch.testing.assert_close(
@@ -297,7 +303,7 @@ def test_no_graph_below_the_first_trainable_layer(averaged: Path, checkpointing:
 def test_state_is_saved_for_what_trains_alone(
     averaged: Path, blocks: Dataset, tmp_path: Path
 ) -> None:
-    trained, curve = train(Run(averaged, blocks, HELD_OUT, settings(), RATE), tmp_path)
+    trained, curve = train(Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE), tmp_path)
     checkpoint = Path(training_state.last_whole_checkpoint(tmp_path) or "")
     state = load_file(checkpoint / "optimizer.safetensors")
     steps = [tensor for name, tensor in state.items() if name.endswith(".step")]
@@ -331,7 +337,7 @@ def test_resumed_run_has_the_same_curve(
     averaged: Path, blocks: Dataset, tmp_path: Path, stop_at: int
 ) -> None:
     whole, curve = train(
-        Run(averaged, blocks, HELD_OUT, settings(), RATE), tmp_path / "whole", resumable=False
+        Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE), tmp_path / "whole", resumable=False
     )
 
     def kill(numbers: dict[str, float], step: int) -> None:
@@ -340,11 +346,11 @@ def test_resumed_run_has_the_same_curve(
 
     work = tmp_path / "work"
     with pytest.raises(KilledError):
-        train(Run(averaged, blocks, HELD_OUT, settings(), RATE), work, on_log=kill)
+        train(Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE), work, on_log=kill)
     assert bool(list(work.glob("checkpoint-*"))) == (stop_at > 2)
     resumed_steps: list[int] = []
     trained, resumed = train(
-        Run(averaged, blocks, HELD_OUT, settings(), RATE),
+        Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE),
         work,
         on_log=lambda numbers, step: resumed_steps.append(step) if "loss" in numbers else None,
     )
@@ -357,8 +363,8 @@ def test_resumed_run_has_the_same_curve(
 
 def test_resume_after_the_last_step(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     """A stage killed while it saves its result finds all steps done."""
-    whole, curve = train(Run(averaged, blocks, HELD_OUT, settings(), RATE), tmp_path)
-    same, again = train(Run(averaged, blocks, HELD_OUT, settings(), RATE), tmp_path)
+    whole, curve = train(Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE), tmp_path)
+    same, again = train(Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE), tmp_path)
     assert same.keys() == whole.keys()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in same.items())
     assert again["trainable_parameters"] == curve["trainable_parameters"]
@@ -406,7 +412,7 @@ def test_a_gpu_is_waited_for_before_the_clock_is_read(
 
 def test_too_few_blocks(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 training blocks") as error:
-        train(Run(averaged, blocks.select([0]), HELD_OUT, settings(), RATE), tmp_path)
+        train(Run(averaged, blocks.select([0]), HELD_OUT_ROWS, settings(), RATE), tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -415,7 +421,9 @@ def test_save_keeps_dtype_plan_and_frozen_bits(tiny: Path, tmp_path: Path, block
     (init / "tokenizer.json").write_text("{}")
     before = tensors_of(init)
     trained, _ = train(
-        Run(init, blocks, HELD_OUT, settings(max_steps=3), RATE), tmp_path / "work", resumable=False
+        Run(init, blocks, HELD_OUT_ROWS, settings(max_steps=3), RATE),
+        tmp_path / "work",
+        resumable=False,
     )
     save(trained, init, tmp_path / "trained")
     after = tensors_of(tmp_path / "trained")
@@ -437,24 +445,33 @@ def test_held_out_equals_transformers_loss(tiny: Path, batch_size: int) -> None:
         losses = [float(model(input_ids=b[None], labels=b[None]).loss) for b in HELD_OUT]
         together = torch.stack(HELD_OUT)
         at_once = float(model(input_ids=together, labels=together).loss)
-    found = held_out(model, HELD_OUT, False, batch_size)
-    assert found.loss == pytest.approx(statistics.fmean(losses), rel=1e-5)
-    assert found.loss == pytest.approx(at_once, rel=1e-5)
-    assert found.loss_se == pytest.approx(statistics.stdev(losses) / math.sqrt(5), rel=1e-3)
-    assert found.perplexity == pytest.approx(math.exp(found.loss))
+    found = block_losses(model, HELD_OUT, False, batch_size)
+    assert found == pytest.approx(losses, rel=1e-5)
+    assert mean(found) == pytest.approx(at_once, rel=1e-5)
 
 
-def test_held_out_of_one_block_and_under_autocast(tiny32: Path) -> None:
+def test_held_out_under_autocast(tiny32: Path) -> None:
     model = pretrain.load_model(tiny32)
-    assert held_out(model, HELD_OUT[:1], False, 4).loss_se == 0
-    exact, rounded = (held_out(model, HELD_OUT, bf16, 2).loss for bf16 in (False, True))
+    exact, rounded = (mean(block_losses(model, HELD_OUT, bf16, 2)) for bf16 in (False, True))
     assert exact != rounded
     assert exact == pytest.approx(rounded, rel=1e-2)
+
+
+def test_mean_perplexity_is_that_of_transformers_losses(tiny32: Path) -> None:
+    model, tokenizer = pretrain.load_model(tiny32), byte_tokenizer()
+    rows = [{"id": i, "text": text} for i, text in enumerate(("some words", "more of them here"))]
+    ids = first_tokens(rows, tokenizer, 9)
+    assert [len(found) for found in ids.values()] == [9, 9]
+    assert tokenizer("some words")["input_ids"][:9] == ids["0"].tolist()
+    with torch.no_grad():
+        wanted = [float(model(input_ids=i[None], labels=i[None]).loss.exp()) for i in ids.values()]
+    losses = [block_losses(model, [one], False, 1)[0] for one in ids.values()]
+    assert mean_perplexity(losses) == pytest.approx(statistics.fmean(wanted), rel=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_held_out_leaves_the_model_as_it_was(tiny32: Path, training: bool) -> None:
     model = pretrain.load_model(tiny32).train(training)
-    held_out(model, HELD_OUT, False, 2)
+    block_losses(model, HELD_OUT, False, 2)
     assert model.training is training
     assert all(p.grad is None for p in model.parameters())

@@ -20,7 +20,7 @@ from lesa.training.pretrain import Run, train
 from tests.conftest import tensors_of
 from tests.test_eval_harness import save_tiny
 from tests.test_eval_offline import write_heldout
-from tests.test_pretrain import HELD_OUT, RATE, deepened, settings, tokens
+from tests.test_pretrain import HELD_OUT, HELD_OUT_ROWS, RATE, deepened, settings, tokens
 
 ROOT = Path(__file__).parents[1]
 ACCELERATE = ROOT / "conf" / "accelerate"
@@ -67,7 +67,7 @@ def job(tiny32: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 def alone(job: dict[str, Any], work: Path, bf16: bool = False, resumable: bool = False) -> Any:
     """The same training in this process."""
     blocks = Dataset.load_from_disk(job["blocks"]).with_format("torch")
-    run = Run(Path(job["init"]), blocks, HELD_OUT, settings(**TWO, bf16=bf16), RATE)
+    run = Run(Path(job["init"]), blocks, HELD_OUT_ROWS, settings(**TWO, bf16=bf16), RATE)
     return train(run, work, resumable=resumable)
 
 

@@ -38,7 +38,8 @@ def work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def blocks() -> Dataset:
     """Five blocks longer than the sliding window."""
     ids = torch.randint(1, 256, (5, LENGTH), generator=torch.Generator().manual_seed(1))
-    return Dataset.from_dict({"input_ids": ids.tolist()}).with_format("torch")
+    rows = {"input_ids": ids.tolist(), "document": list("abcde")}
+    return Dataset.from_dict(rows).with_format("torch")
 
 
 def check_saved(init: Path, plan: LayerPlan, trained: dict[str, Tensor], folder: Path) -> None:
@@ -66,7 +67,7 @@ def check_saved(init: Path, plan: LayerPlan, trained: dict[str, Tensor], folder:
 def test_trains_resumes_and_saves(work: Path, tmp_path: Path, name: str) -> None:
     """Resuming differs by what trains: new layers alone, as LESA's, or all, as the base."""
     init, plan = deepen(work / "original", name, work)
-    run = Run(init, blocks(), [torch.arange(LENGTH)], TWO_STEPS, RATE, measure_start=False)
+    run = Run(init, blocks(), blocks(), TWO_STEPS, RATE, measure_start=False)
     trained, curve = train(run, tmp_path / "whole", resumable=False)
     check_saved(init, plan, trained, tmp_path / "trained")
     if name not in ("lesa", "base"):

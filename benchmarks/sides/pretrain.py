@@ -136,8 +136,9 @@ def lesa_side(
 ) -> dict[str, Any]:
     """This project's continual pre-training."""
     log = log or StepLog()
-    data = Dataset.from_dict({"input_ids": torch.stack(blocks).tolist()}).with_format("torch")
-    run = Run(folder, data, blocks[:1], chosen, RATE)
+    rows = {"input_ids": torch.stack(blocks).tolist(), "document": [""] * len(blocks)}
+    data = Dataset.from_dict(rows).with_format("torch")
+    run = Run(folder, data, data.select([0]), chosen, RATE)
     _, curve = train(run, work, on_log=log, resumable=False, prefix_cache=work / "prefix")
     return {**log.result(), **{key: curve[key] for key in ("dtype", "trainable_parameters")}}
 
