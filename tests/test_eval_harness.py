@@ -89,7 +89,9 @@ def scores(tiny: Path, suite: Suite) -> dict[str, Any]:
 
 def score(model: Path, suite: Suite, **changes: Any) -> dict[str, Any]:
     """Scores in float32 in batches of 4, unless `changes` say otherwise, of the one process."""
+    heldout = write_heldout(model.parent / "documents.jsonl")
     options: dict[str, Any] = {"dtype": "float32", "batch_size": 4, "limit": 1}
+    options |= {"heldout": heldout, "document_tokens": 50}
     found = evaluate(model, [suite], **(options | {"bootstrap_iters": 50} | changes))
     assert found is not None
     return found
@@ -119,6 +121,19 @@ def assert_same(scores: dict[str, Any], results: dict[str, Any], names: list[str
             stderr = results[name][f"{metric}_stderr,none"]
             if stderr != "N/A":
                 assert entry["stderr"] == stderr, (name, metric)
+
+
+def test_every_example_is_kept(scores: dict[str, Any]) -> None:
+    accuracy = scores["tasks"]["wiki_last_word"]["metrics"]["acc"]
+    assert len(accuracy["examples"]) == 8
+    assert sum(accuracy["examples"]) / 8 == accuracy["value"]
+    texts = scores["tasks"]["wiki_perplexity"]["metrics"]["bits_per_byte"]
+    nats, units = (sum(column) for column in zip(*texts["examples"], strict=True))
+    assert texts["value"] == pytest.approx(-nats / units / math.log(2))
+    documents = scores["document_perplexity"]
+    assert len(documents["losses"]) == len(documents["documents"])
+    wanted = sum(map(math.exp, documents["losses"])) / len(documents["losses"])
+    assert documents["value"] == pytest.approx(wanted)
 
 
 def test_schema(scores: dict[str, Any]) -> None:
