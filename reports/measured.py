@@ -10,6 +10,7 @@ from typing import Any
 
 from lesa.errors import UserError
 from lesa.params import Params
+from reports.paired import Array, document_means
 
 Json = dict[str, Any]
 PHASES = ("init", "trained")
@@ -20,8 +21,44 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "tasks": ("left_out",),
     "fit": ("preset", "seed", "kinds"),
     "expand": ("plan", "parameters_after", "new_weight_structure"),
-    "spread": ("heldout_tokens", "base", "seeds"),
-    "pretrain": ("learning_rate", "trainable_parameters", "steps", "tokens_per_second", "seconds"),
+    "pretrain": (
+        "learning_rate",
+        "trainable_parameters",
+        "tokens_per_second",
+        "seconds",
+        "prefix_seconds",
+        "heldout_documents",
+        "steps",
+    ),
+    "start": (
+        "row",
+        "method",
+        "preset",
+        "seed",
+        "signs",
+        "settings",
+        "raw",
+        "gaps",
+        "options",
+        "norm_ratio",
+        "heldout_documents",
+        "block_losses",
+        "perplexity",
+    ),
+    "budget": (
+        "run",
+        "method",
+        "preset",
+        "seed",
+        "trains",
+        "max_steps",
+        "learning_rate",
+        "seconds",
+        "prefix_seconds",
+        "heldout_documents",
+        "steps",
+        "train",
+    ),
     "grid": ("runs", "best"),
     "evaluate": ("tasks",),
     "benchmarks": ("machine",),
@@ -42,9 +79,15 @@ class Metrics:
     evaluate: dict[str, dict[str, Json]]  # phase -> model -> file
     # Optional: what was measured.
     tasks: Json  # offline tasks that fit the text, and why others do not
-    spread: dict[str, Json]  # preset -> file
     grid: dict[str, Json]  # model -> file, of this profile or another
     benchmarks: dict[str, Json]  # of no profile
+    # Of studies, what was measured on this profile, by file.
+    start: dict[str, Json]
+    budget: dict[str, Json]
+    variants: dict[str, Json]
+    code: dict[str, Json]
+    sft: dict[str, Json]
+    official: dict[str, Json]
 
     @property
     def models(self) -> list[str]:
@@ -57,6 +100,14 @@ class Metrics:
         for name, run in self.params.fit.runs.items():
             runs.setdefault(run.preset, name)
         return {preset: runs[preset] for preset in self.params.fit.presets if preset in runs}
+
+    @property
+    def fits_by_preset(self) -> dict[str, dict[str, Json]]:
+        """Every fit of this run, by preset and then by name."""
+        found: dict[str, dict[str, Json]] = {}
+        for name, content in self.fit.items():
+            found.setdefault(str(content["preset"]), {})[name] = content
+        return found
 
     @property
     def kind_groups(self) -> dict[str, list[str]]:
@@ -80,14 +131,33 @@ class Metrics:
         return name if name in methods else next(made, None)
 
 
-def perplexity_at(pretrain: Json, index: int) -> tuple[float, float | None]:
-    """Held-out perplexity of `steps[index]` and its standard error where the stage gives one.
+def losses_at(run: Json, index: int) -> Array:
+    """Mean held-out loss of each document (documents,) at `steps[index]` of a training run."""
+    return document_means(run["heldout_documents"], run["steps"][index]["block_losses"])
 
-    The error of the mean loss becomes one of its exponential by the delta method.
+
+def start_losses(row: Json) -> Array:
+    """Mean held-out loss of each document (documents,) of a row of the study `start`."""
+    return document_means(row["heldout_documents"], row["block_losses"])
+
+
+def perplexity_at(pretrain: Json, index: int) -> tuple[float, float | None]:
+    """Held-out perplexity of `steps[index]` and its standard error, None for one document.
+
+    The error of the documents' mean loss becomes one of its exponential by the delta method.
     """
-    step = pretrain["steps"][index]
-    value, error = float(step["heldout_perplexity"]), step.get("heldout_loss_se")
-    return value, None if error is None else value * float(error)
+    value, losses = (
+        float(pretrain["steps"][index]["heldout_perplexity"]),
+        losses_at(pretrain, index),
+    )
+    if len(losses) < 2:
+        return value, None
+    return value, value * float(losses.std(ddof=1)) / len(losses) ** 0.5
+
+
+def whole_seconds(run: Json) -> float:
+    """Seconds of a run's steps and of its frozen layers below, had nothing been cached before."""
+    return float(run["seconds"]) + float(run["prefix_seconds"])
 
 
 def files(stage: str, names: list[str]) -> str:
@@ -110,9 +180,34 @@ def _read(folder: Path, name: str) -> Json:
     for key in REQUIRED.get(stage, ()):
         if key not in value:
             raise UserError(f"{path}: lacks the key {key!r}; run stage {stage} again")
-    if stage == "pretrain" and not value["steps"]:
-        raise UserError(f"{path}: steps is empty; step 0 must be measured, run pretrain again")
+    if stage in ("pretrain", "budget"):
+        _check_steps(path, stage, value)
+    if stage == "fit":
+        _check_heldout(path, value)
     return value
+
+
+def _check_heldout(path: Path, fit: Json) -> None:
+    """A predictor scored on triples it did not see is scored on its own and beside zero, too."""
+    for kind, content in fit["kinds"].items():
+        for key in ("fitted", "mse_of_zero"):
+            if content["heldout"] and key not in content["heldout"]:
+                raise UserError(
+                    f"{path}: kinds.{kind}.heldout lacks the key {key!r}; run stage fit again"
+                )
+
+
+def _check_steps(path: Path, stage: str, run: Json) -> None:
+    """Every point of a training run has a loss for each held-out block."""
+    if not run["steps"]:
+        raise UserError(f"{path}: steps is empty; step 0 must be measured, run {stage} again")
+    blocks = len(run["heldout_documents"])
+    for step in run["steps"]:
+        if len(step.get("block_losses", ())) != blocks:
+            raise UserError(
+                f"{path}: step {step.get('step')} must have {blocks} block_losses, as "
+                f"heldout_documents has; run {stage} again"
+            )
 
 
 def load(folder: str | Path, params: Params) -> Metrics:
@@ -128,7 +223,13 @@ def load(folder: str | Path, params: Params) -> Metrics:
     def present(stage: str, names: list[str]) -> dict[str, Json]:
         return every(stage, [n for n in names if (folder / stage / f"{n}.json").is_file()])
 
-    return Metrics(
+    def study(name: str) -> dict[str, Json]:
+        """What a study measured on this profile: a committed file may be of another one."""
+        found = present(name, sorted(path.stem for path in (folder / name).glob("*.json")))
+        own = params.profile
+        return {name: c for name, c in found.items() if c.get("profile", own) == own}
+
+    found = Metrics(
         params=params,
         base=_read(folder, "base"),
         corpus=_read(folder, "corpus"),
@@ -138,7 +239,30 @@ def load(folder: str | Path, params: Params) -> Metrics:
         pretrain=every("pretrain", params.models),
         evaluate={phase: every(f"evaluate/{phase}", params.models) for phase in PHASES},
         tasks=present("", ["tasks"]).get("tasks", {"left_out": {}}),
-        spread=present("spread", list(params.fit.presets)),
         grid=present("grid", params.models),
         benchmarks=present("benchmarks", sorted(p.stem for p in folder.glob("benchmarks/*.json"))),
+        start=study("start"),
+        budget=study("budget"),
+        variants=study("variants"),
+        code=study("code"),
+        sft=study("sft"),
+        official=study("official"),
     )
+    for stage, content in (
+        ("pretrain", found.pretrain),
+        ("start", found.start),
+        ("budget", found.budget),
+    ):
+        _check_documents(folder / stage, content)
+    return found
+
+
+def _check_documents(folder: Path, contents: dict[str, Json]) -> None:
+    """What is compared was scored on the same blocks."""
+    for name, content in contents.items():
+        first = next(iter(contents))
+        if content["heldout_documents"] != contents[first]["heldout_documents"]:
+            raise UserError(
+                f"{folder / name}.json: heldout_documents must be those of {first}.json; run "
+                f"{folder.name} again for both"
+            )

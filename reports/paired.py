@@ -92,6 +92,17 @@ def paired(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> Interval:
     return interval(np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64))
 
 
+def ratio(differences: npt.ArrayLike, sizes: npt.ArrayLike) -> Interval:
+    """Sum of differences over sum of sizes, both (n,): nats over bytes or tokens of texts.
+
+    The interval is `interval`'s for the linearised ratio (Cochran, Sampling Techniques, section
+    6.4): longer texts count for more.
+    """
+    values, weights = (np.asarray(given, dtype=np.float64) for given in (differences, sizes))
+    estimate = values.sum() / weights.sum()
+    return interval(estimate + (values - estimate * weights) / weights.mean())
+
+
 def by_task(differences: Sequence[npt.ArrayLike]) -> Interval:
     """The mean over tasks of each task's mean difference; n counts the examples of all tasks.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
 from reports.measured import Json, Metrics, files
+from reports.paired import Interval, ratio_of_medians
 from reports.tables import Cell, Table, number
 
 MIB = 2**20
+STEPS_FILE = "metrics/benchmarks/training_steps.json"
 PROFILED = {
     "fit": "the fit's time",
     "pretrain-bfloat16": "the time of a training step under bfloat16 autocast",
@@ -155,5 +158,48 @@ def machines(m: Metrics) -> Table:
         "benchmark_machines",
         "What the benchmarks ran on",
         files("benchmarks", list(m.benchmarks)),
+        rows,
+    )
+
+
+def step_seconds(m: Metrics, prefix: bool = True) -> dict[str, list[float]]:
+    """Seconds of a training step by method, a value a repetition, methods in turn.
+
+    prefix: with the frozen layers below the first trainable one, which a cache only moves off the
+    clock where each block is seen once.
+    """
+    methods: dict[str, Json] = m.benchmarks.get("training_steps", {}).get("methods", {})
+    return {
+        name: [float(s) + prefix * float(c["prefix_seconds_per_step"]) for s in c["seconds"]]
+        for name, c in methods.items()
+    }
+
+
+def time_ratio(m: Metrics, name: str, prefix: bool = True) -> Interval | None:
+    """A method's median step over LESA's, repetitions paired; None if one was not measured."""
+    steps = step_seconds(m, prefix)
+    if name not in steps or "lesa" not in steps:
+        return None
+    return ratio_of_medians(steps[name], steps["lesa"])
+
+
+def training_steps(m: Metrics) -> Table:
+    """A training step of every method, measured in turn: whole, and without the frozen layers."""
+    whole, cached = step_seconds(m), step_seconds(m, prefix=False)
+    rows: list[dict[str, Cell]] = [
+        {
+            "method": name,
+            "repetitions": len(seconds),
+            "seconds a step, whole": statistics.median(seconds),
+            "over LESA's": time_ratio(m, name),
+            "seconds a step, frozen layers cached": statistics.median(cached[name]),
+            "cached, over LESA's": time_ratio(m, name, prefix=False),
+        }
+        for name, seconds in whole.items()
+    ]
+    return Table(
+        "benchmark_training_steps",
+        "Medians of a training step, the methods in turn in one process",
+        STEPS_FILE,
         rows,
     )

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from reports import continuity
-from reports.measured import PHASES, Metrics, files, perplexity_at
+from reports.measured import PHASES, Metrics, files, losses_at, perplexity_at, whole_seconds
+from reports.paired import Interval, paired
 
 NOT_MEASURED = "not measured"
 PHASE_NAMES = {"init": "initialisation", "trained": "trained"}
@@ -25,14 +26,28 @@ class Measured:
     stderr: float | None
 
 
-Cell = Measured | float | int | str | None
+Cell = Measured | Interval | float | int | str | None
 
 
 def number(value: float) -> str:
     """Four significant digits; thousands separated; integers whole."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+def show_interval(cell: Interval) -> str:
+    """`-0.043 [-0.061, -0.025]`: two digits of half the width are shown."""
+    half = (cell.high - cell.low) / 2
+    ends = (cell.estimate, cell.low, cell.high)
+    if math.isfinite(half) and half > 1e-6:
+        digits = max(0, 1 - math.floor(math.log10(half)))
+        shown = [f"{end:,.{digits}f}" for end in ends]
+    else:
+        shown = [number(end) for end in ends]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def show(cell: Cell) -> str:
@@ -41,6 +56,8 @@ def show(cell: Cell) -> str:
         return NOT_MEASURED
     if isinstance(cell, str):
         return cell
+    if isinstance(cell, Interval):
+        return show_interval(cell)
     if not isinstance(cell, Measured):
         return number(cell)
     if not cell.stderr:
@@ -72,13 +89,16 @@ class Table:
         return [any(not isinstance(r[name], str | None) for r in self.rows) for name in self.header]
 
     def frame(self) -> pd.DataFrame:
-        """Unrounded values; a standard error gets a column of its own."""
+        """Unrounded values; a standard error and an interval's ends get columns of their own."""
         flat: list[dict[str, Any]] = []
         for row in self.rows:
             out: dict[str, Any] = {}
             for name, cell in row.items():
                 if isinstance(cell, Measured):
                     out[name], out[f"{name}, standard error"] = cell.value, cell.stderr
+                elif isinstance(cell, Interval):
+                    out[name], out[f"{name}, low"] = cell.estimate, cell.low
+                    out[f"{name}, high"] = cell.high
                 else:
                     out[name] = cell
             flat.append(out)
@@ -139,15 +159,22 @@ def _origin(spec: Any) -> str:
 
 
 def main(m: Metrics) -> Table:
-    """Models x held-out perplexity and the cost of training."""
+    """Models x held-out perplexity and the cost of training, beside the untouched base."""
+    untouched = m.model_of("base")
     rows: list[dict[str, Cell]] = [
         {
             "model": name,
             "layers": len(m.expand[name]["plan"]),
             "perplexity at initialisation": Measured(*perplexity_at(p, 0)),
             "perplexity after training": Measured(*perplexity_at(p, -1)),
+            "loss after training, minus the untouched base's": paired(
+                losses_at(p, -1), losses_at(m.pretrain[untouched], 0)
+            )
+            if untouched
+            else None,
             "trainable parameters": int(p["trainable_parameters"]),
-            "training seconds": float(p["seconds"]),
+            "seconds of the steps": float(p["seconds"]),
+            "whole seconds": whole_seconds(p),
             "tokens/s": float(p["tokens_per_second"]),
             "learning rate": float(p["learning_rate"]),
             "dtype": p.get("dtype"),
@@ -182,6 +209,35 @@ def tasks(m: Metrics, offline: bool) -> Table:
         ", ".join(files(f"evaluate/{phase}", m.models) for phase in PHASES),
         rows,
     )
+
+
+def task_differences(m: Metrics) -> Table:
+    """LESA's score minus each model's after training, by example, where they are kept."""
+    lesa = m.model_of("lesa")
+    rows: list[dict[str, Cell]] = []
+    for task, metric in _metrics_of(m, True) + _metrics_of(m, False) if lesa else []:
+        kept = {name: _examples(m, name, task, metric) for name in m.models}
+        ours = kept.pop(str(lesa))
+        if ours is None or len(ours) < 2:
+            continue
+        row: dict[str, Cell] = {"task": task, "metric": metric, "examples": len(ours)}
+        for name, theirs in kept.items():
+            equal = theirs is not None and len(theirs) == len(ours)
+            row[f"minus {name}"] = paired(ours, theirs) if equal and theirs is not None else None
+        rows.append(row)
+    return Table(
+        "task_differences",
+        "LESA's score minus each model's after training, paired by example",
+        files("evaluate/trained", m.models),
+        rows,
+    )
+
+
+def _examples(m: Metrics, model: str, task: str, metric: str) -> list[float] | None:
+    """One number an example; None where none is kept, or where they are weighted pairs."""
+    metrics = m.evaluate["trained"][model]["tasks"].get(task, {}).get("metrics", {})
+    found = metrics.get(metric, {}).get("examples") or None
+    return found if found and not isinstance(found[0], list) else None
 
 
 def _measured(metric: dict[str, Any] | None) -> Measured | None:
@@ -231,57 +287,25 @@ def all_scores(m: Metrics) -> Table:
 
 def initial(m: Metrics) -> Table:
     """Perplexity before any training, against the base's."""
-    start = {name: perplexity_at(p, 0) for name, p in m.pretrain.items()}
     untouched = m.model_of("base")
-    base = start[untouched][0] if untouched else math.nan
-    rows: list[dict[str, Cell]] = [
-        {
+    rows: list[dict[str, Cell]] = []
+    for name, p in m.pretrain.items():
+        of_documents = m.evaluate["init"][name].get("document_perplexity") or {}
+        row: dict[str, Cell] = {
             "model": name,
-            "perplexity": Measured(value, error),
-            "over the base's": value / base if untouched else None,
+            "perplexity": Measured(*perplexity_at(p, 0)),
+            "mean over documents of exp(loss)": of_documents.get("value"),
+            "loss, minus the base's": None,
         }
-        for name, (value, error) in start.items()
-    ]
+        if untouched:
+            base = losses_at(m.pretrain[untouched], 0)
+            row["loss, minus the base's"] = paired(losses_at(p, 0), base)
+        rows.append(row)
     return Table(
         "initial",
-        "Perplexity at initialisation (step 0 of training)",
-        files("pretrain", m.models),
-        rows,
-    )
-
-
-# Column titles of the spread's sides, by their names in the metrics.
-SIDES = {"lesa": "LESA", "noise": "noise", "spectrum": "same spectrum"}
-
-
-def spread(m: Metrics) -> Table:
-    """LESA and its controls side by side, for each preset, over predictor seeds."""
-    rows: list[dict[str, Cell]] = []
-    for preset, content in m.spread.items():
-        seeds = sorted(content["seeds"], key=int)
-        if not seeds:
-            continue
-        values = np.array([[content["seeds"][seed][name] for name in SIDES] for seed in seeds])
-        summary = {f"seed {seed}": row for seed, row in zip(seeds, values, strict=True)}
-        summary |= {"mean": values.mean(0), "smallest": values.min(0), "largest": values.max(0)}
-        if len(seeds) > 1:
-            summary["standard deviation"] = values.std(0, ddof=1)
-        for name, row in summary.items():
-            of_seed = name.startswith("seed")
-            rows.append(
-                {
-                    "preset": preset,
-                    "": name,
-                    **dict(zip(SIDES.values(), row.tolist(), strict=True)),
-                    "base": float(content["base"]) if of_seed else "",
-                    "held-out tokens": int(content["heldout_tokens"]) if of_seed else "",
-                }
-            )
-    return Table(
-        "spread",
-        "Perplexity at initialisation over predictor seeds: LESA, Gaussian noise of the same "
-        "norms, and random matrices of the same singular values",
-        files("spread", list(m.spread)),
+        "Perplexity at initialisation (step 0 of training), as exp of the mean loss and as the "
+        "official code has it",
+        f"{files('pretrain', m.models)}, {files('evaluate/init', m.models)}",
         rows,
     )
 

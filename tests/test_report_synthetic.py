@@ -16,6 +16,7 @@ MODELS = ["base", "lesa", "lesa_official", "llama_pro", "solar", "average", "noi
 KINDS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PRESETS = {"paper": 5e-5, "official_code": 5e-4}
 SEEDS = [0, 1, 2]
+DOCUMENTS = [f"document {i // 2}" for i in range(24)]  # of every held-out block
 
 
 def params(**changes: Any) -> Params:
@@ -39,10 +40,9 @@ def params(**changes: Any) -> Params:
             },
             "min_characters": 1,
             "max_documents": None,
-            "heldout_documents": 2,
+            "heldout_documents": 24,
             "block_size": 32,
-            "validation_blocks": 2,
-            "heldout_blocks": 2,
+            "blocks_per_document": 2,
             "seed": 0,
         },
         "gaps": {"first": 14, "last": 28},
@@ -76,6 +76,7 @@ def params(**changes: Any) -> Params:
             "limit": 40,
             "mirror": None,
             "batch_size": 1,
+            "document_tokens": 64,
             "dtype": "float32",
             "bootstrap_iters": 10,
         },
@@ -108,6 +109,29 @@ def errors(rng: np.random.Generator) -> dict[str, float]:
         "cosine": float(rng.uniform(-0.05, 0.3)),
         "norm_ratio": float(rng.uniform(0.2, 0.9)),
         "loss": mse,
+        "mse_of_zero": 1.0,
+    }
+
+
+def heldout(rng: np.random.Generator) -> dict[str, Any]:
+    """Errors of a predictor on triples it did not see, and on those it was fitted on."""
+    return {**errors(rng), "fitted": errors(rng)}
+
+
+def blocks(loss: float, seed: int = 0) -> list[float]:
+    """Losses of `DOCUMENTS` whose mean is `loss`: documents differ alike for all, noise by seed."""
+    noise = np.random.default_rng(seed).normal(scale=0.01, size=24)
+    found = loss + np.linspace(-0.4, 0.4, 24) + noise - noise.mean()
+    return [float(value) for value in found]
+
+
+def step_row(step: int, loss: float, seed: int = 0) -> dict[str, Any]:
+    return {
+        "step": step,
+        "tokens": step * 2048,
+        "heldout_loss": loss,
+        "heldout_perplexity": math.exp(loss),
+        "block_losses": blocks(loss, seed),
     }
 
 
@@ -174,7 +198,7 @@ def write(
                     "kinds": {
                         kind: {
                             "train": errors(rng),
-                            "heldout": errors(rng) if seed == 0 else None,
+                            "heldout": heldout(rng),
                             "seconds": 3.25,
                             "triples": 28,
                             "heldout_triples": 5,
@@ -212,14 +236,7 @@ def write(
         steps = []
         for step in range(0, 41, 5):
             loss = 3.02 + 0.02 * i + (start - 3.02 - 0.02 * i) * math.exp(-step / 6)
-            steps.append(
-                {
-                    "step": step,
-                    "tokens": step * 2048,
-                    "heldout_loss": loss,
-                    "heldout_perplexity": math.exp(loss),
-                }
-            )
+            steps.append(step_row(step, loss, seed=i))
         save(
             folder,
             f"pretrain/{model}",
@@ -229,11 +246,13 @@ def write(
                 "dtype": "float32",
                 "trainable_parameters": 53000000 + i,
                 "tokens_per_step": 2048,
+                "heldout_documents": DOCUMENTS,
                 "steps": steps,
                 "train": [],
                 "heldout_tokens": 6144,
                 "tokens_per_second": 200.0 - 10 * i,
                 "seconds": 81920 / (200 - 10 * i),
+                "prefix_seconds": 40.0 if model not in ("base", "llama_pro", "solar") else 0.0,
             },
         )
         for phase in ("init", "trained"):
@@ -261,23 +280,15 @@ def write(
             save(
                 folder,
                 f"evaluate/{phase}/{model}",
-                {"model": model, "phase": phase, "dtype": "float32", "tasks": tasks},
-            )
-    if optional:
-        for preset in PRESETS:
-            save(
-                folder,
-                f"spread/{preset}",
                 {
-                    "preset": preset,
-                    "heldout_tokens": 6144,
-                    "base": 23.3,
-                    "seeds": {
-                        str(s): {"lesa": 29.5 + s, "noise": 33.25 + s, "spectrum": 31.5 + s}
-                        for s in SEEDS
-                    },
+                    "model": model,
+                    "phase": phase,
+                    "dtype": "float32",
+                    "tasks": tasks,
+                    "document_perplexity": {"value": 31.25 + i, "documents": ["a"], "losses": [3]},
                 },
             )
+    if optional:
         save(
             folder,
             "grid/lesa",
@@ -292,7 +303,120 @@ def write(
             },
         )
         benchmarks(folder)
+        start_study(folder)
+        budget_study(folder)
+        official_study(folder)
     return folder
+
+
+def start_row(method: str, loss: float, **more: Any) -> dict[str, Any]:
+    """A row of the study `start`; `more` overrides any of its keys."""
+    own: dict[str, Any] = dict.fromkeys(("preset", "seed", "signs", "settings", "raw", "gaps"))
+    own |= {"options": {}, "noise": 0, "norm_ratio": None} | more
+    noise = own.pop("noise")
+    structure = {kind: {"rank_one_share": 0.5, "mean_cosine": 0.25} for kind in KINDS}
+    return {
+        "row": method,
+        "method": method,
+        "dtype": "float32",
+        "heldout_documents": DOCUMENTS,
+        "block_losses": blocks(loss, noise),
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "document_losses": None,
+        "document_perplexity": 2 * math.exp(loss),
+        "new_weight_structure": structure if method not in ("base", "solar") else {},
+        **own,
+    }
+
+
+# Losses at the start of LESA's draws of (seed, signs), and of the constant row's.
+DRAWS = {
+    "paper": [3.2, 3.3, 3.1, 3.25, 3.4, 3.35, 3.28, 3.22],  # all below SOLAR's 3.55
+    "official_code": [4.1, 4.9, 3.9, 5.0, 4.4, 4.6, 4.2, 3.5],  # one of eight
+}
+
+
+def start_study(folder: Path) -> None:
+    """Eight draws of two presets, each with its constant row, and methods without draws."""
+    for preset, losses in DRAWS.items():
+        for seed, loss in enumerate(losses):
+            draw = {"preset": preset, "seed": seed, "signs": "largest", "noise": seed + 1}
+            draw["norm_ratio"] = dict.fromkeys(KINDS, 0.5)
+            save(folder, f"start/lesa-{preset}-{seed}", start_row("lesa", loss, **draw))
+            constant = start_row("constant_row", 2 * loss - 3, **draw)
+            save(folder, f"start/constant_row-{preset}-{seed}", constant)
+    raw = {"preset": "paper", "seed": 0, "signs": "largest", "raw": True, "noise": 3}
+    save(folder, "start/lesa_raw", start_row("lesa", 3.7, **raw))
+    fit = {"preset": "paper", "seed": 0, "signs": "largest"}
+    no_term = {**fit, "settings": {"norm_weight": 0.0}, "noise": 5}
+    ratios = dict.fromkeys(KINDS, 0.1)  # LESA's own are 0.5
+    save(folder, "start/norm_weight_0", start_row("lesa", 3.9, **no_term, norm_ratio=ratios))
+    save(folder, "start/noise", start_row("noise", 3.6, **fit, options={"seed": 0}, noise=6))
+    for method, loss in (("base", 3.15), ("llama_pro", 3.15), ("solar", 3.55), ("average", 3.91)):
+        noise = 0 if method in ("base", "llama_pro") else 2
+        save(folder, f"start/{method}", start_row(method, loss, noise=noise))
+
+
+def budget_run(
+    name: str, seed: int, end: float, max_steps: int = 40, **more: Any
+) -> dict[str, Any]:
+    """A run of the study `budget` that falls from a loss of 3.4 in a straight line to `end`."""
+    rng = np.random.default_rng(seed)
+    train = [
+        {"step": i, "loss": 3.4 + float(rng.normal(scale=0.1)), "learning_rate": 0.001}
+        for i in range(1, max_steps + 1)
+    ]
+    points = range(0, max_steps + 1, 10)
+    return {
+        "run": f"{name}-{seed}",
+        "model": name,
+        "method": name,
+        "preset": None,
+        "seed": seed,
+        "trains": "new",
+        "max_steps": max_steps,
+        "learning_rate": 0.001,
+        "heldout_documents": DOCUMENTS,
+        "steps": [step_row(i, 3.4 + (end - 3.4) * i / max_steps, seed + 7) for i in points],
+        "train": train,
+        "seconds": 100.0,
+        "prefix_seconds": 20.0,
+        **more,
+    }
+
+
+def budget_study(folder: Path) -> None:
+    """Three seeds a method, LESA's half schedule, and LESA with other layers trained."""
+    lesa = {"method": "lesa", "preset": "paper"}
+    for seed in SEEDS:
+        shift = 0.01 * seed
+        ends = {"base": 3.0, "llama_pro": 3.05, "solar": 3.3, "identity": 3.04}
+        for name, end in ends.items():
+            run = budget_run(name, seed, end + shift, seconds=150.0, prefix_seconds=0.0)
+            save(folder, f"budget/{run['run']}", run)
+        for name, end, more in (
+            ("lesa", 3.1, {}),
+            ("lesa_half", 3.2, {"max_steps": 20}),
+            ("lesa_all", 3.2, {"trains": "all"}),
+            ("lesa_raw", 3.25, {}),
+        ):
+            run = budget_run(name, seed, end + shift, **(lesa | more))
+            if name == "lesa_all":  # twice the noise around the same level
+                for row in run["train"]:
+                    row["loss"] = 3.4 + 2 * (row["loss"] - 3.4)
+            save(folder, f"budget/{run['run']}", run)
+
+
+def official_study(folder: Path) -> None:
+    """Two tasks of 40 examples: the base right at every second one, LESA at all of them."""
+    for model, phase, right in (("base", "init", 2), ("lesa", "trained", 1)):
+        found = [float(i % right == 0) for i in range(40)]
+        tasks = {
+            task: {"metrics": {"acc": {"value": sum(found) / 40, "examples": found}}}
+            for task in ("arc_easy", "piqa")
+        }
+        save(folder, f"official/{phase}-{model}", {"model": model, "phase": phase, "tasks": tasks})
 
 
 def benchmarks(folder: Path) -> None:
@@ -341,12 +465,20 @@ def benchmarks(folder: Path) -> None:
             "seconds_by_stage": {"extract": 4.0, "expand": 6.0 + layers},
             "peak_bytes": 700 * 2**20,
             "peak_anonymous_bytes": 640 * 2**20 if layers > 4 else None,
+            "fit": {"epochs": 1},
+            "fit_seconds": {"q_proj": 1.0 * (layers - 2), "k_proj": 0.5 * (layers - 2)},
         }
         for layers in (4, 8)
     ]
     line = {"seconds_per_layer": 1.0, "seconds_at_no_depth": 10.0, "largest_residual": 0.0625}
     lines = {"all stages": line, "extract": None}
     save(folder, "benchmarks/depth", {"machine": machine, "depths": depths, "lines": lines})
+    repeated = [2.0, 2.1, 1.9, 2.05, 1.95]  # the machine's moods, shared by all methods
+    steps = {
+        name: {"seconds": [factor * s for s in repeated], "prefix_seconds_per_step": prefix}
+        for name, factor, prefix in (("lesa", 1, 0.5), ("llama_pro", 1.5, 0), ("solar", 2, 0))
+    }
+    save(folder, "benchmarks/training_steps", {"machine": machine, "methods": steps})
 
 
 def score(rng: np.random.Generator, low: float, high: float, stderr: float = 0.08) -> Any:

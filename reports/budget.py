@@ -1,0 +1,187 @@
+"""The study `budget`: training runs of several seeds, compared at equal tokens and at equal loss.
+
+A run is called `<model>-<seed>`, or `<model>` where there is one seed; runs of one name and
+schedule differ in their seed alone: that of the data order and, for LESA, of the predictor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from reports.measured import Json, Metrics, losses_at, whole_seconds
+from reports.paired import Array, Interval, paired, resampled
+from reports.tables import Cell, Table
+
+SOURCES = "metrics/budget/*.json"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of one model and schedule by their seed."""
+
+    name: str
+    by_seed: dict[int, Json] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Json:
+        return next(iter(self.by_seed.values()))
+
+    @property
+    def max_steps(self) -> int:
+        return int(self.first["max_steps"])
+
+    @property
+    def points(self) -> dict[int, int]:
+        """Index in `steps` of each number of tokens at which every seed was measured."""
+        tokens = [[int(s["tokens"]) for s in run["steps"]] for run in self.by_seed.values()]
+        shared = set(tokens[0]).intersection(*tokens)
+        return {n: i for i, n in enumerate(tokens[0]) if n in shared}
+
+    @property
+    def tokens(self) -> int:
+        return max(self.points)
+
+    def at(self, tokens: int, seeds: list[int]) -> Array:
+        """Mean losses (seeds, documents) after so many tokens."""
+        found = []
+        for seed in seeds:
+            run = self.by_seed[seed]
+            index = next(i for i, s in enumerate(run["steps"]) if s["tokens"] == tokens)
+            found.append(losses_at(run, index))
+        return np.stack(found)
+
+    def curve(self, seeds: list[int]) -> Array:
+        """Losses (points, seeds, documents) at every number of tokens in `points`."""
+        return np.stack([self.at(tokens, seeds) for tokens in self.points])
+
+
+def groups(m: Metrics) -> list[Runs]:
+    """The study's runs by model and schedule; of one name, the longest schedule comes first."""
+    found: dict[tuple[str, int], Runs] = {}
+    for run in sorted(
+        m.budget.values(), key=lambda run: (-run["max_steps"], int(run["seed"] or 0))
+    ):
+        name, seed = str(run["run"]), int(run["seed"] or 0)
+        label = name.removesuffix(f"-{seed}")
+        found.setdefault((label, run["max_steps"]), Runs(label)).by_seed[seed] = run
+    return sorted(found.values(), key=lambda runs: (runs.name, -runs.max_steps))
+
+
+def called(m: Metrics, name: str) -> Runs | None:
+    """The runs called `name`, of the longest schedule."""
+    return next((runs for runs in groups(m) if runs.name == name), None)
+
+
+def alike(m: Metrics, lesa: Runs, trains: str, max_steps: int) -> Runs | None:
+    """Runs of LESA's method and preset that train other layers, or for other steps."""
+    key = (lesa.first["method"], lesa.first["preset"], trains, max_steps)
+    for runs in groups(m):
+        run = runs.first
+        own = (run["method"], run["preset"], run["trains"], run["max_steps"])
+        if own == key and runs.name.startswith(lesa.name):
+            return runs
+    return None
+
+
+def shared_seeds(ours: Runs, theirs: Runs) -> list[int]:
+    return [seed for seed in ours.by_seed if seed in theirs.by_seed]
+
+
+def difference(
+    ours: Runs, theirs: Runs, tokens: int | None = None, at: int | None = None
+) -> Interval | None:
+    """Loss of `ours` minus loss of `theirs`, over the seeds of both and documents.
+
+    Ours after `tokens`, theirs after `at`; None: their last points. None if they share no seed.
+    """
+    if not (seeds := shared_seeds(ours, theirs)):
+        return None
+    end = theirs.tokens if at is None else at
+    return paired(ours.at(ours.tokens if tokens is None else tokens, seeds), theirs.at(end, seeds))
+
+
+def seconds(runs: Runs) -> float:
+    """Median over seeds of the whole seconds, frozen layers below included."""
+    return float(np.median([whole_seconds(run) for run in runs.by_seed.values()]))
+
+
+def crossing(tokens: Array, losses: Array, target: float) -> float:
+    """Tokens at which a curve first is at `target` or below, linear in tokens between two points;
+    infinity if it never is."""
+    if losses[0] <= target:
+        return float(tokens[0])
+    for (t0, t1), (a, b) in zip(pairwise(tokens), pairwise(losses), strict=True):
+        if b <= target:
+            return float(t0 + (t1 - t0) * (a - target) / (a - b))
+    return float("inf")
+
+
+def tokens_ratio(ours: Runs, theirs: Runs) -> Interval | None:
+    """Tokens after which `ours` is at the final loss of `theirs`, over the tokens of `theirs`."""
+    if not (seeds := shared_seeds(ours, theirs)):
+        return None
+    tokens = np.array(list(ours.points), dtype=np.float64)
+    curve, end = ours.curve(seeds), theirs.at(theirs.tokens, seeds)
+
+    def ratio(weights: Array) -> float:
+        losses = (curve * weights).sum((1, 2))
+        return crossing(tokens, losses, float((end * weights).sum())) / theirs.tokens
+
+    return resampled(ratio, len(seeds), end.shape[1])
+
+
+def table(m: Metrics) -> Table:
+    """A row for each model and schedule: where it ends, and what that took."""
+    llama_pro, base = called(m, "llama_pro"), called(m, "base")
+    rows: list[dict[str, Cell]] = [
+        {
+            "run": runs.name,
+            "trains": str(runs.first["trains"]),
+            "seeds": len(runs.by_seed),
+            "steps": runs.max_steps,
+            "tokens": runs.tokens,
+            "learning rate": float(runs.first["learning_rate"]),
+            "final loss": float(runs.at(runs.tokens, list(runs.by_seed)).mean()),
+            "minus LLaMA Pro's": difference(runs, llama_pro) if llama_pro else None,
+            "minus the trained base's": difference(runs, base) if base else None,
+            "whole seconds": seconds(runs),
+            "tokens to LLaMA Pro's final loss, over its tokens": tokens_ratio(runs, llama_pro)
+            if llama_pro
+            else None,
+        }
+        for runs in groups(m)
+    ]
+    return Table(
+        "budget",
+        "Every run of the study at its end; differences of losses in nats a token, over the seeds "
+        "that both have (∞: not reached; linear in tokens between points)",
+        SOURCES,
+        rows,
+    )
+
+
+OVERTAKES = ("llama_pro", "identity", "opt_deus_code", "base", "solar")
+
+
+def gaps(m: Metrics) -> Table:
+    """LESA's loss minus that of others at every number of tokens: does it overtake one?"""
+    rows: list[dict[str, Cell]] = []
+    for name in ("lesa", "lesa_official"):
+        if (lesa := called(m, name)) is None:
+            continue
+        others = [(other, runs) for other in OVERTAKES if (runs := called(m, other))]
+        for tokens in lesa.points:
+            row: dict[str, Cell] = {"run": name, "tokens": tokens}
+            for other, runs in others:
+                there = tokens in runs.points
+                row[f"minus {other}"] = difference(lesa, runs, tokens, tokens) if there else None
+            rows.append(row)
+    return Table(
+        "budget_gaps",
+        "LESA's loss minus that of others after equally many tokens, nats a token",
+        SOURCES,
+        rows,
+    )

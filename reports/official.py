@@ -1,0 +1,63 @@
+"""The study `official`: benchmark accuracies and their average, paired by example.
+
+A file is one checkpoint's scores, in the form of metrics/evaluate/<phase>/<model>.json.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reports.measured import Json, Metrics
+from reports.paired import Array, Interval, by_task
+from reports.tables import PHASE_NAMES, Cell, Table
+
+SOURCES = "metrics/official/*.json"
+METRIC = "acc"
+
+
+def examples(content: Json) -> dict[str, Array]:
+    """Each task's result of every example (examples,), 0 or 1, of tasks scored by accuracy."""
+    return {
+        task: np.asarray(c["metrics"][METRIC]["examples"], dtype=np.float64)
+        for task, c in content["tasks"].items()
+        if "examples" in c["metrics"].get(METRIC, {})
+    }
+
+
+def difference(ours: Json, theirs: Json) -> Interval | None:
+    """The average over shared tasks of accuracy differences, in points, paired by example."""
+    a, b = examples(ours), examples(theirs)
+    shared = [task for task in a if task in b and len(a[task]) == len(b[task]) > 1]
+    return by_task([100 * (a[task] - b[task]) for task in shared]) if shared else None
+
+
+def of_model(m: Metrics, model: str, phase: str) -> Json | None:
+    found = (c for c in m.official.values() if (c["model"], c["phase"]) == (model, phase))
+    return next(found, None)
+
+
+def table(m: Metrics) -> Table:
+    """The shape of the paper's main table: an accuracy a task, in percent, and their average."""
+    base, lesa = of_model(m, "base", "init"), of_model(m, "lesa", "trained")
+    contents = list(m.official.values())
+    tasks = list(dict.fromkeys(task for content in contents for task in examples(content)))
+    rows: list[dict[str, Cell]] = []
+    for content in contents:
+        found = examples(content)
+        means = {task: 100 * float(found[task].mean()) if task in found else None for task in tasks}
+        known = [value for value in means.values() if value is not None]
+        row: dict[str, Cell] = {
+            "model": str(content["model"]),
+            "phase": PHASE_NAMES.get(content["phase"], str(content["phase"])),
+            **means,
+            "average": float(np.mean(known)) if known else None,
+            "minus the untouched base's": difference(content, base) if base else None,
+            "minus trained LESA's": difference(content, lesa) if lesa else None,
+        }
+        rows.append(row)
+    return Table(
+        "official",
+        "Benchmarks, accuracy in percent, and their average; differences paired by example",
+        SOURCES,
+        rows,
+    )

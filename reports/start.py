@@ -1,0 +1,218 @@
+"""The study `start`: what each way of making the new layers loses before any training.
+
+A row of the study is one checkpoint. Rows that differ in the predictor's seed or in the signs of
+U's columns alone are draws of one start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from reports.measured import Json, Metrics, start_losses
+from reports.paired import Array, Interval, exact_share, interval
+from reports.tables import Cell, Table
+
+SOURCES = "metrics/start/*.json"
+FEWEST = 6  # draws: of five, all below SOLAR's would not put the interval of a share above 1/2
+
+
+@dataclass(frozen=True)
+class Start:
+    """All draws of one start.
+
+    settings: how its predictors were fitted, where that is not the preset's way. options: what it
+    has beyond the options of LESA's own entry in the params, and its gaps if they are not those of
+    the params. Both are empty for a method as the params have it.
+    """
+
+    method: str
+    preset: str | None
+    settings: str
+    options: str
+    rows: list[Json] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        said = [part for part in (self.preset, self.settings, self.options) if part]
+        return self.method + (f" ({', '.join(said)})" if said else "")
+
+    @property
+    def plain(self) -> bool:
+        return not self.settings and not self.options
+
+    @property
+    def losses(self) -> Array:
+        """Mean loss of each draw (draws,)."""
+        return np.array([start_losses(row).mean() for row in self.rows])
+
+    @property
+    def perplexities(self) -> Array:
+        return np.array([float(row["perplexity"]) for row in self.rows])
+
+    @property
+    def seeded(self) -> bool:
+        return any(row["seed"] is not None or row["signs"] is not None for row in self.rows)
+
+
+def _settings(row: Json) -> str:
+    said = [f"{key}={value}" for key, value in sorted((row["settings"] or {}).items())]
+    return " ".join([*said, *(["without SVD"] if row["raw"] else [])])
+
+
+def _options(m: Metrics, row: Json) -> str:
+    lesa = m.model_of("lesa")
+    usual = m.params.methods[lesa].model_extra or {} if lesa else {}
+    said = [f"{k}={v}" for k, v in sorted(row["options"].items()) if usual.get(k) != v]
+    if (gaps := row["gaps"]) and gaps != m.params.gaps.model_dump():
+        said.append(f"gaps {gaps['first']} to {gaps['last']}")
+    return " ".join(said)
+
+
+def starts(m: Metrics) -> list[Start]:
+    """The study's rows by what they are draws of, in the order of their names."""
+    found: dict[tuple[str, str | None, str, str], Start] = {}
+    for row in m.start.values():
+        key = (str(row["method"]), row["preset"], _settings(row), _options(m, row))
+        found.setdefault(key, Start(*key)).rows.append(row)
+    return sorted(found.values(), key=lambda start: start.name)
+
+
+def lesa_starts(m: Metrics) -> list[Start]:
+    """LESA's own starts that were drawn often enough to speak of a distribution.
+
+    One a preset, in the order of the params.
+    """
+    order = list(m.params.fit.presets)
+    found = [
+        start
+        for start in starts(m)
+        if start.method == "lesa" and start.plain and len(start.rows) >= FEWEST
+    ]
+    return sorted(found, key=lambda s: order.index(s.preset) if s.preset in order else len(order))
+
+
+def of_method(m: Metrics, method: str) -> Start | None:
+    """The start of a method as the params have it."""
+    found = (s for s in starts(m) if s.method == method and s.plain)
+    return next(found, None)
+
+
+def pairs(ours: Start, theirs: Start) -> list[tuple[Json, Json]]:
+    """Rows of both that share their draw: predictor seed and signs."""
+    return [
+        (a, b)
+        for a in ours.rows
+        for b in theirs.rows
+        if (a["seed"], a["signs"]) == (b["seed"], b["signs"])
+    ]
+
+
+def matched(ours: Start, theirs: Start) -> Array:
+    """Differences `ours - theirs` of the documents' losses (draws, documents), draw by draw.
+
+    A start without draws is compared with every one of the other's. Of two with draws those of one
+    seed and signs are paired; without any, each start's mean over its draws stands for it.
+    """
+    if not theirs.seeded:
+        return np.stack([start_losses(row) - start_losses(theirs.rows[0]) for row in ours.rows])
+    if not ours.seeded:
+        return -matched(theirs, ours)
+    if found := pairs(ours, theirs):
+        return np.stack([start_losses(a) - start_losses(b) for a, b in found])
+    means = [np.mean([start_losses(row) for row in of.rows], axis=0) for of in (ours, theirs)]
+    return np.atleast_2d(means[0] - means[1])
+
+
+def difference(ours: Start, theirs: Start) -> Interval:
+    return interval(matched(ours, theirs))
+
+
+def below_share(ours: Start, theirs: Start) -> Interval:
+    """How many of the draws have a mean loss below the other's, which has none."""
+    return exact_share(int((ours.losses < theirs.losses[0]).sum()), len(ours.rows))
+
+
+def rank_correlation(m: Metrics, start: Start) -> tuple[float, float, int] | None:
+    """Spearman's correlation of LESA's losses with its constant row's, p, and the pairs."""
+    constant = next(
+        (s for s in starts(m) if (s.method, s.preset) == ("constant_row", start.preset)), None
+    )
+    if constant is None:
+        return None
+    found = [(start_losses(a).mean(), start_losses(b).mean()) for a, b in pairs(start, constant)]
+    if len(found) < 3:
+        return None
+    test = stats.spearmanr(*zip(*found, strict=True))
+    return float(test.statistic), float(test.pvalue), len(found)
+
+
+def distributions(m: Metrics) -> Table:
+    """LESA's perplexity over draws of the predictor's seed and of U's signs, a row a preset."""
+    solar = of_method(m, "solar")
+    rows: list[dict[str, Cell]] = []
+    for start in lesa_starts(m):
+        low, middle, high = np.quantile(start.perplexities, (0.25, 0.5, 0.75))
+        correlation = rank_correlation(m, start)
+        rows.append(
+            {
+                "preset": start.preset,
+                "draws": len(start.rows),
+                "smallest": float(start.perplexities.min()),
+                "lower quartile": float(low),
+                "median": float(middle),
+                "upper quartile": float(high),
+                "largest": float(start.perplexities.max()),
+                "SOLAR": float(solar.perplexities[0]) if solar else None,
+                "share below SOLAR": below_share(start, solar) if solar else None,
+                "rank correlation with the constant row": correlation[0] if correlation else None,
+                "p": correlation[1] if correlation else None,
+            }
+        )
+    return Table(
+        "start",
+        "LESA's perplexity at initialisation over draws of predictor seed and signs of U's columns",
+        SOURCES,
+        rows,
+    )
+
+
+def methods(m: Metrics) -> Table:
+    """Every start of the study: perplexity both ways, and what was inserted."""
+    base = of_method(m, "base")
+    rows: list[dict[str, Cell]] = []
+    for start in starts(m):
+        of_documents = [row.get("document_perplexity") for row in start.rows]
+        known = [float(value) for value in of_documents if value is not None]
+        structure = [c for row in start.rows for c in _structure(row)]
+        ratios = [float(r) for row in start.rows for r in (row["norm_ratio"] or {}).values()]
+        rows.append(
+            {
+                "start": start.name,
+                "draws": len(start.rows),
+                "perplexity": float(np.median(start.perplexities)),
+                "mean over documents of exp(loss)": float(np.median(known)) if known else None,
+                "loss, minus the base's": difference(start, base) if base else None,
+                "norm ratio of predictions": float(np.mean(ratios)) if ratios else None,
+                "σ₁²/‖W‖²": _mean(structure, "rank_one_share"),
+                "cosine": _mean(structure, "mean_cosine"),
+            }
+        )
+    return Table(
+        "start_methods",
+        "Every start of the study: the median of its draws' perplexities, and size and direction "
+        "of what was inserted (means over kinds, new layers and draws)",
+        SOURCES,
+        rows,
+    )
+
+
+def _structure(row: Json) -> list[Json]:
+    return [kind for kind in row.get("new_weight_structure", {}).values() if kind]
+
+
+def _mean(structure: list[Json], key: str) -> float | None:
+    known = [float(kind[key]) for kind in structure if kind[key] is not None]
+    return float(np.mean(known)) if known else None
