@@ -1,45 +1,111 @@
 """The paper's claims, a file each: `c07_initial_perplexity.py` holds what C7 says and its rule.
 
-A file has CLAIM and RULE in words, and `evidence(metrics)`: what the numbers say, and whether the
-rule is met. Where they cannot tell it raises NotTestedError with the reason. A claim needs no entry
-anywhere else.
+A file has CLAIM, RULE and PAPER (the paper's number, or "not stated") in words, and
+`findings(metrics)`: what the numbers say of each preset and seed, each with its own verdict. A
+claim needs no entry anywhere else.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
 from importlib import import_module
 from pkgutil import iter_modules
 
-from reports.measured import Metrics, files
+from reports.measured import Metrics
+from reports.paired import Interval
 from reports.tables import Table
 
-SUPPORTED, NOT_SUPPORTED = "supported here", "not supported here"
-NOT_TESTED = "not tested here"
+
+class Verdict(StrEnum):
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNDECIDED = "not decided"  # the interval spans the threshold
+    CANNOT = "cannot be tested here"
 
 
-class NotTestedError(Exception):
-    """Why the metrics of this run say nothing of a claim."""
+class CannotTestError(Exception):
+    """Why the metrics of this run say nothing of a claim, and the command that would change it."""
+
+    def __init__(self, why: str, command: str) -> None:
+        super().__init__(f"{why}; `{command}`")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the numbers say of one subject, such as "preset paper, seed 0".
+
+    sources: the metrics files. beside: context that the claim does not speak of, which its overall
+    verdict leaves out.
+    """
+
+    subject: str
+    said: str
+    verdict: Verdict
+    sources: str
+    beside: bool = False
 
 
 @dataclass(frozen=True)
 class Claim:
     id: str
     claim: str
-    threshold: str
+    paper: str
+    rule: str
     verdict: str
-    evidence: str
+    findings: list[Finding]
+
+
+def cannot(subject: str, why: str, command: str, beside: bool = False) -> Finding:
+    """A finding that needs what was not measured, with the command that measures it."""
+    return Finding(subject, f"{why}; `{command}`", Verdict.CANNOT, "", beside)
+
+
+def below(found: Interval, threshold: float = 0.0) -> Verdict:
+    """Whether a quantity is below a threshold, by its interval. Equal is not below."""
+    if found.high < threshold:
+        return Verdict.HOLDS
+    return Verdict.FAILS if found.low >= threshold else Verdict.UNDECIDED
+
+
+def above(found: Interval, threshold: float = 0.0) -> Verdict:
+    """Whether a quantity is above a threshold, by its interval. Equal is not above."""
+    return below(Interval(-found.estimate, -found.high, -found.low, found.n), -threshold)
+
+
+def every(verdicts: Iterable[Verdict]) -> Verdict:
+    """Whether all of several statements hold."""
+    found = set(verdicts)
+    for verdict in (Verdict.FAILS, Verdict.CANNOT, Verdict.UNDECIDED):
+        if verdict in found:
+            return verdict
+    return Verdict.HOLDS
+
+
+def overall(findings: list[Finding]) -> str:
+    """The verdict that all findings share, else what differs."""
+    judged = [finding for finding in findings if not finding.beside]
+    subjects = {
+        verdict: [f.subject for f in judged if f.verdict == verdict]
+        for verdict in Verdict
+        if any(f.verdict == verdict for f in judged)
+    }
+    if len(subjects) == 1:
+        return str(next(iter(subjects)))
+    listed = ", ".join(f"{verdict} for {'; '.join(of)}" for verdict, of in subjects.items())
+    return f"differs: {listed}"
 
 
 def judge_one(name: str, m: Metrics) -> Claim:
     """The claim of the module `name`, with its verdict on this run."""
     module = import_module(f"{__name__}.{name}")
     try:
-        evidence, met = module.evidence(m)
-        verdict = SUPPORTED if met else NOT_SUPPORTED
-    except NotTestedError as reason:
-        evidence, verdict = str(reason), NOT_TESTED
-    return Claim(f"C{int(name[1:3])}", module.CLAIM, module.RULE, verdict, evidence)
+        found = module.findings(m)
+    except CannotTestError as reason:
+        found = [Finding("this run", str(reason), Verdict.CANNOT, "")]
+    id_ = f"C{int(name[1:3])}"
+    return Claim(id_, module.CLAIM, module.PAPER, module.RULE, overall(found), found)
 
 
 def judge(m: Metrics) -> list[Claim]:
@@ -51,8 +117,36 @@ def table(claims: list[Claim]) -> Table:
     return Table(
         "claims",
         "The paper's claims, judged by the metrics of this run",
+        "the files named with each finding",
+        [
+            {
+                "id": claim.id,
+                "claim": claim.claim,
+                "paper's number": claim.paper,
+                "rule": claim.rule,
+                "verdict": claim.verdict,
+            }
+            for claim in claims
+        ],
+    )
+
+
+def findings_table(claims: list[Claim]) -> Table:
+    return Table(
+        "findings",
+        "What each verdict rests on: [low, high] is a 95% interval",
         "the files named in each row",
-        [asdict(claim) for claim in claims],
+        [
+            {
+                "id": claim.id,
+                "of": finding.subject,
+                "found": finding.said,
+                "verdict": f"({finding.verdict})" if finding.beside else str(finding.verdict),
+                "files": finding.sources,
+            }
+            for claim in claims
+            for finding in claim.findings
+        ],
     )
 
 
@@ -60,7 +154,9 @@ def three(m: Metrics) -> tuple[str, str, str]:
     """The models of this run made by LESA, LLaMA Pro and SOLAR."""
     found = {method: m.model_of(method) for method in ("lesa", "llama_pro", "solar")}
     if missing := [method for method, model in found.items() if model is None]:
-        raise NotTestedError(f"no model of this run is made by {', '.join(missing)}")
+        raise CannotTestError(
+            f"no model of this run is made by {', '.join(missing)}", "make profile PROFILE=default"
+        )
     lesa, llama_pro, solar = map(str, found.values())
     return lesa, llama_pro, solar
 
@@ -69,12 +165,9 @@ def three_of_equal_tokens(m: Metrics) -> tuple[str, str, str]:
     """The three, if they were trained on equally many tokens and their steps were timed."""
     models = three(m)
     if len({m.pretrain[name]["steps"][-1]["tokens"] for name in models}) > 1:
-        raise NotTestedError("the three were trained for different numbers of tokens")
+        raise CannotTestError(
+            "the three were trained for different numbers of tokens", "dvc repro --force pretrain"
+        )
     if not all(m.pretrain[name]["seconds"] for name in models):
-        raise NotTestedError("a run timed no training step")
+        raise CannotTestError("a run timed no training step", "dvc repro --force pretrain")
     return models
-
-
-def first_fit_files(m: Metrics) -> str:
-    """How evidence names the fit metrics of each preset's first seed."""
-    return files("fit", list(m.first_runs.values()))

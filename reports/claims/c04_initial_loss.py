@@ -2,17 +2,89 @@
 
 from __future__ import annotations
 
-from reports.claims import three
-from reports.measured import Metrics, files
-from reports.tables import number
+import numpy as np
 
+from reports import start
+from reports.claims import CannotTestError, Finding, Verdict, below, cannot, every, three
+from reports.measured import Metrics, files, losses_at, start_losses
+from reports.paired import paired
+from reports.tables import show_interval
+
+BASELINES = {"llama_pro": "LLaMA Pro", "solar": "SOLAR"}
+IDENTITY = (
+    "; it starts as the base itself, so that only a start better than the base could be lower"
+)
 CLAIM = "LESA starts at the lowest loss of the three methods"
-RULE = "held-out loss at step 0 below LLaMA Pro's and SOLAR's"
+RULE = "held-out loss at step 0 minus each baseline's, below 0 by its interval"
+PAPER = "training-loss curves alone; no number stated"
 
 
-def evidence(m: Metrics) -> tuple[str, bool]:
-    models = three(m)
-    lesa, *others = (float(m.pretrain[name]["steps"][0]["heldout_loss"]) for name in models)
-    shown = zip(models, (lesa, *others), strict=True)
-    listed = ", ".join(f"{name} {number(loss)}" for name, loss in shown)
-    return f"{listed}; {files('pretrain', list(models))}", lesa < min(others)
+def findings(m: Metrics) -> list[Finding]:
+    return [*default_run(m), *draws(m), beats_others(m)]
+
+
+def default_run(m: Metrics) -> list[Finding]:
+    """The three models of this run, paired by document."""
+    try:
+        lesa, *others = three(m)
+    except CannotTestError as reason:
+        return [Finding("this run", str(reason), Verdict.CANNOT, "")]
+    untouched = m.model_of("base")
+    found = []
+    for name in others:
+        losses = losses_at(m.pretrain[name], 0)
+        difference = paired(losses_at(m.pretrain[lesa], 0), losses)
+        said = f"{lesa} minus {name} {show_interval(difference)} nats"
+        if untouched and np.array_equal(losses, losses_at(m.pretrain[untouched], 0)):
+            said += IDENTITY
+        sources = files("pretrain", [lesa, name])
+        found.append(Finding(f"this run against {name}", said, below(difference), sources))
+    return found
+
+
+def draws(m: Metrics) -> list[Finding]:
+    """Each preset over draws of seed and signs, which count as a sample beside the documents."""
+    if not m.start:
+        return [cannot("draws of seed and signs", "not measured", "make study NAME=start")]
+    found = []
+    for lesa in start.lesa_starts(m):
+        for method, shown in BASELINES.items():
+            if (other := start.of_method(m, method)) is None:
+                continue
+            difference = start.difference(lesa, other)
+            said = (
+                f"mean of {len(lesa.rows)} draws minus {shown}'s {show_interval(difference)} nats"
+            )
+            subject = f"preset {lesa.preset} against {shown}"
+            found.append(Finding(subject, said, below(difference), start.SOURCES))
+    return found
+
+
+def beats_others(m: Metrics) -> Finding:
+    """LESA of the first preset against every other method's start that is not the base's loss."""
+    subject = "every start that is no identity"
+    lesa, base = next(iter(start.lesa_starts(m)), None), start.of_method(m, "base")
+    if lesa is None or base is None:
+        return cannot(subject, "not measured", "make study NAME=start", beside=True)
+    loss = start_losses(base.rows[0])
+    others = [
+        other
+        for other in start.starts(m)
+        if other.method != "lesa"
+        and "gaps" not in other.options
+        and not all(np.allclose(start_losses(row), loss, atol=1e-6) for row in other.rows)
+    ]
+    if not others:
+        return cannot(subject, "none was measured", "make study NAME=start", beside=True)
+    verdicts = {other.name: below(start.difference(lesa, other)) for other in others}
+    listed = "; ".join(
+        f"{words}: {', '.join(names) or 'none'}"
+        for verdict, words in (
+            (Verdict.HOLDS, "lower than"),
+            (Verdict.FAILS, "not lower than"),
+            (Verdict.UNDECIDED, "not decided against"),
+        )
+        for names in [[name for name, of in verdicts.items() if of == verdict]]
+    )
+    said = f"preset {lesa.preset}, mean of {len(lesa.rows)} draws, {listed}"
+    return Finding(subject, said, every(verdicts.values()), start.SOURCES, beside=True)

@@ -1,34 +1,59 @@
-"""C6: training seconds for the same tokens, against how much equal work differs.
-
-Models of LESA's own layer plan do LESA's work with other numbers, so their seconds are
-measurements of the same quantity: LESA's is the slowest of them, and their range is printed.
-"""
+"""C6: time of a training step, measured in turn for each method by one process."""
 
 from __future__ import annotations
 
-from reports.claims import three_of_equal_tokens
-from reports.measured import Metrics, files
-from reports.tables import number
+import statistics
+
+from reports.claims import CannotTestError, Finding, above, three_of_equal_tokens
+from reports.measured import Metrics, files, whole_seconds
+from reports.speed import STEPS_FILE, step_seconds, time_ratio
+from reports.tables import number, show_interval
 
 CLAIM = "LESA's training time is the lowest"
-RULE = "training seconds of all models with LESA's layer plan below both baselines'"
+RULE = (
+    "whole time of a step, frozen layers included, over LESA's: above 1 by its interval for both "
+    "baselines, in a benchmark that alternates their steps"
+)
+PAPER = "LLaMA Pro 124%, SOLAR 166% of LESA's time"
 
 
-def evidence(m: Metrics) -> tuple[str, bool]:
-    models = three_of_equal_tokens(m)
-    seconds = {name: float(p["seconds"]) for name, p in m.pretrain.items()}
-    lesa, *others = (seconds[name] for name in models)
-    plan = m.expand[models[0]]["plan"]
-    equal = [name for name in m.models if m.expand[name]["plan"] == plan]
-    times = [seconds[name] for name in equal]
-    shares = ", ".join(
-        f"{name} {number(seconds[name])} s ({100 * seconds[name] / lesa:.0f}%)" for name in models
-    )
-    # With the cache, the timed steps leave frozen layers out.
-    cached = "; frozen layers below a model's first trainable one ran before (train.prefix_cache)"
-    read = [name for name in m.models if name in models or name in equal]
+def findings(m: Metrics) -> list[Finding]:
+    if not step_seconds(m):
+        raise CannotTestError(f"{STEPS_FILE} was not measured", "make bench")
+    found = []
+    for name in ("llama_pro", "solar"):
+        whole, cached = (time_ratio(m, name, prefix) for prefix in (True, False))
+        if whole is None or cached is None:
+            raise CannotTestError(f"{STEPS_FILE} has no steps of {name}", "make bench")
+        said = (
+            f"{show_interval(whole)} of LESA's time, {show_interval(cached)} with the cache of "
+            f"frozen layers off the clock{place(m) if name == 'llama_pro' else ''}{stages(m, name)}"
+        )
+        found.append(Finding(name, said, above(whole, 1.0), STEPS_FILE))
+    return found
+
+
+def place(m: Metrics) -> str:
+    """What share of LLaMA Pro's time is where its layers stand.
+
+    It adds as many layers as LESA does, of the same size, all through the depth: what its step
+    takes longer than that of layers in LESA's gaps is the way back through the layers between.
+    `identity` has LLaMA Pro's layers in LESA's gaps; without it LESA's own step stands for them.
+    """
+    steps = step_seconds(m)
+    there = "identity" if "identity" in steps else "lesa"
+    own, elsewhere = (statistics.median(steps[name]) for name in ("llama_pro", there))
+    return f"; {100 * (1 - elsewhere / own):.0f}% of its time is where its layers stand"
+
+
+def stages(m: Metrics, name: str) -> str:
+    """The seconds of this run's stages, which ran one after another: the machine's moods too."""
+    try:
+        models = dict(zip(("lesa", "llama_pro", "solar"), three_of_equal_tokens(m), strict=True))
+    except CannotTestError:
+        return ""
+    own, lesa = (m.pretrain[models[key]] for key in (name, "lesa"))
     return (
-        f"{shares}; the same work took {number(min(times))} to {number(max(times))} s "
-        f"({', '.join(equal)}){cached if m.params.train.prefix_cache else ''}; "
-        f"{files('pretrain', read)}"
-    ), max(times) < min(others)
+        f"; the stages of this run, apart in time, took {number(whole_seconds(own))} s against "
+        f"{number(whole_seconds(lesa))} s ({files('pretrain', [models['lesa'], models[name]])})"
+    )

@@ -1,13 +1,57 @@
-"""C8: LESA without the SVD, predicting raw weights."""
+"""C8: LESA without the SVD: the predictor reads raw weights."""
 
 from __future__ import annotations
 
-from reports.claims import NotTestedError
+from reports import budget, start
+from reports.claims import Finding, above, below, cannot
 from reports.measured import Metrics
+from reports.paired import Interval
+from reports.tables import show_interval
 
+RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
-RULE = "needs a model whose predictor reads raw weights"
+RULE = "loss minus LESA's above 0, and minus LLaMA Pro's below 0, each by its interval"
+PAPER = "not stated"
 
 
-def evidence(m: Metrics) -> tuple[str, bool]:
-    raise NotTestedError("this run has no predictor of raw weights")
+def findings(m: Metrics) -> list[Finding]:
+    return [*at_start(m), *at_end(m)]
+
+
+def both(when: str, worse: Interval | None, better: Interval | None, sources: str) -> list[Finding]:
+    """The claim's two halves, as far as they were measured."""
+    found = []
+    if worse is not None:
+        said = f"without SVD minus LESA {show_interval(worse)} nats"
+        found.append(Finding(f"worse than LESA {when}", said, above(worse), sources))
+    if better is not None:
+        said = f"without SVD minus LLaMA Pro {show_interval(better)} nats"
+        found.append(Finding(f"better than LLaMA Pro {when}", said, below(better), sources))
+    return found
+
+
+def at_start(m: Metrics) -> list[Finding]:
+    found = []
+    llama_pro, every = start.of_method(m, "llama_pro"), start.starts(m)
+    for raw in every:
+        if raw.method != "lesa" or (raw.settings, raw.options) != (RAW, ""):
+            continue
+        lesa = next(
+            (s for s in every if (s.method, s.preset) == ("lesa", raw.preset) and s.plain), None
+        )
+        found += both(
+            f"at the start, preset {raw.preset}",
+            start.difference(raw, lesa) if lesa else None,
+            start.difference(raw, llama_pro) if llama_pro else None,
+            start.SOURCES,
+        )
+    return found or [cannot("the start", "not measured", "make study NAME=start")]
+
+
+def at_end(m: Metrics) -> list[Finding]:
+    raw = budget.called(m, "lesa_raw")
+    lesa, llama_pro = budget.called(m, "lesa"), budget.called(m, "llama_pro")
+    if raw is None or lesa is None or llama_pro is None:
+        return [cannot("the end of training", "not measured", "make study NAME=budget")]
+    worse, better = (budget.difference(raw, other) for other in (lesa, llama_pro))
+    return both("at the end", worse, better, budget.SOURCES)

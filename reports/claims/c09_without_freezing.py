@@ -1,13 +1,69 @@
-"""C9: LESA with every layer trained."""
+"""C9: LESA with every layer trained, against new layers alone."""
 
 from __future__ import annotations
 
-from reports.claims import NotTestedError
-from reports.measured import Metrics
+import numpy as np
+from scipy import signal, stats
 
+from reports import budget
+from reports.claims import CannotTestError, Finding, Verdict, above
+from reports.measured import Json, Metrics
+from reports.paired import Array, Interval
+from reports.tables import number, show_interval
+
+OTHERS = {"all": "every layer", "new_then_all": "new layers first, then every layer"}
 CLAIM = "Without freezing the original layers the loss falls more slowly and fluctuates"
-RULE = "needs LESA with every layer trained"
+RULE = (
+    "final held-out loss minus that of training new layers alone above 0 by its interval; the "
+    "training loss around its line over the last half of the steps has the larger variance, by "
+    "Pitman and Morgan's test of paired variances"
+)
+PAPER = "training-loss curves alone; no number stated"
 
 
-def evidence(m: Metrics) -> tuple[str, bool]:
-    raise NotTestedError("this run does not compare the two")
+def findings(m: Metrics) -> list[Finding]:
+    found = []
+    for name in ("lesa", "lesa_official"):
+        if (frozen := budget.called(m, name)) is None:
+            continue
+        for trains, words in OTHERS.items():
+            if (free := budget.alike(m, frozen, trains, frozen.max_steps)) is not None:
+                found += compared(f"{name}, {words} trained", free, frozen)
+    if not found:
+        raise CannotTestError("no run trains LESA's other layers", "make study NAME=budget")
+    return found
+
+
+def compared(subject: str, free: budget.Runs, frozen: budget.Runs) -> list[Finding]:
+    if (gap := budget.difference(free, frozen)) is None:
+        return []
+    ratio, verdict = fluctuation(free, frozen)
+    slower = f"final loss minus that of new layers alone {show_interval(gap)} nats"
+    rougher = f"standard deviation of the training loss around its line, {number(ratio)} times"
+    return [
+        Finding(f"slower: {subject}", slower, above(gap), budget.SOURCES),
+        Finding(f"fluctuates: {subject}", rougher, verdict, budget.SOURCES),
+    ]
+
+
+def residuals(run: Json) -> Array:
+    """Training losses over the last half of the steps, less their least-squares line."""
+    losses = [float(step["loss"]) for step in run["train"]]
+    return np.asarray(signal.detrend(losses[len(losses) // 2 :]), dtype=np.float64)
+
+
+def fluctuation(free: budget.Runs, frozen: budget.Runs) -> tuple[float, Verdict]:
+    """Ratio of standard deviations, and whether it is above 1.
+
+    Both see the same batches in the same order, so their residuals are paired: of paired a and b,
+    var(a) > var(b) if and only if a + b and a - b correlate positively (Pitman, Biometrika 31,
+    1939; Morgan, ibid.).
+    """
+    seeds = budget.shared_seeds(free, frozen)
+    a, b = (
+        np.concatenate([residuals(runs.by_seed[seed]) for seed in seeds]) for runs in (free, frozen)
+    )
+    test = stats.pearsonr(a + b, a - b)
+    low, high = test.confidence_interval(0.95)
+    found = Interval(float(test.statistic), float(low), float(high), len(a))
+    return float(a.std() / b.std()), above(found)

@@ -4,26 +4,82 @@ from __future__ import annotations
 
 import numpy as np
 
-from reports.claims import NotTestedError, first_fit_files
-from reports.measured import Metrics
-from reports.tables import number
+from reports import start
+from reports.claims import CannotTestError, Finding, above, below
+from reports.measured import Json, Metrics, files
+from reports.paired import Array, interval
+from reports.tables import number, show_interval
 
-COLLAPSE = 0.5  # norm ratio without the term over the one with it
+COLLAPSE = 0.5
+WITHOUT = "norm_weight=0.0"  # how the study `start` says it
 CLAIM = "Without the norm term the predicted parameters collapse towards zero"
-RULE = f"mean norm ratio at λ = 0 below {COLLAPSE} × the one at λ > 0"
+RULE = (
+    f"norm ratio at λ = 0 over that at λ > 0, all else equal: its mean over kinds below {COLLAPSE} "
+    "by its interval, for each seed of both"
+)
+PAPER = "not stated"
 
 
-def evidence(m: Metrics) -> tuple[str, bool]:
-    """Of several presets with λ = 0, or with λ > 0, the first one counts."""
-    weights = {preset: m.params.fit.presets[preset].norm_weight for preset in m.first_runs}
-    ratios = {
-        preset: float(np.mean([c["train"]["norm_ratio"] for c in m.fit[run]["kinds"].values()]))
-        for preset, run in m.first_runs.items()
-    }
-    listed = ", ".join(f"{name} (λ {w:g}) {number(ratios[name])}" for name, w in weights.items())
-    said = f"mean norm ratio of the predictions: {listed}; {first_fit_files(m)}"
-    without = [ratios[name] for name, weight in weights.items() if weight == 0]
-    with_term = [ratios[name] for name, weight in weights.items() if weight > 0]
-    if not without or not with_term:
-        raise NotTestedError(f"no pair of presets with λ = 0 and λ > 0; {said}")
-    return said, without[0] < COLLAPSE * with_term[0]
+def findings(m: Metrics) -> list[Finding]:
+    found = [*of_fits(m), *of_starts(m)]
+    if not found:
+        raise CannotTestError(
+            "no two fits differ in λ = 0 and λ > 0 alone", "make study NAME=start"
+        )
+    return found
+
+
+def compared(subject: str, zero: Array, some: Array, sources: str) -> Finding:
+    """zero, some: ‖pred‖ / ‖target‖ (kinds,) of predictors without and with the norm term."""
+    quotient = interval(zero / some)
+    said = (
+        f"norm ratio {number(float(zero.mean()))} against {number(float(some.mean()))} with the "
+        f"term; quotient {show_interval(quotient)} over {len(zero)} kinds"
+    )
+    return Finding(subject, said, below(quotient, COLLAPSE), sources)
+
+
+def norm_ratios(fit: Json) -> Array:
+    return np.array([float(c["train"]["norm_ratio"]) for c in fit["kinds"].values()])
+
+
+def pairs(m: Metrics) -> list[tuple[str, str]]:
+    """(without, with): names of two fitted presets that differ in λ alone."""
+    presets = {preset: m.params.fit.presets[preset] for preset in m.fits_by_preset}
+    return [
+        (a, b)
+        for a, zero in presets.items()
+        for b, some in presets.items()
+        if zero.norm_weight == 0 < some.norm_weight
+        and zero == some.model_copy(update={"norm_weight": 0.0})
+    ]
+
+
+def of_fits(m: Metrics) -> list[Finding]:
+    """Presets of this run, seed by seed."""
+    found = []
+    for without, with_term in pairs(m):
+        for zero_name, zero in m.fits_by_preset[without].items():
+            for name, some in m.fits_by_preset[with_term].items():
+                if zero["seed"] == some["seed"]:
+                    subject = f"preset {with_term}, seed {some['seed']}"
+                    ratios = norm_ratios(zero), norm_ratios(some)
+                    found.append(compared(subject, *ratios, files("fit", [zero_name, name])))
+    return found
+
+
+def of_starts(m: Metrics) -> list[Finding]:
+    """Draws of the study: the ratios again, and what a model of such predictions loses."""
+    lesa = [s for s in start.starts(m) if s.method == "lesa" and not s.options]
+    found = []
+    for without in (s for s in lesa if s.settings == WITHOUT):
+        for with_term in (s for s in lesa if s.plain and s.preset == without.preset):
+            gap = start.difference(without, with_term)
+            said = f"loss before training minus LESA's {show_interval(gap)} nats"
+            subject = f"worse as a model: preset {with_term.preset}"
+            found.append(Finding(subject, said, above(gap), start.SOURCES, beside=True))
+            for rows in start.pairs(without, with_term):
+                zero, some = (np.array(list(row["norm_ratio"].values())) for row in rows)
+                subject = f"preset {with_term.preset}, study start, seed {rows[1]['seed']}"
+                found.append(compared(subject, zero, some, start.SOURCES))
+    return found
