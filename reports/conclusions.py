@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from reports.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, Claim
-from reports.measured import Json, Metrics, perplexity_at
-from reports.tables import number
+from collections.abc import Iterable
+
+import numpy as np
+
+from reports import budget, start
+from reports.claims import Claim, Verdict, above, below
+from reports.measured import Json, Metrics, losses_at, perplexity_at
+from reports.paired import Interval, paired
+from reports.tables import number, show_interval
 
 
 def _order(m: Metrics, index: int) -> str:
@@ -12,33 +18,89 @@ def _order(m: Metrics, index: int) -> str:
     return ", ".join(f"`{name}` {number(value)}" for value, name in values)
 
 
-CONTROLS = {"noise": "its noise control", "spectrum": "random matrices of its singular values"}
+# What stands in for LESA's prediction, or for what its predictor is fitted on.
+CONTROLS = ("noise", "spectrum", "constant_row", "lesa_permuted", "ridge")
 
 
 def controls(m: Metrics) -> list[str]:
-    """LESA against its controls at initialisation: over seeds, else the one pair trained."""
+    """LESA against its controls before training: the same seeds and signs, documents paired."""
     out = []
-    for preset, content in m.spread.items():
-        seeds = list(content["seeds"].values())
-        for name, control in CONTROLS.items() if seeds else ():
-            wins = sum(seed["lesa"] < seed[name] for seed in seeds)
-            verdict = f"The order of LESA and {control} depends on the seed"
-            if wins in (0, len(seeds)):
-                verdict = f"LESA {'beats' if wins else 'does not beat'} {control}"
-            ours, theirs = (sum(s[side] for s in seeds) / len(seeds) for side in ("lesa", name))
-            out.append(
-                f"{verdict} at initialisation with preset `{preset}`: mean perplexity "
-                f"{number(ours)} vs {number(theirs)}, lower in {wins} of {len(seeds)} "
-                "predictor seeds."
+    for lesa in start.lesa_starts(m):
+        others = [
+            other
+            for other in start.starts(m)
+            if other.preset in (lesa.preset, None)
+            and (other.method in CONTROLS or other.settings.startswith("fitted_on"))
+        ]
+        gaps = [(other.name, start.difference(lesa, other)) for other in others]
+        title = f"LESA with preset `{lesa.preset}` minus its controls, before training"
+        out += by_verdict(title, gaps, "nats")
+    return out
+
+
+def against_base(m: Metrics) -> list[str]:
+    """What training each deepened model gains over the base that was left as it is."""
+    untouched = m.model_of("base")
+    if untouched is None:
+        return []
+    before = losses_at(m.pretrain[untouched], 0)
+    gaps = {n: paired(losses_at(p, -1), before) for n, p in m.pretrain.items()}
+    return by_verdict(
+        "After training, held-out loss against the untouched base's", gaps.items(), "nats"
+    )
+
+
+def by_verdict(title: str, gaps: Iterable[tuple[str, Interval]], unit: str) -> list[str]:
+    """One sentence that sorts differences by what their intervals say."""
+    found: dict[str, list[str]] = {"lower": [], "higher": [], "not decided": []}
+    for name, gap in gaps:
+        lower, higher = (side(gap) is Verdict.HOLDS for side in (below, above))
+        word = "lower" if lower else "higher" if higher else "not decided"
+        found[word].append(f"`{name}` {show_interval(gap)}")
+    said = [f"{word}: {', '.join(names)}" for word, names in found.items() if names]
+    return [f"{title}: {'; '.join(said)} {unit}."] if said else []
+
+
+def starts(m: Metrics) -> list[str]:
+    """What LESA's start is made of: how it spreads, and what it follows."""
+    out = []
+    solar = start.of_method(m, "solar")
+    for lesa in start.lesa_starts(m):
+        low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
+        said = (
+            f"Over {len(lesa.rows)} draws of predictor seed and signs, LESA with preset "
+            f"`{lesa.preset}` starts at perplexity {number(low)} to {number(high)}, median "
+            f"{number(float(np.median(lesa.perplexities)))}"
+        )
+        if solar:
+            said += f"; below SOLAR in {start.below_share(lesa, solar).estimate:.0%}"
+        if (correlation := start.rank_correlation(m, lesa)) is not None:
+            rho, p, n = correlation
+            verb = "follows" if rho > 0 and p < 0.05 else "does not follow"
+            said += (
+                f". It {verb} its constant row (rank correlation {number(rho)}, p {number(p)}, "
+                f"{n} draws)"
             )
-    lesa, noise = m.model_of("lesa"), m.model_of("noise")
-    if lesa and noise:
-        first = [] if out else [(0, "at initialisation")]  # the spread says it better
-        for index, when in [*first, (-1, "after training")]:
-            a, b = (perplexity_at(m.pretrain[n], index)[0] for n in (lesa, noise))
+        out.append(said + ".")
+    return out
+
+
+def overtaking(m: Metrics) -> list[str]:
+    """Whether LESA is below an identity start at any budget of the study."""
+    out = []
+    lesa = budget.called(m, "lesa")
+    for name in ("llama_pro", "identity") if lesa else ():
+        if lesa is None or (other := budget.called(m, name)) is None:
+            continue
+        gaps = {n: budget.difference(lesa, other, n, n) for n in lesa.points if n in other.points}
+        measured = {n: gap for n, gap in gaps.items() if gap is not None}
+        ahead = [n for n, gap in measured.items() if below(gap) is Verdict.HOLDS]
+        behind = [n for n, gap in measured.items() if above(gap) is Verdict.HOLDS]
+        if measured:
+            first = f"first after {number(min(ahead))} tokens" if ahead else "at no budget measured"
             out.append(
-                f"`{lesa}` {'beats' if a < b else 'does not beat'} its noise control `{noise}` "
-                f"{when}: {number(a)} vs {number(b)}, one seed."
+                f"LESA is below `{name}` {first}: lower at {len(ahead)} of {len(measured)} points, "
+                f"higher at {len(behind)}, not decided at the others."
             )
     return out
 
@@ -59,7 +121,7 @@ def predictors(m: Metrics) -> list[str]:
 
 def precisions(m: Metrics) -> list[str]:
     """Whether numbers of two machines, with bfloat16 and without, stand side by side."""
-    stages: dict[str, dict[str, Json]] = {"pretrain": m.pretrain, "spread": m.spread}
+    stages: dict[str, dict[str, Json]] = {"pretrain": m.pretrain, "start": m.start}
     stages |= {f"evaluate/{phase}": of_models for phase, of_models in m.evaluate.items()}
     found: dict[str, list[str]] = {}
     for stage, contents in stages.items():
@@ -92,9 +154,11 @@ def conclusions(m: Metrics, claims: list[Claim]) -> list[str]:
         f"Held-out perplexity at initialisation, lowest first: {_order(m, 0)}.",
         f"After training: {_order(m, -1)}.",
     ]
-    out += precisions(m) + controls(m) + predictors(m)
-    for verdict in (SUPPORTED, NOT_SUPPORTED, NOT_TESTED):
-        ids = [c.id for c in claims if c.verdict == verdict]
-        if ids:
-            out.append(f"Claims {verdict}: {', '.join(ids)}.")
+    out += precisions(m) + against_base(m) + starts(m) + overtaking(m) + controls(m)
+    out += predictors(m)
+    for verdict in Verdict:
+        if ids := [c.id for c in claims if c.verdict == verdict]:
+            out.append(f"Claims, {verdict}: {', '.join(ids)}.")
+    if ids := [c.id for c in claims if c.verdict.startswith("differs")]:
+        out.append(f"Claims whose findings differ by preset, seed or baseline: {', '.join(ids)}.")
     return out

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from reports import budget, start
 from reports.measured import Json, Metrics, files
 
 OKABE_ITO = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -95,6 +96,47 @@ def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
         axes.set(xlabel=unit, ylabel="held-out loss (nats/token)", title=title)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     _legend_below(figure, whole)
+    return figure
+
+
+def budget_curves(m: Metrics) -> Figure:
+    """Held-out loss of the study's longest schedules by tokens; a band from the lowest to the
+    highest seed where there are several."""
+    groups = budget.groups(m)
+    longest = max(runs.max_steps for runs in groups)
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    whole, late = figure.subplots(1, 2)
+    for i, runs in enumerate(runs for runs in groups if runs.max_steps == longest):
+        x = np.array(list(runs.points), dtype=float)
+        seeds = runs.curve(list(runs.by_seed)).mean(2)  # (points, seeds)
+        for axes, kept in ((whole, x >= 0), (late, x >= x[-1] / 2)):
+            style = line_style(i)
+            axes.plot(x[kept], seeds[kept].mean(1), label=runs.name, **style)
+            low, high = seeds[kept].min(1), seeds[kept].max(1)
+            axes.fill_between(x[kept], low, high, color=style["color"], alpha=0.15, linewidth=0)
+    for axes, title in ((whole, "whole run"), (late, "second half, enlarged")):
+        axes.set(xlabel="training tokens", ylabel="held-out loss (nats/token)", title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    _legend_below(figure, whole)
+    return figure
+
+
+def start_distributions(m: Metrics) -> Figure:
+    """Perplexity of every draw, a line a preset or control, beside the base's and SOLAR's."""
+    drawn = [s for s in start.starts(m) if len(s.rows) >= start.FEWEST]
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.4 * len(drawn)), layout="constrained")
+    axes = figure.subplots()
+    for i, one in enumerate(drawn):
+        axes.plot(one.perplexities, np.full(len(one.rows), i), "o", markersize=4, alpha=0.6)
+        axes.plot(np.median(one.perplexities), i, "|", color="black", markersize=14)
+    for i, method in enumerate(("base", "solar")):
+        if (single := start.of_method(m, method)) is not None:
+            style = line_style(i) | {"marker": "None"}
+            axes.axvline(float(single.perplexities[0]), label=method, **style)
+    axes.set(xscale="log", xlabel="held-out perplexity before training (bar: median)")
+    axes.set_yticks(range(len(drawn)), [one.name for one in drawn])
+    axes.set_ylim(-0.6, len(drawn) - 0.4)
+    _legend_below(figure, axes)
     return figure
 
 
@@ -214,4 +256,10 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
             write("tsne", planes(m, tsne_plane), folder, f"t-SNE {layers}", svd),
             write("pca", planes(m, pca_plane), folder, f"PCA {layers}", svd),
         ]
+        if m.budget:
+            said = f"{by_tokens}, study `budget`: means over seeds, bands from lowest to highest"
+            drawn.append(write("budget", budget_curves(m), folder, said, budget.SOURCES))
+        if m.start:
+            said = "Perplexity before training of every draw of predictor seed and signs"
+            drawn.append(write("start", start_distributions(m), folder, said, start.SOURCES))
     return {d.name: d for d in drawn}

@@ -13,7 +13,17 @@ from markupsafe import escape
 from lesa.errors import UserError
 from lesa.files import whole_folder, write_text
 from lesa.params import Params
-from reports import claims, conclusions, figures, measured, speed, tables
+from reports import (
+    budget,
+    claims,
+    conclusions,
+    figures,
+    measured,
+    official,
+    speed,
+    start,
+    tables,
+)
 
 HERE = Path(__file__).parent
 START, END = "<!-- results -->", "<!-- /results -->"
@@ -62,14 +72,21 @@ def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any
         "offline": tables.tasks(m, offline=True),
         "official": tables.tasks(m, offline=False),
         "initial": tables.initial(m),
-        "spread": tables.spread(m),
         "structure": tables.structures(m),
         "continuity": tables.continuities(m),
         "grid": tables.grid(m),
+        "start": start.distributions(m),
+        "start_methods": start.methods(m),
+        "budget": budget.table(m),
+        "budget_gaps": budget.gaps(m),
+        "benchmark_averages": official.table(m),
+        "task_differences": tables.task_differences(m),
         "claims": claims.table(judged),
+        "findings": claims.findings_table(judged),
         "scores": tables.all_scores(m),
         "predictors": [tables.predictors(m, preset) for preset in m.first_runs],
         "benchmarks": speed.beside_peers(m),
+        "training_steps": speed.training_steps(m),
         "benchmark_profiles": speed.profiles(m),
         "benchmark_depth": [t for t in (speed.over_depths(m), speed.depth_lines(m)) if t.rows],
         "benchmark_machines": speed.machines(m),
