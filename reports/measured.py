@@ -182,7 +182,19 @@ def _read(folder: Path, name: str) -> Json:
             raise UserError(f"{path}: lacks the key {key!r}; run stage {stage} again")
     if stage in ("pretrain", "budget"):
         _check_steps(path, stage, value)
+    if stage == "fit":
+        _check_heldout(path, value)
     return value
+
+
+def _check_heldout(path: Path, fit: Json) -> None:
+    """A predictor scored on triples it did not see is scored on its own and beside zero, too."""
+    for kind, content in fit["kinds"].items():
+        for key in ("fitted", "mse_of_zero"):
+            if content["heldout"] and key not in content["heldout"]:
+                raise UserError(
+                    f"{path}: kinds.{kind}.heldout lacks the key {key!r}; run stage fit again"
+                )
 
 
 def _check_steps(path: Path, stage: str, run: Json) -> None:

@@ -1,4 +1,4 @@
-"""Each claim's rule on both sides of its threshold, between them, and where nothing was measured."""
+"""Each claim's rule on both sides of its threshold, between them, and with nothing measured."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows(gate: Any, others: Any = PATH) -> list[Change]:
 
 
 def mse(*values: float) -> list[Change]:
-    """Test MSE of the kinds in turn, of every seed of `paper`; its training MSE and zero's are 1."""
+    """Test MSE of the kinds in turn, every seed of `paper`; its training MSE and zero's are 1."""
     found: list[Change] = []
     for seed in range(3):
         for i, kind in enumerate(KINDS):
@@ -149,6 +149,8 @@ CASES: list[Case] = [
     ("c10_norm_term", "preset paper, seed 0", HOLDS, norm_ratios(0.5, 0.24)),
     ("c10_norm_term", "preset paper, seed 0", FAILS, norm_ratios(0.5, 0.25)),
     ("c10_norm_term", "preset paper, seed 0", UNDECIDED, norm_ratios(0.5, 0.1, 0.5)),
+    ("c10_norm_term", "preset paper, study start, seed 0", HOLDS, []),
+    ("c10_norm_term", "worse as a model: preset paper", HOLDS, []),
     ("c11_sft_and_code", "code", CANNOT, []),
     ("c11_sft_and_code", "SFT", CANNOT, []),
 ]
@@ -231,7 +233,7 @@ def test_lesa_is_held_against_every_start_that_is_no_identity(tmp_path: Path) ->
     save(metrics, "start/worse", start_row("worse", 6.0, noise=4))
     finding = findings("c04_initial_loss", metrics)["every start that is no identity"]
     assert finding.beside
-    lower, not_lower, _ = finding.said.partition("lower than: ")[2].split("; ")
+    lower, _, _ = finding.said.partition("lower than: ")[2].split("; ")
     assert {"worse", "average", "solar"} <= set(lower.split(", "))
     assert "llama_pro" not in finding.said  # its loss is the base's
     save(metrics, "start/better", start_row("better", 2.0, noise=4))
@@ -271,11 +273,13 @@ def test_time_is_whole(tmp_path: Path) -> None:
 
 def test_training_all_layers_is_judged_on_the_same_batches(tmp_path: Path) -> None:
     metrics = metrics_with(tmp_path, [])
-    for seed in range(3):  # the same curve with the same noise: neither slower nor rougher
+    for seed in range(3):  # the same curve, and noise of the same size: neither slower nor rougher
         same = budget_run("lesa_all", seed, 3.1 + 0.01 * seed, method="lesa", preset="paper")
-        save(metrics, f"budget/lesa_all-{seed}", same | {"trains": "all"})
+        same |= {"trains": "all", "train": budget_run("any", seed + 50, 3.1)["train"]}
+        save(metrics, f"budget/lesa_all-{seed}", same)
     found = findings("c09_without_freezing", metrics)
     assert found["slower: lesa, every layer trained"].verdict == FAILS
+    assert found["fluctuates: lesa, every layer trained"].verdict == UNDECIDED
     for seed in range(3):
         calm = budget_run("lesa_all", seed, 3.0, method="lesa", preset="paper", trains="all")
         for row in calm["train"]:
@@ -288,13 +292,23 @@ def test_training_all_layers_is_judged_on_the_same_batches(tmp_path: Path) -> No
 @pytest.mark.parametrize("study", ["code", "sft"])
 def test_code_and_sft_are_paired_by_group(study: str, tmp_path: Path) -> None:
     metrics = metrics_with(tmp_path, [])
-    groups = {"groups": DOCUMENTS}
+    common: dict[str, Any] = {"groups": DOCUMENTS, "ids": [str(i) for i in range(24)]}
+    common |= {"bytes": [100] * 24, "targets": [30] * 24}
     for model, loss in (("lesa", 1.0), ("llama_pro", 1.1), ("solar", 0.9)):
-        save(metrics, f"{study}/{model}", groups | {"values": blocks(loss)})
+        save(metrics, f"{study}/{model}", {"heldout": common | {"nats": {"end": blocks(loss)}}})
     name = {"code": "code", "sft": "SFT"}[study]
     found = findings("c11_sft_and_code", metrics)
     assert found[f"{name}, against llama_pro"].verdict == HOLDS
     assert found[f"{name}, against solar"].verdict == FAILS
+    # By hand: 0.1 nats over 100 bytes in bits, or over 30 tokens; 12 groups of two.
+    unit = {"code": -0.1 / 100 / np.log(2), "sft": -0.1 / 30}[study]
+    said = found[f"{name}, against llama_pro"].said
+    assert float(said.split()[3]) == pytest.approx(unit, rel=0.02)
+    assert said.endswith("by 12 groups")
+    for model in ("lesa", "llama_pro", "solar"):  # two groups are too few
+        change(metrics, f"{study}/{model}", "heldout", "groups", value=["a", "b"] * 12)
+    said = findings("c11_sft_and_code", metrics)[f"{name}, against llama_pro"].said
+    assert said.endswith("by 24 examples")
 
 
 def test_variants_are_judged_by_either_split(tmp_path: Path) -> None:
@@ -326,9 +340,9 @@ def test_without_studies_each_claim_names_the_command(tmp_path: Path) -> None:
     ):
         said = [f.said for f in judged[claim].findings if f.verdict == CANNOT]
         assert any(f"`make study NAME={study}`" in text for text in said), (claim, said)
-    for claim in judged.values():
-        for finding in claim.findings:
-            assert "not tested" not in claim.verdict + finding.said
+    for one in judged.values():
+        for finding in one.findings:
+            assert "not tested" not in one.verdict + finding.said
             assert (finding.verdict == CANNOT) == (finding.said.count("`") == 2)
 
 

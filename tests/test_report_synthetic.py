@@ -289,20 +289,6 @@ def write(
                 },
             )
     if optional:
-        for preset in PRESETS:
-            save(
-                folder,
-                f"spread/{preset}",
-                {
-                    "preset": preset,
-                    "heldout_tokens": 6144,
-                    "base": 23.3,
-                    "seeds": {
-                        str(s): {"lesa": 29.5 + s, "noise": 33.25 + s, "spectrum": 31.5 + s}
-                        for s in SEEDS
-                    },
-                },
-            )
         save(
             folder,
             "grid/lesa",
@@ -325,7 +311,8 @@ def write(
 
 def start_row(method: str, loss: float, **more: Any) -> dict[str, Any]:
     """A row of the study `start`; `more` overrides any of its keys."""
-    own = {"preset": None, "seed": None, "signs": None, "options": {}, "noise": 0} | more
+    own: dict[str, Any] = dict.fromkeys(("preset", "seed", "signs", "settings", "raw", "gaps"))
+    own |= {"options": {}, "noise": 0, "norm_ratio": None} | more
     noise = own.pop("noise")
     structure = {kind: {"rank_one_share": 0.5, "mean_cosine": 0.25} for kind in KINDS}
     return {
@@ -339,7 +326,6 @@ def start_row(method: str, loss: float, **more: Any) -> dict[str, Any]:
         "document_losses": None,
         "document_perplexity": 2 * math.exp(loss),
         "new_weight_structure": structure if method not in ("base", "solar") else {},
-        "new_weight_norms": {kind: [8.0, 12.0] for kind in KINDS},
         **own,
     }
 
@@ -356,13 +342,17 @@ def start_study(folder: Path) -> None:
     for preset, losses in DRAWS.items():
         for seed, loss in enumerate(losses):
             draw = {"preset": preset, "seed": seed, "signs": "largest", "noise": seed + 1}
+            draw["norm_ratio"] = dict.fromkeys(KINDS, 0.5)
             save(folder, f"start/lesa-{preset}-{seed}", start_row("lesa", loss, **draw))
             constant = start_row("constant_row", 2 * loss - 3, **draw)
             save(folder, f"start/constant_row-{preset}-{seed}", constant)
-    raw = {"preset": "paper", "seed": 0, "options": {"basis": "raw"}, "noise": 3}
+    raw = {"preset": "paper", "seed": 0, "signs": "largest", "raw": True, "noise": 3}
     save(folder, "start/lesa_raw", start_row("lesa", 3.7, **raw))
-    no_term = {"preset": "no_norm_term", "seed": 0, "signs": "largest", "noise": 5}
-    save(folder, "start/no_norm_term", start_row("lesa", 3.9, **no_term))
+    fit = {"preset": "paper", "seed": 0, "signs": "largest"}
+    no_term = {**fit, "settings": {"norm_weight": 0.0}, "noise": 5}
+    ratios = dict.fromkeys(KINDS, 0.1)  # LESA's own are 0.5
+    save(folder, "start/norm_weight_0", start_row("lesa", 3.9, **no_term, norm_ratio=ratios))
+    save(folder, "start/noise", start_row("noise", 3.6, **fit, options={"seed": 0}, noise=6))
     for method, loss in (("base", 3.15), ("llama_pro", 3.15), ("solar", 3.55), ("average", 3.91)):
         noise = 0 if method in ("base", "llama_pro") else 2
         save(folder, f"start/{method}", start_row(method, loss, noise=noise))

@@ -78,8 +78,8 @@ def of_starts(m: Metrics) -> list[Finding]:
             said = f"loss before training minus LESA's {show_interval(gap)} nats"
             subject = f"worse as a model: preset {with_term.preset}"
             found.append(Finding(subject, said, above(gap), start.SOURCES, beside=True))
-            for zero, some in start.pairs(without, with_term):
-                ratios = [np.array(list(row["norm_ratio"].values())) for row in (zero, some)]
-                subject = f"preset {with_term.preset}, study start, seed {some['seed']}"
-                found.append(compared(subject, *ratios, start.SOURCES))
+            for rows in start.pairs(without, with_term):
+                zero, some = (np.array(list(row["norm_ratio"].values())) for row in rows)
+                subject = f"preset {with_term.preset}, study start, seed {rows[1]['seed']}"
+                found.append(compared(subject, zero, some, start.SOURCES))
     return found
