@@ -56,9 +56,9 @@ profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qw
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
 	@$(RUN) python -m pipelines.plan $(PROFILE)
 
-study: $(STAMP) ## A study outside the default run, NAME=grid or spread; its metrics are committed
+study: $(STAMP) ## A study outside the default run, NAME=grid or start; its metrics are committed
 	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
-	mkdir -p metrics/$(NAME) && cp artifacts/$(NAME)/*.json metrics/$(NAME)/
+	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -name '*.json' -exec cp {} metrics/$(NAME)/ \;
 
 grid: ## The learning-rate grid of every model; training reads metrics/grid/<model>.json
 	@$(MAKE) study NAME=grid

@@ -190,7 +190,7 @@ def _read(folder: Path, name: str) -> Json:
 def _check_heldout(path: Path, fit: Json) -> None:
     """A predictor scored on triples it did not see is scored on its own and beside zero, too."""
     for kind, content in fit["kinds"].items():
-        for key in ("fitted", "mse_of_zero"):
+        for key in ("fitted", "zero_mse"):
             if content["heldout"] and key not in content["heldout"]:
                 raise UserError(
                     f"{path}: kinds.{kind}.heldout lacks the key {key!r}; run stage fit again"

@@ -47,7 +47,7 @@ def mse(*values: float) -> list[Change]:
         for i, kind in enumerate(KINDS):
             at = (f"fit/paper-{seed}", "kinds", kind, "heldout")
             found.append((*at, "mse", values[i % len(values)]))
-            found += [(*at, "fitted", "mse", 1.0), (*at, "mse_of_zero", 1.0)]
+            found += [(*at, "fitted", "mse", 1.0), (*at, "zero_mse", 1.0)]
     return found
 
 
@@ -315,7 +315,7 @@ def test_variants_are_judged_by_either_split(tmp_path: Path) -> None:
     metrics = metrics_with(tmp_path, [])
 
     def split(test: float) -> dict[str, Any]:
-        scores = {"train": {"mse": 1.0}, "test": {"mse": test, "mse_of_zero": 2.0}}
+        scores = {"train": {"mse": 1.0}, "test": {"mse": test, "zero_mse": 2.0}}
         return {kind: scores for kind in KINDS}
 
     save(metrics, "variants/paper", {"splits": {"random": split(1.0), "by_layer": split(1.5)}})

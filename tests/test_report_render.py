@@ -499,7 +499,7 @@ def test_a_point_without_the_loss_of_every_block_is_refused(stage: str, tmp_path
         measured.load(metrics, params())
 
 
-@pytest.mark.parametrize("key", ["fitted", "mse_of_zero"])
+@pytest.mark.parametrize("key", ["fitted", "zero_mse"])
 def test_an_older_fit_is_refused(key: str, tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics")
     scores = json.loads((metrics / "fit/paper-0.json").read_text())["kinds"]["q_proj"]["heldout"]

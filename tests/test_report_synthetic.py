@@ -109,7 +109,7 @@ def errors(rng: np.random.Generator) -> dict[str, float]:
         "cosine": float(rng.uniform(-0.05, 0.3)),
         "norm_ratio": float(rng.uniform(0.2, 0.9)),
         "loss": mse,
-        "mse_of_zero": 1.0,
+        "zero_mse": 1.0,
     }
 
 

@@ -22,7 +22,7 @@ def ratios(runs: list[Json], over: str) -> Array:
     """(seeds, kinds): test MSE over the training MSE (`fitted`) or that of zero (`zero`)."""
 
     def denominator(heldout: Json) -> float:
-        return float(heldout["fitted"]["mse"] if over == "fitted" else heldout["mse_of_zero"])
+        return float(heldout["fitted"]["mse"] if over == "fitted" else heldout["zero_mse"])
 
     kinds = [[c["heldout"] for c in run["kinds"].values()] for run in runs]
     return np.array([[c["mse"] / denominator(c) for c in of_run] for of_run in kinds])
@@ -54,7 +54,7 @@ def variants(m: Metrics) -> list[Finding]:
     for name, content in m.variants.items():
         for split, kinds in content["splits"].items():
             values = [c["test"]["mse"] / c["train"]["mse"] for c in kinds.values()]
-            zero = [c["test"]["mse"] / c["test"]["mse_of_zero"] for c in kinds.values()]
+            zero = [c["test"]["mse"] / c["test"]["zero_mse"] for c in kinds.values()]
             said = (
                 f"test MSE / training MSE {show_interval(interval(values))}; / MSE of predicting "
                 f"zero {show_interval(interval(zero))}"
