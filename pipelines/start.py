@@ -77,6 +77,7 @@ def measure(name: str, row: Start, params: Params, unfinished: Path) -> dict[str
     inserted = {k: structure(new.matrix(k, i) for i in added) if added else None for k in new.kinds}
     found = {
         "row": name,
+        "profile": params.profile,
         "layers": new.num_layers,
         "dtype": dtype_name(params.train.bf16),
         "norm_ratio": {k: m["train"]["norm_ratio"] for k, m in fitted.items()} if fitted else None,

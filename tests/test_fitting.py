@@ -70,7 +70,11 @@ def test_a_kind_is_fitted_as_published(tiny: Path, tmp_path: Path) -> None:
         assert entry["train"] == pytest.approx(asdict(seen), rel=1e-3, abs=1e-4)
         blind, _ = published_fit(list(v), [1, 3], seed=seed, **settings)
         unseen = score(blind, InMemory(v), [2, 4], SETTINGS.norm_weight)
+        fitted = entry["heldout"].pop("fitted")
         assert entry["heldout"] == pytest.approx(asdict(unseen), rel=1e-3, abs=1e-4)
+        own = score(blind, InMemory(v), [1, 3], SETTINGS.norm_weight)
+        assert fitted == pytest.approx(asdict(own), rel=1e-3, abs=1e-4)
+        assert fitted["zero_mse"] == pytest.approx(float(v[[1, 3]].square().mean()), rel=1e-5)
 
 
 def test_rows_from_disk_give_the_same_weights(

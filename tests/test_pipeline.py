@@ -145,7 +145,7 @@ def test_files_outside_are_inputs_by_content(clone: Path, tmp_path: Path) -> Non
         ("fit", "fit_kinds", {"preset": "paper", "seed": "0"}, "fit/paper-0"),
         ("pretrain", "train", {"model": "base"}, "pretrain/base"),
         ("choose_rate", "measure", {"model": "base"}, "grid/base"),
-        ("spread", "expand", {"preset": "paper"}, "spread/paper"),
+        ("start", "measure", {"group": "methods"}, "start/methods"),
     ],
 )
 def test_unfinished_work_of_older_code_is_thrown_away(
@@ -168,6 +168,7 @@ def test_unfinished_work_of_older_code_is_thrown_away(
     for earlier in ("inputs", "base", "corpus", "extract", "svd"):
         stage(earlier, params)
     shutil.copytree("artifacts/base", "artifacts/init/base")
+    shutil.copytree(ROOT / "pipelines" / "studies", "pipelines/studies")
     Path("artifacts/fit/paper/0").mkdir(parents=True)
     rates = tmp_path / "metrics" / "grid"
     rates.mkdir(parents=True, exist_ok=True)
