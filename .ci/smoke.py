@@ -16,7 +16,7 @@ from typing import Any
 KILLED = "pretrain@lesa"
 OUTPUT = Path("metrics/pretrain/lesa.json")
 CHECKPOINTS = Path("artifacts/work/pretrain/lesa")
-TIMINGS = {"seconds", "tokens_per_second"}
+TIMINGS = {"seconds", "prefix_seconds", "tokens_per_second"}
 
 
 def run(*command: str, cwd: Path) -> str:

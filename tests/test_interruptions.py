@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-TIMINGS = {"seconds", "tokens_per_second"}
+TIMINGS = {"seconds", "prefix_seconds", "tokens_per_second"}
 # Each stage's output and metrics.
 STAGES: dict[str, tuple[str, str | None]] = {
     "extract": ("artifacts/extract", None),
