@@ -38,17 +38,23 @@ def method_of(params: Params, model: str) -> tuple[Method, Strict]:
     key = f"params.yaml: methods.{model}"
     if model not in params.methods:
         raise UserError(f"{key}: not among the methods; they are {', '.join(params.methods)}")
-    entry, methods = params.methods[model], table()
-    if entry.method not in methods:
-        raise UserError(
-            f"{key}.method: unknown method {entry.method!r}; known are {', '.join(sorted(methods))}"
-        )
-    method = methods[entry.method]
+    entry = params.methods[model]
+    method = named(entry.method, key)
     if len(entry.needs) != method.fits:
         raise UserError(
             f"{key}.needs: {entry.method} reads {method.fits} of fit.runs, not {len(entry.needs)}"
         )
     return method, options(method, entry.model_extra or {}, key, entry.method)
+
+
+def named(name: str, key: str) -> Method:
+    """The method `name`, asked for under `key`. Raises UserError if there is none."""
+    methods = table()
+    if name not in methods:
+        raise UserError(
+            f"{key}.method: unknown method {name!r}; known are {', '.join(sorted(methods))}"
+        )
+    return methods[name]
 
 
 def options(method: Method, given: dict[str, Any], key: str, name: str) -> Strict:

@@ -86,8 +86,7 @@ def layer(source: Source, slot: Slot) -> Layer:
     between = slot.between
 
     def matrix(kind: str) -> Tensor:
-        basis = load_basis(source.svd, kind)
-        basis = Basis(basis.u.to(device), basis.s.to(device))
+        basis = load_basis(source.svd, kind).to(device)
         weights, intercept = regress(source, basis, kind)
         neighbours = [basis.coefficients(base.matrix(kind, i).to(device)) for i in between]
         return basis.reconstruct(torch.cat(neighbours, dim=1) @ weights + intercept)

@@ -22,9 +22,9 @@ def document_perplexity(model: LanguageModel, heldout: Path, tokens: int) -> dic
     """
     found = first_tokens(rows(heldout, ("id", "text")), model.tokenizer, tokens)
     processes = group()
-    mine = list(found.items())[processes.process_index :: processes.num_processes]
-    scored = [(name, block_losses(model.model, [ids], False, 1)[0]) for name, ids in mine]
-    losses = dict(gather_object(scored))
+    mine = dict(list(found.items())[processes.process_index :: processes.num_processes])
+    scored = block_losses(model.model, list(mine.values()), False, 1)
+    losses = dict(gather_object(list(zip(mine, scored, strict=True))))
     return {
         "value": mean_perplexity(losses[name] for name in found),
         "documents": list(found),

@@ -119,6 +119,11 @@ class Corpus(Strict):
     blocks_per_document: Positive  # held-out blocks that each held-out document gives
     seed: int  # of the document shuffle
 
+    @property
+    def test_documents(self) -> int:
+        """How many of the held-out documents are for the test; the others are for validation."""
+        return (self.heldout_documents + 1) // 2
+
 
 class Gaps(Strict):
     """New layers between layers i and i+1, first <= i <= last, 0-based (docs/method.md step 6)."""
@@ -170,7 +175,7 @@ class FitRun(Strict):
 
 class Fit(Strict):
     presets: dict[Name, Predictor]
-    runs: dict[Name, FitRun]  # the methods name what they need, the spread takes all of a preset
+    runs: dict[Name, FitRun]  # the methods name what they need
     heldout_every: Annotated[int, Field(ge=2)]  # every n-th triple is held out in the diagnosis
 
     @model_validator(mode="after")
@@ -185,10 +190,6 @@ class Fit(Strict):
                     f"runs.{name} must be called {run.name}, as its folder and metrics"
                 )
         return self
-
-    def seeds(self, preset: str) -> list[int]:
-        """Seeds with which a preset is fitted, in the file's order."""
-        return [run.seed for run in self.runs.values() if run.preset == preset]
 
 
 class Method(BaseModel):

@@ -81,8 +81,7 @@ def pretrain_costs(
 ) -> dict[str, Cost]:
     train, found = params.train, {}
     corpus = params.corpus
-    tested = (corpus.heldout_documents + 1) // 2  # the others are for validation
-    blocks, length = tested * corpus.blocks_per_document, corpus.block_size
+    blocks, length = corpus.test_documents * corpus.blocks_per_document, corpus.block_size
     processes = launch(train.launch, "params.yaml: train.launch")
     for model, plan in plans.items():
         # The first of those that share their frozen layers computes these layers' output.

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from baselines import table
+from baselines import named, options, table
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import key_of, whole_folder
@@ -62,11 +62,13 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
         if "method" not in said:
             return {name: checked(f"{key}.{name}", row) for name, row in said.items()}
         try:
-            return kind.model_validate(said)
+            row = kind.model_validate(said)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join([key, *map(str, first["loc"])])
             raise UserError(f"{path}: {where}: {first['msg']}") from None
+        options(named(row.method, f"{path}: {key}"), row.options, f"{path}: {key}", row.method)
+        return row
 
     return {name: checked(f"{study}.{name}", said) for name, said in listed.items()}
 
@@ -119,9 +121,9 @@ def deepen(row: Row, params: Params, work: Path, folder: Path) -> tuple[LayerPla
         path, fitted = predictors(row.fit, svd, params, work)
         fits = (path,)
     method, base = table()[row.method], Checkpoint(BASE)
-    options = method.options.model_validate(row.options)
+    own = method.options.model_validate(row.options)
     plan = method.plan(base.num_layers, row.gaps or params.gaps)
-    expand(Source(base, svd, fits, options), row.method, method, plan, folder)
+    expand(Source(base, svd, fits, own), row.method, method, plan, folder)
     return plan, fitted
 
 

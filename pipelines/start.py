@@ -12,6 +12,7 @@ import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from lesa.method.structure import structure
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.freezing import freeze
-from lesa.training.heldout import block_losses, first_tokens, mean, mean_perplexity
+from lesa.training.heldout import block_losses, first_tokens, mean_perplexity
 from lesa.training.prefix import skip_prefix
 from lesa.training.pretrain import dtype_name, load_model
 from pipelines.closure import code_digest
@@ -53,14 +54,14 @@ def scores(folder: Path, row: Start, params: Params) -> dict[str, Any]:
         texts = map(json.loads, HELDOUT.read_text(encoding="utf-8").splitlines())
         tokenizer = AutoTokenizer.from_pretrained(folder)
         ids = first_tokens(texts, tokenizer, params.evaluate.document_tokens)
-        losses = [block_losses(model, [one], train.bf16, 1)[0] for one in ids.values()]
+        losses = block_losses(model, list(ids.values()), train.bf16, 1)
         found["document_losses"] = losses
         found["document_perplexity"] = mean_perplexity(losses)
     freeze(model, folder)
     cache = skip_prefix(model, folder, blocks, train.bf16, device, PREFIX)
     states = cache.read if cache else None
     losses = block_losses(model, blocks, train.bf16, size, states)
-    loss = mean(losses)
+    loss = fmean(losses)
     return found | {
         "heldout_documents": list(heldout["document"]),
         "block_losses": losses,

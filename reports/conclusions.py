@@ -8,9 +8,9 @@ import numpy as np
 
 from reports import budget, start
 from reports.claims import Claim, Verdict, above, below
-from reports.measured import Json, Metrics, losses_at, perplexity_at
-from reports.paired import Interval, paired
-from reports.tables import number, show_interval
+from reports.measured import Json, Metrics, perplexity_at
+from reports.paired import Interval
+from reports.tables import minus_untouched, number, show_interval
 
 
 def _order(m: Metrics, index: int) -> str:
@@ -40,14 +40,9 @@ def controls(m: Metrics) -> list[str]:
 
 def against_base(m: Metrics) -> list[str]:
     """What training each deepened model gains over the base that was left as it is."""
-    untouched = m.model_of("base")
-    if untouched is None:
-        return []
-    before = losses_at(m.pretrain[untouched], 0)
-    gaps = {n: paired(losses_at(p, -1), before) for n, p in m.pretrain.items()}
-    return by_verdict(
-        "After training, held-out loss against the untouched base's", gaps.items(), "nats"
-    )
+    found = [(name, minus_untouched(m, run, -1)) for name, run in m.pretrain.items()]
+    gaps = [(name, gap) for name, gap in found if gap is not None]
+    return by_verdict("After training, held-out loss against the untouched base's", gaps, "nats")
 
 
 def by_verdict(title: str, gaps: Iterable[tuple[str, Interval]], unit: str) -> list[str]:

@@ -91,12 +91,16 @@ def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
         whole.plot(x, y, label=name, markevery=every, **line_style(i))
         half = np.array([s["step"] for s in steps]) >= steps[-1]["step"] / 2
         late.plot(x[half], y[half], markevery=every, **line_style(i))
-    unit = "training seconds" if by_seconds else "training tokens"
+    _label_losses(figure, whole, late, "training seconds" if by_seconds else "training tokens")
+    return figure
+
+
+def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
+    """Titles, axes and legend of two panels of losses: the whole run, and its second half."""
     for axes, title in ((whole, "whole run"), (late, "second half, enlarged")):
         axes.set(xlabel=unit, ylabel="held-out loss (nats/token)", title=title)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     _legend_below(figure, whole)
-    return figure
 
 
 def budget_curves(m: Metrics) -> Figure:
@@ -114,10 +118,7 @@ def budget_curves(m: Metrics) -> Figure:
             axes.plot(x[kept], seeds[kept].mean(1), label=runs.name, **style)
             low, high = seeds[kept].min(1), seeds[kept].max(1)
             axes.fill_between(x[kept], low, high, color=style["color"], alpha=0.15, linewidth=0)
-    for axes, title in ((whole, "whole run"), (late, "second half, enlarged")):
-        axes.set(xlabel="training tokens", ylabel="held-out loss (nats/token)", title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    _legend_below(figure, whole)
+    _label_losses(figure, whole, late, "training tokens")
     return figure
 
 

@@ -158,20 +158,23 @@ def _origin(spec: Any) -> str:
     return "random weights"
 
 
+def minus_untouched(m: Metrics, run: dict[str, Any], index: int) -> Interval | None:
+    """Loss of a run at `steps[index]` minus that of the base before any training, by document."""
+    untouched = m.model_of("base")
+    if untouched is None:
+        return None
+    return paired(losses_at(run, index), losses_at(m.pretrain[untouched], 0))
+
+
 def main(m: Metrics) -> Table:
     """Models x held-out perplexity and the cost of training, beside the untouched base."""
-    untouched = m.model_of("base")
     rows: list[dict[str, Cell]] = [
         {
             "model": name,
             "layers": len(m.expand[name]["plan"]),
             "perplexity at initialisation": Measured(*perplexity_at(p, 0)),
             "perplexity after training": Measured(*perplexity_at(p, -1)),
-            "loss after training, minus the untouched base's": paired(
-                losses_at(p, -1), losses_at(m.pretrain[untouched], 0)
-            )
-            if untouched
-            else None,
+            "loss after training, minus the untouched base's": minus_untouched(m, p, -1),
             "trainable parameters": int(p["trainable_parameters"]),
             "seconds of the steps": float(p["seconds"]),
             "whole seconds": whole_seconds(p),
@@ -287,7 +290,6 @@ def all_scores(m: Metrics) -> Table:
 
 def initial(m: Metrics) -> Table:
     """Perplexity before any training, against the base's."""
-    untouched = m.model_of("base")
     rows: list[dict[str, Cell]] = []
     for name, p in m.pretrain.items():
         of_documents = m.evaluate["init"][name].get("document_perplexity") or {}
@@ -295,11 +297,8 @@ def initial(m: Metrics) -> Table:
             "model": name,
             "perplexity": Measured(*perplexity_at(p, 0)),
             "mean over documents of exp(loss)": of_documents.get("value"),
-            "loss, minus the base's": None,
+            "loss, minus the base's": minus_untouched(m, p, 0),
         }
-        if untouched:
-            base = losses_at(m.pretrain[untouched], 0)
-            row["loss, minus the base's"] = paired(losses_at(p, 0), base)
         rows.append(row)
     return Table(
         "initial",

@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 
 from lesa.files import tree_digest
+from tests.pipeline import TIMINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-TIMINGS = {"seconds", "prefix_seconds", "tokens_per_second"}
 # Each stage's output and metrics.
 STAGES: dict[str, tuple[str, str | None]] = {
     "extract": ("artifacts/extract", None),

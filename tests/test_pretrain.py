@@ -27,7 +27,7 @@ from lesa.training import pretrain, trainer
 from lesa.training import state as training_state
 from lesa.training.blocks import training_order
 from lesa.training.freezing import freeze
-from lesa.training.heldout import block_losses, first_tokens, mean, mean_perplexity
+from lesa.training.heldout import block_losses, first_tokens, mean_perplexity
 from lesa.training.pretrain import Run, train
 from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, insert_between
@@ -226,7 +226,7 @@ def test_curve_of_a_plain_loop(
         Run(init, data, HELD_OUT_ROWS, chosen, RATE), tmp_path / "work", resumable=False
     )
     assert [row["loss"] for row in curve["train"]] == pytest.approx(wanted, rel=tolerance)
-    end = mean(block_losses(model, HELD_OUT, bf16, 2))
+    end = statistics.fmean(block_losses(model, HELD_OUT, bf16, 2))
     assert curve["steps"][-1]["heldout_loss"] == pytest.approx(end, rel=tolerance)
     for name, tensor in trained.items():
         # AdamW divides by what may be small: a rounded gradient can turn a step around.
@@ -446,12 +446,14 @@ def test_held_out_equals_transformers_loss(tiny: Path, batch_size: int) -> None:
         at_once = float(model(input_ids=together, labels=together).loss)
     found = block_losses(model, HELD_OUT, False, batch_size)
     assert found == pytest.approx(losses, rel=1e-5)
-    assert mean(found) == pytest.approx(at_once, rel=1e-5)
+    assert statistics.fmean(found) == pytest.approx(at_once, rel=1e-5)
 
 
 def test_held_out_under_autocast(tiny32: Path) -> None:
     model = pretrain.load_model(tiny32)
-    exact, rounded = (mean(block_losses(model, HELD_OUT, bf16, 2)) for bf16 in (False, True))
+    exact, rounded = (
+        statistics.fmean(block_losses(model, HELD_OUT, bf16, 2)) for bf16 in (False, True)
+    )
     assert exact != rounded
     assert exact == pytest.approx(rounded, rel=1e-2)
 

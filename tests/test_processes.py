@@ -18,6 +18,7 @@ from lesa.files import read_json, write_json
 from lesa.training import processes
 from lesa.training.pretrain import Run, train
 from tests.conftest import tensors_of
+from tests.pipeline import TIMINGS
 from tests.test_eval_harness import save_tiny
 from tests.test_eval_offline import write_heldout
 from tests.test_pretrain import HELD_OUT, HELD_OUT_ROWS, RATE, deepened, settings, tokens
@@ -172,14 +173,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-TIMES = ("seconds", "prefix_seconds", "tokens_per_second")
-
-
 def comparable(tree: Any) -> Any:
     """Without times, and without the standard error that lm-eval bootstraps from unsorted draws."""
     if "wiki_last_word" in tree.get("tasks", {}):
         del tree["tasks"]["wiki_last_word"]["metrics"]["perplexity"]["stderr"]
-    return {k: v for k, v in tree.items() if k not in TIMES}
+    return {k: v for k, v in tree.items() if k not in TIMINGS}
 
 
 def assert_close(found: Any, wanted: Any) -> None:

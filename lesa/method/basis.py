@@ -35,6 +35,9 @@ class Basis:
     u: Tensor
     s: Tensor
 
+    def to(self, device: torch.device) -> Basis:
+        return Basis(self.u.to(device), self.s.to(device))
+
     def coefficients(self, weight: Tensor) -> Tensor:
         """`V_i = Σ⁻¹ Uᵀ W_i` (r, d2) float32 of a layer's matrix (d1, d2) of any dtype."""
         return (self.u.T @ weight.float()).div_(self.s[:, None])

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import read_json, whole_file, write_json
 from lesa.method import coefficients
-from lesa.method.basis import Basis, load_basis
+from lesa.method.basis import load_basis
 from lesa.method.predictor import fit, score
 from lesa.params import Predictor as Settings
 
@@ -227,8 +227,7 @@ def layer_coefficients(job: Job, kind: str, device: torch.device) -> Iterator[Te
 
     That is `V_1 … V_L`, unless the settings' `fitted_on` asks for a control.
     """
-    basis = load_basis(job.svd, kind)
-    basis = Basis(basis.u.to(device), basis.s.to(device))
+    basis = load_basis(job.svd, kind).to(device)
     base = Checkpoint(job.base)
     shuffled = job.settings.fitted_on == "shuffled"
     order = shuffled_order(base.num_layers, job.seed) if shuffled else range(base.num_layers)

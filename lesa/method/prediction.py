@@ -33,7 +33,8 @@ def predict(
     once for both neighbours. Computed in float32 on `compute_device()`, returned on the CPU.
     """
     device = compute_device()
-    u, s = basis.u.to(device), basis.s.to(device)[:, None]
+    basis = basis.to(device)
+    u, s = basis.u, basis.s[:, None]
     first, second, last = (m for m in model.to(device).modules() if isinstance(m, nn.Linear))
     lower, upper = (base.matrix(kind, i).to(device) for i in between)
     for_lower, for_upper = first.weight.chunk(2, dim=1)  # (hidden_size, d2) each

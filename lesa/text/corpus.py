@@ -110,11 +110,10 @@ def split(found: Sequence[Document], corpus: Corpus) -> dict[str, list[Document]
         )
     order = random.Random(corpus.seed).sample(range(len(found)), len(found))
     shuffled = [found[index] for index in order]
-    half = (count + 1) // 2
     return {
         "train": shuffled[count:],
-        "validation": shuffled[half:count],
-        "test": shuffled[:half],
+        "validation": shuffled[corpus.test_documents : count],
+        "test": shuffled[: corpus.test_documents],
     }
 
 

@@ -17,12 +17,8 @@ def load_blocks(corpus: Path, split: str) -> Dataset:
     return load_from_disk(str(corpus / split)).with_format("torch")
 
 
-def block_list(corpus: Path, split: str) -> list[Tensor]:
-    """All blocks of a split in memory, each (block_size,) int64."""
-    return tokens_of(load_blocks(corpus, split))
-
-
 def tokens_of(blocks: Dataset) -> list[Tensor]:
+    """All blocks in memory, each (block_size,) int64."""
     return [row["input_ids"].long() for row in blocks]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -50,11 +51,6 @@ def block_losses(
     return losses
 
 
-def mean(losses: Sequence[float]) -> float:
-    """Mean loss of blocks of one size; its exponential is their perplexity."""
-    return math.fsum(losses) / len(losses)
-
-
 def first_tokens(
     rows: Iterable[Mapping[str, Any]], tokenizer: Any, count: int
 ) -> dict[str, Tensor]:
@@ -72,4 +68,4 @@ def first_tokens(
 
 def mean_perplexity(losses: Iterable[float]) -> float:
     """Mean of exp(loss) over documents' mean losses in nats a token."""
-    return mean([math.exp(loss) for loss in losses])
+    return fmean(math.exp(loss) for loss in losses)

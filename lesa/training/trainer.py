@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 from lesa.files import read_json, write_json
 from lesa.training.blocks import States
-from lesa.training.heldout import block_losses, mean
+from lesa.training.heldout import block_losses
 from lesa.training.state import (
     GROUPS,
     OPTIMIZER,
@@ -111,7 +112,7 @@ class LayerTrainer(Trainer):
         found = gather_object(block_losses(self.model, padded, self.autocast, size, self.states))
         in_order = [found[rank * rounds + i] for i in range(rounds) for rank in range(count)]
         losses = in_order[: len(self.blocks)]
-        metrics = {"eval_loss": mean(losses)}
+        metrics = {"eval_loss": fmean(losses)}
         logged: dict[str, Any] = {**metrics, "eval_block_losses": losses}
         self.log(logged)
         self.control = self.callback_handler.on_evaluate(

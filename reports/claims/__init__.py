@@ -7,7 +7,7 @@ claim needs no entry anywhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
@@ -62,6 +62,14 @@ def cannot(subject: str, why: str, command: str, beside: bool = False) -> Findin
     return Finding(subject, f"{why}; `{command}`", Verdict.CANNOT, "", beside)
 
 
+def attempted(findings: Callable[[Metrics], list[Finding]], m: Metrics) -> list[Finding]:
+    """What `findings` says of this run, or the reason why it can say nothing."""
+    try:
+        return findings(m)
+    except CannotTestError as reason:
+        return [Finding("this run", str(reason), Verdict.CANNOT, "")]
+
+
 def below(found: Interval, threshold: float = 0.0) -> Verdict:
     """Whether a quantity is below a threshold, by its interval. Equal is not below."""
     if found.high < threshold:
@@ -100,10 +108,7 @@ def overall(findings: list[Finding]) -> str:
 def judge_one(name: str, m: Metrics) -> Claim:
     """The claim of the module `name`, with its verdict on this run."""
     module = import_module(f"{__name__}.{name}")
-    try:
-        found = module.findings(m)
-    except CannotTestError as reason:
-        found = [Finding("this run", str(reason), Verdict.CANNOT, "")]
+    found = attempted(module.findings, m)
     id_ = f"C{int(name[1:3])}"
     return Claim(id_, module.CLAIM, module.PAPER, module.RULE, overall(found), found)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from reports import budget
 from reports.claims import (
-    CannotTestError,
     Finding,
     Verdict,
+    attempted,
     below,
     cannot,
     every,
@@ -26,7 +26,7 @@ PAPER = "perplexity 5.27 at 3k steps against 5.44 and 8.09 at 6k; its time is no
 
 
 def findings(m: Metrics) -> list[Finding]:
-    return [*studied(m), *default_run(m)]
+    return [*studied(m), *attempted(default_run, m)]
 
 
 def cost(m: Metrics, name: str, ours: float, theirs: float) -> tuple[str, Verdict]:
@@ -42,10 +42,12 @@ def cost(m: Metrics, name: str, ours: float, theirs: float) -> tuple[str, Verdic
     return f"{number(ours)} s of its {number(theirs)} s, stages that ran apart", verdict
 
 
-def judged(m: Metrics, name: str, gap: Interval, half: str, times: tuple[float, float]) -> Finding:
+def judged(
+    m: Metrics, name: str, gap: Interval, half: str, times: tuple[float, float], sources: str
+) -> Finding:
     spent, cheap = cost(m, name, *times)
     said = f"loss minus the final one of {name} {show_interval(gap)} nats, in {spent}"
-    return Finding(f"{half} against {name}", said, every([below(gap), cheap]), "")
+    return Finding(f"{half} against {name}", said, every([below(gap), cheap]), sources)
 
 
 def studied(m: Metrics) -> list[Finding]:
@@ -67,17 +69,14 @@ def studied(m: Metrics) -> list[Finding]:
             else:
                 continue
             if gap is not None:
-                one = judged(m, other, gap, half, (ours, budget.seconds(theirs)))
-                found.append(Finding(one.subject, one.said, one.verdict, budget.SOURCES))
+                times = ours, budget.seconds(theirs)
+                found.append(judged(m, other, gap, half, times, budget.SOURCES))
     return found or [cannot("a longer run", "not measured", "make study NAME=budget")]
 
 
 def default_run(m: Metrics) -> list[Finding]:
     """The models of this run: the point at half of LESA's schedule."""
-    try:
-        lesa, *others = three_of_equal_tokens(m)
-    except CannotTestError as reason:
-        return [Finding("this run", str(reason), Verdict.CANNOT, "")]
+    lesa, *others = three_of_equal_tokens(m)
     total = m.pretrain[lesa]["steps"][-1]["step"]
     index = half_index(m.pretrain[lesa])
     if index is None:
@@ -88,8 +87,7 @@ def default_run(m: Metrics) -> list[Finding]:
     for name in others:
         gap = paired(losses_at(m.pretrain[lesa], index), losses_at(m.pretrain[name], -1))
         times = whole_seconds(m.pretrain[lesa]) / 2, whole_seconds(m.pretrain[name])
-        one = judged(m, name, gap, half, times)
-        found.append(Finding(one.subject, one.said, one.verdict, files("pretrain", [lesa, name])))
+        found.append(judged(m, name, gap, half, times, files("pretrain", [lesa, name])))
     return found
 
 
