@@ -11,10 +11,10 @@ from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Params
 from pipelines.stage import run_stage
-from pipelines.tasks import HELDOUT
+from pipelines.tasks import DOCUMENTS
+from pipelines.tasks import FOLDER as TASKS
 from pipelines.tracking import Tracker
 
-TASKS = Path("artifacts/tasks")
 PHASES = ("init", "trained")
 
 
@@ -32,7 +32,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         limit=options.limit,
         bootstrap_iters=options.bootstrap_iters,
-        heldout=HELDOUT,
+        heldout=TASKS / DOCUMENTS,
         document_tokens=options.document_tokens,
     )
     if scores is None:  # the first of several processes has them

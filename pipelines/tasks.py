@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from eval import mirror, offline
@@ -14,6 +15,7 @@ from pipelines.tracking import Tracker
 
 HELDOUT = Path("artifacts/corpus/documents/heldout.jsonl")
 FOLDER = Path("artifacts/tasks")
+DOCUMENTS = "documents.jsonl"  # whole, for the mean of their perplexities
 OK = Path("artifacts/tasks.ok")
 METRICS = Path("metrics/tasks.json")
 
@@ -27,6 +29,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             documents=options.offline_documents,
             examples=options.offline_examples,
         )
+        shutil.copy(HELDOUT, folder / DOCUMENTS)
         if options.tasks and options.mirror is not None:
             mirror.write(options.tasks, Path(options.mirror), folder / "mirror")
         tasks: dict[str, int] = {}
