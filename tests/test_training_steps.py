@@ -56,5 +56,5 @@ def test_steps_alternate_and_are_what_claim_c6_reads(tmp_path: Path) -> None:
 
 def test_a_side_that_fails_is_named(tmp_path: Path) -> None:
     broken = {"lesa": [sys.executable, "-c", "print('no seconds')"]}
-    with pytest.raises(RuntimeError, match="no seconds.*ended without its seconds"):
+    with pytest.raises(RuntimeError, match=r"no seconds.*ended without its seconds"):
         training_steps.in_turn(broken, 3)
