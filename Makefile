@@ -57,7 +57,7 @@ plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, m
 	@$(RUN) python -m pipelines.plan $(PROFILE)
 
 study: $(STAMP) ## A study, NAME=budget, start, …: what it costs, then the run; metrics are committed
-	@sed -n 's/^# Cost: /$(NAME): /p' pipelines/studies/$(NAME)/dvc.yaml
+	@sed -n '/^# Cost: /,/^[^#]/s/^# //p' pipelines/studies/$(NAME)/dvc.yaml
 	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
 	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -maxdepth 2 -name '*.json' -exec cp {} metrics/$(NAME)/ \;
 

@@ -11,6 +11,7 @@ import shutil
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -125,6 +126,11 @@ def train_everything(folder: Path) -> None:
     write_json(folder / PLAN_FILE, to_json([replace(slot, trainable=True) for slot in plan]))
 
 
+def log_step(log: Tracker, before: int, numbers: dict[str, float], step: int) -> None:
+    """What Trainer logs at a phase's `step`, but for the mean of what are two texts."""
+    log.metrics({k: v for k, v in numbers.items() if k != "eval_loss"}, step + before)
+
+
 def trained_phases(
     row: Training, study: Study, params: Params, unfinished: Path, log: Tracker
 ) -> Iterator[tuple[int, Json]]:
@@ -152,7 +158,8 @@ def trained_phases(
                 steps_before=before,
             )
             prefix = PREFIX if params.train.prefix_cache else None
-            tensors, curve = train(run, unfinished / f"trainer-{i}", log.metrics, True, prefix)
+            on_log = partial(log_step, log, before)
+            tensors, curve = train(run, unfinished / f"trainer-{i}", on_log, prefix_cache=prefix)
             save(tensors, folder, after)
             write_json(numbers, curve)
         yield before, read_json(numbers)
@@ -217,10 +224,13 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             "learning_rate": row.phases[-1].learning_rate,
             "phases": [phase.model_dump() for phase in row.phases],
         }
-        with whole_folder(Path("artifacts/budget") / name) as partial:
-            write_json(partial / f"{name}.json", found)
+        with whole_folder(Path("artifacts/budget") / name) as folder:
+            write_json(folder / f"{name}.json", found)
             if row.kept:
-                shutil.copytree(unfinished / str(len(row.phases)), partial / "checkpoint")
+                shutil.copytree(unfinished / str(len(row.phases)), folder / "checkpoint")
+    for point in found["steps"]:
+        losses = {key: point[key] for key in ("heldout_loss", "second_text_loss")}
+        log.metrics(losses, point["step"])
     log.metrics({"tokens_per_second": found["tokens_per_second"]})
 
 
