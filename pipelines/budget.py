@@ -30,7 +30,7 @@ from lesa.training.pretrain import Run, train
 from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, to_json
 from pipelines.closure import code_digest
-from pipelines.pretrain import CORPUS, OF_THE_MACHINE, PREFIX
+from pipelines.pretrain import CORPUS, PREFIX
 from pipelines.rows import BASE, SVD, Row, chosen, deepen, described
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
@@ -204,9 +204,9 @@ def numbers_of(phases: list[tuple[int, Json]], documents: list[str]) -> Json:
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name, study = args.run, load_study()
     row: Training = chosen("budget", Training, name)
-    shared = params.train.model_dump(exclude=OF_THE_MACHINE)
+    settings = [settings_of(p, row.seed, study.schedule, params.train) for p in row.phases]
     key = key_of(
-        [row.model_dump(), study.schedule.model_dump(), study.second_text, shared],
+        [row.model_dump(), study.second_text, [s.model_dump(exclude={"launch"}) for s in settings]],
         [params.gaps.model_dump(), params.fit.model_dump()],
         [tree_digest(folder) for folder in (BASE, SVD, CORPUS)],
         code_digest("pipelines.budget"),
