@@ -51,7 +51,7 @@ def test_scores_are_lm_evals_and_the_report_shows_them(
     for name in names:
         results = direct(tiny, [name], by_hand(tmp_path / name, [name], shared), TASKS[name])
         accuracy = found["tasks"][name]["metrics"]["acc"]
-        assert accuracy["value"] == pytest.approx(results["results"][name]["acc,none"])
+        assert accuracy["value"] == pytest.approx(results[name]["acc,none"])
         assert len(accuracy["examples"]) == TASKS[name]
     blimp = found["tasks"]["blimp"]["metrics"]["acc"]
     assert len(blimp["examples"]) == 67
