@@ -16,7 +16,7 @@ BIN := $(abspath $(VENV))/bin
 # Stages call `python`: the environment's, whether make or a user's shell starts DVC.
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help setup report repro test test-slow lint profile plan study grid bench ui clean
+.PHONY: help setup report repro test test-slow lint profile plan study studies grid bench ui clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -56,9 +56,13 @@ profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qw
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
 	@$(RUN) python -m pipelines.plan $(PROFILE)
 
-study: $(STAMP) ## A study outside the default run, NAME=grid or start; its metrics are committed
+study: $(STAMP) ## A study, NAME=budget, start, …: what it costs, then the run; metrics are committed
+	@sed -n '/^# Cost: /,/^[^#]/s/^# //p' pipelines/studies/$(NAME)/dvc.yaml
 	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
-	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -name '*.json' -exec cp {} metrics/$(NAME)/ \;
+	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -maxdepth 2 -name '*.json' -exec cp {} metrics/$(NAME)/ \;
+
+studies: ## All studies, one after another; days
+	@for name in $(sort $(notdir $(wildcard pipelines/studies/*))); do $(MAKE) study NAME=$$name || exit; done
 
 grid: ## The learning-rate grid of every model; training reads metrics/grid/<model>.json
 	@$(MAKE) study NAME=grid

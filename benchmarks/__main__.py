@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("basis", "fit", "expansion", "pretrain", "depth")
+NAMES = ("basis", "fit", "expansion", "pretrain", "training_steps", "depth")
 
 
 def main() -> int:

@@ -133,6 +133,18 @@ def tokens_ratio(ours: Runs, theirs: Runs) -> Interval | None:
     return resampled(ratio, len(seeds), end.shape[1])
 
 
+def forgotten(runs: Runs, base: Runs | None) -> Interval | None:
+    """Loss on the second text at the end minus that of the untouched base, over seeds and blocks;
+    None where it was not measured."""
+    key = "second_text_block_losses"
+    if base is None or not all(key in run["steps"][-1] for run in runs.by_seed.values()):
+        return None
+    if (untouched := base.first["steps"][0].get(key)) is None:
+        return None
+    ends = np.array([run["steps"][-1][key] for run in runs.by_seed.values()])
+    return paired(ends, np.broadcast_to(untouched, ends.shape))
+
+
 def table(m: Metrics) -> Table:
     """A row for each model and schedule: where it ends, and what that took."""
     llama_pro, base = called(m, "llama_pro"), called(m, "base")
@@ -147,6 +159,7 @@ def table(m: Metrics) -> Table:
             "final loss": float(runs.at(runs.tokens, list(runs.by_seed)).mean()),
             "minus LLaMA Pro's": difference(runs, llama_pro) if llama_pro else None,
             "minus the trained base's": difference(runs, base) if base else None,
+            "Python source, minus the untouched base's": forgotten(runs, base),
             "whole seconds": seconds(runs),
             "tokens to LLaMA Pro's final loss, over its tokens": tokens_ratio(runs, llama_pro)
             if llama_pro
@@ -157,7 +170,8 @@ def table(m: Metrics) -> Table:
     return Table(
         "budget",
         "Every run of the study at its end; differences of losses in nats a token, over the seeds "
-        "that both have (∞: not reached; linear in tokens between points)",
+        "that both have (∞: not reached; linear in tokens between points). Python source: what is "
+        "forgotten of another text, its blocks one each of modules of the standard library",
         SOURCES,
         rows,
     )

@@ -199,7 +199,7 @@ def training_steps(m: Metrics) -> Table:
     ]
     return Table(
         "benchmark_training_steps",
-        "Medians of a training step, the methods in turn in one process",
+        "Medians of a training step, the methods in turn in one run",
         STEPS_FILE,
         rows,
     )

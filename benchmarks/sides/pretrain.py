@@ -140,7 +140,8 @@ def lesa_side(
     data = Dataset.from_dict(rows).with_format("torch")
     run = Run(folder, data, data.select([0]), chosen, RATE)
     _, curve = train(run, work, on_log=log, resumable=False, prefix_cache=work / "prefix")
-    return {**log.result(), **{key: curve[key] for key in ("dtype", "trainable_parameters")}}
+    said = ("dtype", "trainable_parameters", "prefix_seconds")
+    return {**log.result(), **{key: curve[key] for key in said}}
 
 
 def plain_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) -> dict[str, Any]:

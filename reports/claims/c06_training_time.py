@@ -1,4 +1,4 @@
-"""C6: time of a training step, measured in turn for each method by one process."""
+"""C6: time of a training step, measured in turn for each method in one run."""
 
 from __future__ import annotations
 

@@ -1,0 +1,86 @@
+"""Study official: benchmarks from a mirror, for checkpoints before and after the study `budget`.
+
+A checkpoint of pipelines/studies/official/params.yaml is a stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import yaml
+
+from eval import mirror
+from eval.harness import group_scores, run, task_scores
+from eval.model import load
+from eval.suite import leaves, mirrored
+from lesa.errors import UserError
+from lesa.files import write_json
+from lesa.params import Params, Positive, Strict
+from pipelines.stage import run_stage
+from pipelines.tracking import Tracker
+
+PARAMS = Path("pipelines/studies/official/params.yaml")
+METRIC = "acc"
+
+
+class Scored(Strict):
+    """A checkpoint, as metrics/evaluate names it."""
+
+    model: str
+    phase: Literal["init", "trained"]
+    folder: str
+
+
+class Study(Strict):
+    """mirror: a folder in the hub's layout. tasks: examples of each, of a group those of every
+    member."""
+
+    mirror: str
+    tasks: dict[str, Positive]
+    official: dict[str, Scored]
+
+
+def scores(checkpoint: Path, study: Study, params: Params, folder: Path) -> dict[str, Any]:
+    """Scores of every task, as metrics/evaluate has them; a group's examples are its members'."""
+    mirror.write(list(study.tasks), Path(study.mirror), folder)
+    loaded = mirrored(list(study.tasks), folder).load()
+    options, found = params.evaluate, {}
+    model = load(checkpoint, options.dtype, options.batch_size)
+    for (name, limit), task in zip(study.tasks.items(), loaded, strict=True):
+        results = run(model, [task], limit, options.bootstrap_iters)
+        if leaves(task) == [task]:
+            found[name] = task_scores(name, task, results, options.bootstrap_iters)
+        else:
+            found[name] = whole(group_scores(name, task, results, options.bootstrap_iters))
+    return {"dtype": options.dtype, "tasks": found}
+
+
+def whole(group: dict[str, Any]) -> dict[str, Any]:
+    """A group's scores with its members' examples, one member after the other."""
+    examples = [
+        result
+        for member in group["subtasks"].values()
+        for result in member["metrics"][METRIC]["examples"]
+    ]
+    metrics = {METRIC: group["metrics"][METRIC] | {"examples": examples}}
+    return {"metrics": metrics, "examples": len(examples)}
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    study = Study.model_validate(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
+    if args.checkpoint not in study.official:
+        known = ", ".join(study.official)
+        raise UserError(f"official: {args.checkpoint}: not in its params.yaml; there are {known}")
+    scored = study.official[args.checkpoint]
+    with TemporaryDirectory() as tasks:
+        found = scores(Path(scored.folder), study, params, Path(tasks))
+    said = {"model": scored.model, "phase": scored.phase, "profile": params.profile}
+    write_json(f"artifacts/official/{args.checkpoint}.json", {**said, **found})
+    log.metrics({name: task["metrics"][METRIC]["value"] for name, task in found["tasks"].items()})
+
+
+if __name__ == "__main__":
+    run_stage("official", work, "checkpoint")

@@ -1,0 +1,76 @@
+"""The study `official` on a tiny model: the official tasks' scores, in what the report reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lesa.errors import UserError
+from lesa.params import parse
+from pipelines import official
+from pipelines.tracking import Tracker
+from reports import measured
+from reports import official as tables
+from tests.pipeline import smoke
+from tests.test_eval_harness import direct, save_tiny
+from tests.test_eval_mirror import by_hand, shared  # noqa: F401
+from tests.test_report_synthetic import params as synthetic_params
+from tests.test_report_synthetic import write
+
+PATH = Path("pipelines/studies/official/params.yaml")
+TASKS = {"arc_easy": 5, "piqa": 3, "blimp": 1}
+
+
+def test_every_checkpoint_is_called_as_its_metrics_are() -> None:
+    study = official.Study.model_validate(yaml.safe_load(PATH.read_text(encoding="utf-8")))
+    for name, scored in study.official.items():
+        assert name == f"{scored.model}-{scored.phase}"
+        if scored.phase == "trained":
+            assert scored.folder == f"artifacts/budget/{scored.model}-0/checkpoint"
+
+
+def test_scores_are_lm_evals_and_the_report_shows_them(
+    shared: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny = save_tiny(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    PATH.parent.mkdir(parents=True)
+    one = {"model": "base", "phase": "init", "folder": str(tiny)}
+    study = {"mirror": str(shared), "tasks": TASKS, "official": {"base-init": one}}
+    PATH.write_text(yaml.safe_dump(study))
+    params = parse(smoke(), "params.yaml")
+    official.work(params, Tracker(), argparse.Namespace(checkpoint="base-init"))
+    found = json.loads(Path("artifacts/official/base-init.json").read_text())
+    names = ["arc_easy", "piqa"]
+    for name in names:
+        results = direct(tiny, [name], by_hand(tmp_path / name, [name], shared), TASKS[name])
+        accuracy = found["tasks"][name]["metrics"]["acc"]
+        assert accuracy["value"] == pytest.approx(results[name]["acc,none"])
+        assert len(accuracy["examples"]) == TASKS[name]
+    blimp = found["tasks"]["blimp"]["metrics"]["acc"]
+    assert len(blimp["examples"]) == 67
+    assert blimp["value"] == pytest.approx(sum(blimp["examples"]) / 67)
+    metrics = write(tmp_path / "synthetic")
+    for path in (metrics / "official").iterdir():
+        path.unlink()
+    found["profile"] = synthetic_params().profile
+    (metrics / "official" / "base-init.json").write_text(json.dumps(found))
+    (row,) = tables.table(measured.load(metrics, synthetic_params())).rows
+    values = [found["tasks"][name]["metrics"]["acc"]["value"] for name in TASKS]
+    assert row["average"] == pytest.approx(100 * sum(values) / 3)
+
+
+def test_another_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    PATH.parent.mkdir(parents=True)
+    PATH.write_text(yaml.safe_dump({"mirror": "m", "tasks": {}, "official": {}}))
+    with pytest.raises(UserError, match="official: mine: not in its params"):
+        official.work(
+            parse(smoke(), "params.yaml"), Tracker(), argparse.Namespace(checkpoint="mine")
+        )
