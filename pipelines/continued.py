@@ -11,24 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import load_from_disk
-
-from lesa.errors import UserError
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.machine import compute_device
 from lesa.params import Name, Params, parse
 from lesa.training.blocks import load_blocks
-from lesa.training.pretrain import Run, dtype_name, load_model, train
+from lesa.training.pretrain import Run, load_model, train
 from lesa.training.saving import save
 from lesa.training.sequences import Example, read_examples, sequence_losses
 from pipelines.closure import code_digest
-from pipelines.pretrain import CORPUS, PREFIX, rate_warnings, read_grid
-from pipelines.rows import BASE, SVD, Row, deepen, described
+from pipelines.pretrain import CORPUS, PREFIX, chosen_for, rate_warnings, read_grid
+from pipelines.rows import BASE, SVD, Row, chosen, deepen, described
 from pipelines.study import Schedule, params_file, study_params
 from pipelines.tracking import Tracker
 
 
+class Learner(Row):
+    """A model that a study trains. rate_of: whose file in metrics/grid has its learning rate."""
+
+    rate_of: Name
+
+
 def with_schedule(params: Params, study: str) -> Params:
-    """The experiment with the study's schedule, `<study>.train`, in place of its own.
+    """The experiment with the study's schedule, its key `train`, in place of its own.
 
     Raises UserError as for params.yaml, naming the study's file.
     """
@@ -40,17 +44,15 @@ def with_schedule(params: Params, study: str) -> Params:
 @dataclass(frozen=True)
 class Job:
     """One model of a study. study: the folder of its outputs. model: its name there. row: what
-    makes it.
+    makes it. text: the folder of the blocks `train` and of what they are, `SOURCE.json`.
 
-    rate_of: the model whose learning rate it trains with. rows: folder of training blocks.
     heldout: jsonl of `Example`, or None where another study measures. module: the stage's.
     """
 
     study: str
     model: str
-    row: Row
-    rate_of: str
-    rows: Path
+    row: Learner
+    text: Path
     heldout: Path | None
     module: str
 
@@ -71,7 +73,7 @@ def key(params: Params, job: Job, rate: float) -> str:
         {name: preset.model_dump() for name, preset in params.fit.presets.items()},
         params.train.model_dump(exclude={"launch"}),
         rate,
-        [tree_digest(folder) for folder in (BASE, SVD, CORPUS / "test", job.rows)],
+        [tree_digest(folder) for folder in (BASE, SVD, CORPUS / "test", job.text / "train")],
         job.heldout.read_text(encoding="utf-8") if job.heldout else None,
         code_digest(job.module),
     )
@@ -82,7 +84,7 @@ def cost(job: Job, run: Run, examples: list[Example]) -> str:
     trained = run.settings.max_steps * run.tokens_per_step
     scored = 2 * sum(len(example.input_ids) for example in examples)
     line = f"{job.study} {job.model}: {trained:,} tokens to train on, {scored:,} to score"
-    measured = Path(f"metrics/pretrain/{job.rate_of}.json")
+    measured = Path(f"metrics/pretrain/{job.row.rate_of}.json")
     if not measured.is_file():
         return f"{line}; {measured}, which would tell how long, is not there"
     # A scored token costs less than a trained one: this is an upper bound.
@@ -90,13 +92,17 @@ def cost(job: Job, run: Run, examples: list[Example]) -> str:
     return f"{line}; at most {minutes:.0f} minutes at the speed of {measured}"
 
 
-def losses(folder: Path, examples: list[Example], params: Params, done: Path) -> list[float]:
-    """Summed nats of each example under the checkpoint in `folder`, kept in the file `done`."""
+def losses(folder: Path, examples: list[Example], run: Run, done: Path) -> list[float]:
+    """Summed nats of each example under the checkpoint in `folder`, kept in the file `done`.
+
+    One longer than the blocks of the run is scored in windows of their length.
+    """
     if not examples:
         return []
     if not done.is_file():
-        length, bf16 = params.corpus.block_size, params.train.bf16
-        write_json(done, sequence_losses(load_model(folder), examples, length, bf16))
+        length = len(run.train_blocks[0]["input_ids"])
+        model = load_model(folder).to(compute_device())
+        write_json(done, sequence_losses(model, examples, length, run.settings.bf16))
     found: list[float] = read_json(done)
     return found
 
@@ -117,29 +123,25 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
     see: what is forgotten. `heldout` holds, for each held-out example of the domain, its nats
     before and after. A run that was stopped goes on where it was.
     """
-    path, grid = read_grid(job.rate_of)
-    rows = load_from_disk(str(job.rows)).with_format("torch")
+    path, grid = read_grid(job.row.rate_of)
+    blocks = load_blocks(job.text, "train")
     examples = read_examples(job.heldout) if job.heldout else []
     with work_folder(job.unfinished, key(params, job, grid["best"])) as unfinished:
         init = unfinished / "init"
         if not init.is_dir():
             deepen(job.row, params, unfinished, init)
-        run = Run(init, rows, load_blocks(CORPUS, "test"), params.train, grid["best"])
-        print(cost(job, run, examples), flush=True)
-        chosen_on = {
-            "profile": params.profile,
-            "checkpoint": tree_digest(init),
-            "dtype": dtype_name(params.train.bf16),
-            "max_steps": params.grid.max_steps,
-        }
-        warnings = rate_warnings(path, grid, chosen_on)
-        before = losses(init, examples, params, unfinished / "before.json")
+        run = Run(init, blocks, load_blocks(CORPUS, "test"), params.train, grid["best"])
+        own = {"model": job.row.method, **chosen_for(params, tree_digest(init))}
+        warnings = rate_warnings(path, grid, own)
+        print(*warnings, cost(job, run, examples), sep="\n", flush=True)
+        before = losses(init, examples, run, unfinished / "before.json")
         prefix = PREFIX if params.train.prefix_cache else None
         trained, curve = train(run, unfinished / "trainer", log.metrics, prefix_cache=prefix)
         save(trained, init, job.trained)
-        after = losses(job.trained, examples, params, unfinished / "after.json")
-        report = {"study": job.study, "model": job.model, "rate_warnings": warnings, **curve}
-        report |= {"row": described(job.row), "trained_on": read_source(job.rows)}
+        after = losses(job.trained, examples, run, unfinished / "after.json")
+        report = {"model": job.model, "profile": params.profile, **described(job.row), **curve}
+        report |= {"rate_of": job.row.rate_of, "rate_warnings": warnings}
+        report |= {"trained_on": read_json(job.text / "SOURCE.json")}
         if examples:
             report["heldout"] = heldout(examples, before, after)
         write_json(f"artifacts/{job.study}/{job.model}.json", report)
@@ -149,21 +151,11 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
 
 def continue_on_study_text(params: Params, log: Tracker, study: str, model: str) -> None:
     """`continue_training` of one of the study's models, on the text that its stage `text` made."""
-    models = study_params(study, "models", dict[Name, Row])
-    if model not in models:
-        raise UserError(
-            f"{study}: {model}: not in {params_file(study)}; it has {', '.join(models)}"
-        )
+    row: Learner = chosen(study, Learner, model)
     text, module = Path("artifacts/text") / study, f"pipelines.studies.{study}.train"
-    files = text / "train", text / "heldout.jsonl"
-    job = Job(study, model, models[model], model, *files, module)
+    job = Job(study, model, row, text, text / "heldout.jsonl", module)
     report = continue_training(with_schedule(params, study), log, job)
     log.metrics({f"heldout/{name}": value for name, value in report["heldout"]["end"].items()})
-
-
-def read_source(rows: Path) -> Any:
-    """What the text is, from the `SOURCE.json` that its stage wrote beside the blocks."""
-    return read_json(rows.parent / "SOURCE.json")
 
 
 def heldout(examples: list[Example], before: list[float], after: list[float]) -> dict[str, Any]:

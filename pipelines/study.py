@@ -1,4 +1,4 @@
-"""A study's own parameters: `pipelines/studies/<name>/params.yaml`, under the key `<name>`."""
+"""What `pipelines/studies/<name>/params.yaml` says beside its rows (`pipelines.rows`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def params_file(name: str) -> Path:
 
 
 def study_params(name: str, part: str, form: Any) -> Any:
-    """The value of the key `<name>.<part>` in the study's file, validated as a `form`.
+    """The value of the key `part` in the file of the study `name`, validated as a `form`.
 
     A stage reads the parts it depends on and no others. Raises UserError, one line naming the file
     and the key.
@@ -34,15 +34,15 @@ def study_params(name: str, part: str, form: Any) -> Any:
     path = params_file(name)
     try:
         tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TypeAdapter(form).validate_python(tree[name][part])
+        return TypeAdapter(form).validate_python(tree[part])
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except (TypeError, KeyError):
-        raise UserError(f"{path}: {name}.{part}: missing") from None
+        raise UserError(f"{path}: {part}: missing") from None
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join([name, part, *map(str, first["loc"])])
+        key = ".".join([part, *map(str, first["loc"])])
         reason = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path}: {key}: {reason} (got {first['input']!r})") from None

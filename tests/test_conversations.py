@@ -167,13 +167,13 @@ def chats(**changes: Any) -> Chats:
 
 def test_groups_are_held_out_whole() -> None:
     made = [Conversation(f"{g}{i}", str(g), [ASKED, SAID]) for g in range(8) for i in range(3)]
-    found = split(made, chats())
+    found = split(made, chats(), "key")
     groups = {name: {entry.group for entry in part} for name, part in found.items()}
     assert len(groups["heldout"]) == 2
     assert not groups["train"] & groups["heldout"]
     assert {entry.id for part in found.values() for entry in part} == {entry.id for entry in made}
-    assert split(made, chats()) == found
-    assert split(made, chats(seed=1)) != found
-    assert split(made, chats(max_conversations=5))["train"] == found["train"][:5]
-    with pytest.raises(UserError, match=r"^sft\.text\.heldout_share: 0\.25 of 1 groups"):
-        split(made[:3], chats())
+    assert split(made, chats(), "key") == found
+    assert split(made, chats(seed=1), "key") != found
+    assert split(made, chats(max_conversations=5), "key")["train"] == found["train"][:5]
+    with pytest.raises(UserError, match=r"^key\.heldout_share: 0\.25 of 1 groups"):
+        split(made[:3], chats(), "key")

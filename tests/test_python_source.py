@@ -49,7 +49,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def source(train: Package, heldout: Package, **changes: int) -> PythonSource:
-    settings = {"min_characters": 10, "heldout_files": 2, "heldout_characters": 30}
+    settings = {"min_characters": 10, "files_per_package": 2, "file_characters": 30}
     return PythonSource(
         train=[train], heldout=[heldout], block_size=8, seed=0, **(settings | changes)
     )
@@ -62,7 +62,8 @@ def test_packages_are_split_and_short_files_dropped(registry: Path) -> None:
     assert [f["id"] for f in files["heldout"]] == [f"theirs/theirs/{i}.py" for i in range(4)]
     assert {f["title"] for f in files["train"]} == {"python", "ours"}
     assert sum(f["title"] == "ours" for f in files["train"]) == 1
-    beginnings = heldout_texts(source(train, train), files["heldout"])
+    theirs = train.model_copy(update={"requirement": "theirs==1.0"})
+    beginnings = heldout_texts(source(train, theirs), files["heldout"], "key")
     assert [f["id"] for f in beginnings] == ["theirs/theirs/0.py", "theirs/theirs/2.py"]
     assert beginnings[1]["text"] == ("y = 2\n" * 9)[:30]
 
@@ -89,8 +90,11 @@ def test_a_package_in_both_splits_and_too_few_files_are_told(registry: Path) -> 
     with pytest.raises(UserError, match=r"^key\.heldout: ours is in train, too"):
         python_files(source(package, package), "key")
     other = wheel(registry, "theirs", {"a.py": "x = 1\n" * 9})
-    with pytest.raises(UserError, match=r"^key\.heldout_files: 2 files wanted.*have 1 of 10"):
-        python_files(source(package, other), "key")
+    files = python_files(source(package, other), "key")["heldout"]
+    with pytest.raises(
+        UserError, match=r"^key\.files_per_package: 2, but theirs==1\.0 has 1 files"
+    ):
+        heldout_texts(source(package, other), files, "key")
 
 
 def test_the_standard_library_has_its_modules_and_no_package() -> None:

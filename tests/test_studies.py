@@ -31,11 +31,17 @@ SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
 MODELS = ("base", "lesa", "llama_pro")
 
 
+def committed(name: str) -> dict[str, Any]:
+    """The study's own parameters."""
+    path = ROOT / "pipelines/studies" / name / "params.yaml"
+    tree: dict[str, Any] = yaml.safe_load(path.read_text())
+    return tree
+
+
 def own_params(name: str, **changes: Any) -> None:
     """The study's committed parameters with `changes`, written below the working directory."""
     path = Path("pipelines/studies") / name / "params.yaml"
-    tree: dict[str, Any] = yaml.safe_load((ROOT / path).read_text())
-    tree[name] |= changes
+    tree = committed(name) | changes
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
 
@@ -61,11 +67,17 @@ def here(experiment: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> tu
 
 
 def code_params() -> None:
-    """A study of two packages that stand in the downloads already."""
-    own = yaml.safe_load((ROOT / "pipelines/studies/code/params.yaml").read_text())["code"]
-    text = own["text"] | {"heldout_files": 3, "heldout_characters": 200, "block_size": 64}
-    models = {name: own["models"][name] for name in MODELS}
-    own_params("code", text=text, models=models, train=SCHEDULE)
+    """The study with fewer models, a short text and short runs."""
+    own = committed("code")
+    text = own["text"] | {"files_per_package": 1, "file_characters": 200, "block_size": 64}
+    own_params("code", text=text, code={m: own["code"][m] for m in MODELS}, train=SCHEDULE)
+
+
+HELDOUT = committed("code")["text"]["heldout"]
+
+
+def source_file(package: str, i: int) -> dict[str, str]:
+    return {"id": f"{package}/{i}.py", "title": package, "text": f"é = {i}\n" * (30 + i)}
 
 
 @pytest.fixture
@@ -74,12 +86,10 @@ def code(here: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Params:
     import pipelines.studies.code.text as module
 
     code_params()
+    names = [package["requirement"].partition("==")[0] for package in HELDOUT]
     files = {
-        split: [
-            {"id": f"{split}/{i}.py", "title": split, "text": f"é = {i}\n" * (30 + i)}
-            for i in range(40)
-        ]
-        for split in ("train", "heldout")
+        "train": [source_file("train", i) for i in range(40)],
+        "heldout": [source_file(name, i) for i, name in enumerate(names)],
     }
     monkeypatch.setattr(module, "python_files", lambda source, key: files)
     stage("studies.code.text", here[1])
@@ -89,6 +99,7 @@ def code(here: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Params:
 def test_code_counts_every_byte_once(code: Params) -> None:
     examples = read_examples(Path("artifacts/text/code/heldout.jsonl"))
     tokenizer = AutoTokenizer.from_pretrained("artifacts/base")
+    assert len({example.group for example in examples}) == len(examples) == len(HELDOUT)
     for example in examples:
         number = int(Path(example.id).stem)
         text = (f"é = {number}\n" * (30 + number))[:200]
@@ -205,9 +216,9 @@ def test_a_completion_is_transformers_greedy_one(here: tuple[Path, Params]) -> N
 @pytest.mark.parametrize(
     ("part", "form", "change", "line"),
     [
-        ("humaneval", HumanEval, {"run": "maybe"}, r"code\.humaneval\.run: .*\(got 'maybe'\)"),
-        ("train", Schedule, {"max_steps": 0}, r"code\.train\.max_steps: .*greater than 0"),
-        ("text", PythonSource, {"typo": 1}, r"code\.text\.typo: Extra inputs"),
+        ("humaneval", HumanEval, {"run": "maybe"}, r"humaneval\.run: .*\(got 'maybe'\)"),
+        ("train", Schedule, {"max_steps": 0}, r"train\.max_steps: .*greater than 0"),
+        ("text", PythonSource, {"typo": 1}, r"text\.typo: Extra inputs"),
     ],
 )
 def test_a_wrong_parameter_is_named(
@@ -219,8 +230,7 @@ def test_a_wrong_parameter_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    committed = yaml.safe_load((ROOT / "pipelines/studies/code/params.yaml").read_text())["code"]
-    own_params("code", **{part: committed[part] | change})
+    own_params("code", **{part: committed("code")[part] | change})
     with pytest.raises(UserError, match=f"^pipelines/studies/code/params.yaml: {line}") as error:
         study_params("code", part, form)
     assert "\n" not in str(error.value)
@@ -234,17 +244,17 @@ def test_a_schedule_without_a_point_at_half_is_refused(here: tuple[Path, Params]
 
 def test_an_unknown_model_is_refused(here: tuple[Path, Params]) -> None:
     code_params()
-    with pytest.raises(UserError, match=r"^code: none: not in pipelines/studies/code/params\.yaml"):
+    with pytest.raises(UserError, match=r"^code: none: not in its params\.yaml; there are base, "):
         stage("studies.code.train", here[1], model="none")
 
 
 @pytest.fixture
 def sft(here: tuple[Path, Params]) -> Params:
     """The study on the docstrings of a few short answers."""
-    own = yaml.safe_load((ROOT / "pipelines/studies/sft/params.yaml").read_text())["sft"]
+    own = committed("sft")
     text = own["text"] | {"heldout_conversations": 5, "block_size": 256, "max_conversations": 40}
     text["conversations"] |= {"max_characters": 120}
-    own_params("sft", text=text, models={"base": own["models"]["base"]}, train=SCHEDULE)
+    own_params("sft", text=text, sft={"base": own["sft"]["base"]}, train=SCHEDULE)
     stage("studies.sft.text", here[1])
     return here[1]
 
@@ -273,12 +283,14 @@ def test_sft_trains_on_completions_alone_and_scores_them(sft: Params) -> None:
 def test_variants_are_split_at_random_and_by_layer(
     code: Params, sft: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = yaml.safe_load((ROOT / "pipelines/studies/variants/params.yaml").read_text())["variants"]
+    own = committed("variants")
     parity = own["parity"] | {"seeds": [0], "test_every": 2}
     own_params("variants", train=SCHEDULE, parity=parity)
-    for variant in own["trained"]:
+    for variant in own["variants"]:
         stage("studies.variants.train", code, variant=variant)
-    digests = {name: tree_digest(f"artifacts/continued/variants/{name}") for name in own["trained"]}
+    digests = {
+        name: tree_digest(f"artifacts/continued/variants/{name}") for name in own["variants"]
+    }
     assert len(set(digests.values())) == 4
     found = {}
     for way, basis in product(("random", "layer"), ("own", "base")):
@@ -292,7 +304,7 @@ def test_variants_are_split_at_random_and_by_layer(
         assert numbers["nearest_copy_mse"] is None
         copies = found["random", "base"]["kinds"][kind]["nearest_copy_mse"]
         assert copies < numbers["seeds"]["0"]["test"]["zero_mse"]
-        assert set(numbers["distance"]) == set(own["trained"])
+        assert set(numbers["distance"]) == set(own["variants"])
     folders = [Path("artifacts/base"), *map(Path("artifacts/continued/variants").joinpath, digests)]
     check_shared_basis(folders, parity, found["random", "base"]["kinds"]["k_proj"])
 

@@ -169,10 +169,10 @@ def describe(source: Docstrings | ChatFiles | ChatHub) -> str:
     return "local files " + ", ".join(Path(name).name for name in source.paths)
 
 
-def split(found: list[Conversation], chats: Chats) -> dict[str, list[Conversation]]:
+def split(found: list[Conversation], chats: Chats, key: str) -> dict[str, list[Conversation]]:
     """Shuffle, and hold out whole groups: "train" and "heldout" share none.
 
-    Raises UserError if either would be empty.
+    Raises UserError if either would be empty; `key` names the parameters.
     """
     generator = random.Random(chats.seed)
     groups = sorted({entry.group for entry in found})
@@ -183,7 +183,7 @@ def split(found: list[Conversation], chats: Chats) -> dict[str, list[Conversatio
     heldout = [entry for entry in shuffled if entry.group in held]
     if not train or not heldout:
         raise UserError(
-            f"sft.text.heldout_share: {chats.heldout_share} of {len(groups)} groups leaves "
+            f"{key}.heldout_share: {chats.heldout_share} of {len(groups)} groups leaves "
             f"{len(train)} conversations to train on and {len(heldout)} to hold out"
         )
     return {"train": train[: chats.max_conversations], "heldout": heldout}

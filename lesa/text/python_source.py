@@ -43,8 +43,8 @@ class PythonSource(Strict):
     train: Annotated[list[Package], Field(min_length=1)]
     heldout: Annotated[list[Package], Field(min_length=1)]
     min_characters: Positive  # shorter files are dropped
-    heldout_files: Positive  # at even distances among those of the held-out packages
-    heldout_characters: Positive  # of each of them, from its beginning
+    files_per_package: Positive  # of each held-out package, at even distances
+    file_characters: Positive  # of each of them, from its beginning
     block_size: Annotated[int, Field(ge=2)]  # tokens per packed sequence of training
     seed: int  # of the order of the training files
 
@@ -98,7 +98,7 @@ def document(package: str, name: str, data: bytes) -> Document:
 def python_files(source: PythonSource, key: str) -> dict[str, list[Document]]:
     """The files of `source` that are long enough: "train" and "heldout".
 
-    Raises UserError if a package is in both or if too few files are held out.
+    Raises UserError if a package is in both; `key` names the parameters.
     """
     both = {p.name.lower() for p in source.train} & {p.name.lower() for p in source.heldout}
     if both:
@@ -107,18 +107,25 @@ def python_files(source: PythonSource, key: str) -> dict[str, list[Document]]:
     for split, packages in (("train", source.train), ("heldout", source.heldout)):
         for index, package in enumerate(packages):
             found[split] += wheel_files(package, f"{key}.{split}.{index}")
-    for split, files in found.items():
-        found[split] = [file for file in files if len(file["text"]) >= source.min_characters]
-    if len(found["heldout"]) < source.heldout_files:
-        raise UserError(
-            f"{key}.heldout_files: {source.heldout_files} files wanted, the held-out packages "
-            f"have {len(found['heldout'])} of {source.min_characters} characters or more"
-        )
-    return found
+    return {
+        split: [file for file in files if len(file["text"]) >= source.min_characters]
+        for split, files in found.items()
+    }
 
 
-def heldout_texts(source: PythonSource, files: list[Document]) -> list[Document]:
-    """The beginnings of `source.heldout_files` files, at even distances in their order."""
-    count = source.heldout_files
-    chosen = [files[index * len(files) // count] for index in range(count)]
-    return [file | {"text": file["text"][: source.heldout_characters]} for file in chosen]
+def heldout_texts(source: PythonSource, files: list[Document], key: str) -> list[Document]:
+    """The beginnings of `source.files_per_package` files of each package, at even distances.
+
+    A difference between models is resampled by package, so each must weigh much the same. Raises
+    UserError if a package has too few files.
+    """
+    count, chosen = source.files_per_package, []
+    for package in source.heldout:
+        own = [file for file in files if file["title"] == package.name]
+        if len(own) < count:
+            raise UserError(
+                f"{key}.files_per_package: {count}, but {package.requirement} has {len(own)} files "
+                f"of min_characters={source.min_characters} or more"
+            )
+        chosen += [own[index * len(own) // count] for index in range(count)]
+    return [file | {"text": file["text"][: source.file_characters]} for file in chosen]

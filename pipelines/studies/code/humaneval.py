@@ -1,6 +1,7 @@
 """Stage humaneval of the study code: pass@1 of a trained model, or of the untouched base.
 
-What a model writes is run only if `code.humaneval.run` is true, and then isolated (`eval.sandbox`).
+What a model writes is run only if the key `humaneval.run` is true, and then isolated
+(`eval.sandbox`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from eval.humaneval import Problem, complete, problems, solves
 from eval.sandbox import check_isolation
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.machine import compute_device
 from lesa.params import Params, Positive, Strict
 from lesa.training.pretrain import load_model
 from pipelines.closure import code_digest
@@ -22,7 +24,7 @@ from pipelines.study import study_params
 from pipelines.tracking import Tracker
 
 UNTOUCHED = "untouched"  # the base before any training
-OFF = "code.humaneval.run is false: no generated code was run"
+OFF = "humaneval.run is false: no generated code was run"
 
 
 class HumanEval(Strict):
@@ -35,7 +37,8 @@ def measure(folder: Path, chosen: list[Problem], own: HumanEval, unfinished: Pat
     """Which problems the checkpoint's completions solve; each is kept when it is done."""
     from transformers import AutoTokenizer
 
-    model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model = load_model(folder).to(compute_device()).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     found = []
     for problem in tqdm(chosen, desc="HumanEval", unit="problem"):
         done = unfinished / f"{problem['task_id'].replace('/', '-')}.json"
@@ -63,14 +66,15 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     trained = Path("artifacts/continued/code") / model
     folder = Path("artifacts/base") if model == UNTOUCHED else trained
     path = f"artifacts/code/humaneval-{model}.json"
+    common = {"model": model, "profile": params.profile}
     if not own.run:
-        write_json(path, {"model": model, "pass_at_1": None, "reason": OFF})
+        write_json(path, common | {"pass_at_1": None, "reason": OFF})
         return
     asked = own.limit, own.max_new_tokens
     key = key_of(tree_digest(folder), asked, code_digest("pipelines.studies.code.humaneval"))
     with work_folder(f"artifacts/work/code-humaneval/{model}", key) as unfinished:
         found = scores(folder, own, unfinished)
-        write_json(path, {"model": model, **found})
+        write_json(path, common | found)
     log.metrics({"pass_at_1": found["pass_at_1"]})
 
 

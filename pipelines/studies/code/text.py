@@ -18,7 +18,7 @@ from lesa.text.wikitext import Document
 from lesa.training.head_loss import IGNORED
 from lesa.training.sequences import Example, write_examples
 from pipelines.stage import run_stage
-from pipelines.study import study_params
+from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
 BASE, FOLDER = Path("artifacts/base"), Path("artifacts/text/code")
@@ -40,10 +40,11 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     source: PythonSource = study_params("code", "text", PythonSource)
+    key = f"{params_file('code')}: text"
     config, tokenizer = AutoConfig.from_pretrained(BASE), AutoTokenizer.from_pretrained(BASE)
-    files = python_files(source, "code.text")
+    files = python_files(source, key)
     random.Random(source.seed).shuffle(files["train"])
-    texts = {"train": files["train"], "heldout": heldout_texts(source, files["heldout"])}
+    texts = {"train": files["train"], "heldout": heldout_texts(source, files["heldout"], key)}
     tokens = {
         name: corpus.tokenise(found, tokenizer, config.vocab_size, name)
         for name, found in texts.items()

@@ -21,7 +21,7 @@ from lesa.text.conversations import (
 )
 from lesa.training.sequences import Example, write_examples
 from pipelines.stage import run_stage
-from pipelines.study import study_params
+from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
 BASE, FOLDER = Path("artifacts/base"), Path("artifacts/text/sft")
@@ -40,20 +40,20 @@ def examples(tokenizer: Any, found: list[Conversation], longest: int) -> list[Ex
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     chats: Chats = study_params("sft", "text", Chats)
-    source = chats.conversations
+    source, key = chats.conversations, f"{params_file('sft')}: text"
     if not isinstance(source, ChatHub):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is first imported
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    chosen = split(list(conversations(source, "sft.text.conversations")), chats)
+    chosen = split(list(conversations(source, f"{key}.conversations")), chats, key)
     made = {name: examples(tokenizer, found, chats.block_size) for name, found in chosen.items()}
     dropped = {name: len(chosen[name]) - len(made[name]) for name in made}
     heldout = made["heldout"][: chats.heldout_conversations]
     if not made["train"] or not heldout:
         raise UserError(
-            f"sft.text.block_size: of {chats.block_size} tokens no conversation is as short; "
-            f"{dropped} were longer"
+            f"{key}.block_size: {chats.block_size} tokens; no conversation to train on or to hold "
+            f"out is as short; longer ones: {dropped}"
         )
     blocks = pack(
         [(example.input_ids, example.labels) for example in made["train"]],

@@ -35,7 +35,7 @@ from lesa.method.basis import Basis, from_gram, gram
 from lesa.method.coefficients import Coefficients
 from lesa.method.fitting import kind_seed
 from lesa.method.predictor import fit, score
-from lesa.params import Name, Params, Predictor, Strict
+from lesa.params import Params, Predictor, Strict
 from pipelines.closure import code_digest
 from pipelines.stage import run_stage
 from pipelines.study import study_params
@@ -47,7 +47,6 @@ Split = tuple[list[int], list[int]]  # middle layers of the pool to train on and
 
 
 class Parity(Strict):
-    variants: Annotated[list[Name], Field(min_length=1)]  # beside the base
     preset: str  # of the predictors
     seeds: Annotated[list[int], Field(min_length=1)]  # of the predictors
     test_every: Annotated[int, Field(ge=2)]  # one triple, or one layer, of so many is held out
@@ -72,8 +71,8 @@ def pooled_split(way: str, variants: int, num_layers: int, own: Parity) -> Split
         raise UserError(f"split: {way!r} is none of random, layer")
     if not test:
         raise UserError(
-            f"variants.parity.test_every: {own.test_every}, but the base has {len(middles)} layers "
-            "between two others"
+            f"variants: parity.test_every: {own.test_every}, but the base has {len(middles)} "
+            "layers between two others"
         )
     return sorted(set(pool) - set(test)), test
 
@@ -144,57 +143,61 @@ def parity(v: Coefficients, split: Split, preset: Predictor, seed: int) -> dict[
     return {**scores, "seconds": seconds}
 
 
-def measure(
-    models: list[Checkpoint], kind: str, args: argparse.Namespace, params: Params, folder: Path
-) -> dict[str, Any]:
-    """All of a kind's numbers, a predictor a seed."""
-    own: Parity = study_params("variants", "parity", Parity)
-    base, file = models[0], folder / f"{kind}.coefficients"
-    coefficients.write(file, pool(models, kind, args.basis, params.svd.rank_tolerance))
-    total, (_, d2) = len(models) * base.num_layers, base.shape(kind)
-    v = coefficients.read(file, total, d2, compute_device())
-    split = pooled_split(args.split, len(models), base.num_layers, own)
-    preset = params.fit.presets[own.preset]
-    found = {
-        "nearest_copy_mse": nearest_copy_mse(v, split, base.num_layers),
-        "distance": {m.folder.name: distance(base, m, kind) for m in models[1:]},
-        "seeds": {str(seed): parity(v, split, preset, kind_seed(seed, kind)) for seed in own.seeds},
-    }
-    file.unlink()
-    return found
+def pooled(
+    models: list[Checkpoint], kind: str, which: str, tolerance: float, file: Path
+) -> Coefficients:
+    """Coefficients of a kind of all variants' layers, which are kept in `file`."""
+    coefficients.write(file, pool(models, kind, which, tolerance))
+    layers, (_, d2) = len(models) * models[0].num_layers, models[0].shape(kind)
+    return coefficients.read(file, layers, d2, compute_device())
+
+
+def check(own: Parity, params: Params, basis: str) -> None:
+    if basis not in BASES:
+        raise UserError(f"basis: {basis!r} is none of {', '.join(BASES)}")
+    if own.preset not in params.fit.presets:
+        raise UserError(f"variants: parity.preset: params.yaml has no fit.presets.{own.preset}")
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     own: Parity = study_params("variants", "parity", Parity)
-    way, name = args.split, f"{args.split}-{args.basis}"
-    if args.basis not in BASES:
-        raise UserError(f"basis: {args.basis!r} is none of {', '.join(BASES)}")
-    if own.preset not in params.fit.presets:
-        raise UserError(f"variants.parity.preset: params.yaml has no fit.presets.{own.preset}")
-    folders = [BASE, *(TRAINED / name for name in own.variants)]
+    variants = list(study_params("variants", "variants", dict[str, Any]))
+    check(own, params, args.basis)
+    name, preset = f"{args.split}-{args.basis}", params.fit.presets[own.preset]
+    folders = [BASE, *(TRAINED / variant for variant in variants)]
     models = [Checkpoint(folder) for folder in folders]
-    base = models[0]
-    train, test = pooled_split(way, len(models), base.num_layers, own)
+    base, tolerance = models[0], params.svd.rank_tolerance
+    split = pooled_split(args.split, len(models), base.num_layers, own)
+    train, test = split
     fits = len(base.kinds) * len(own.seeds)
     print(f"variants {name}: {fits} predictors, each on {len(train)} triples", flush=True)
     key = key_of(
-        own.model_dump(),
-        params.fit.presets[own.preset].model_dump(),
-        params.svd.rank_tolerance,
+        [own.model_dump(), preset.model_dump(), tolerance],
         [tree_digest(folder) for folder in folders],
         code_digest("pipelines.studies.variants.parity"),
     )
     kinds: dict[str, Any] = {}
     with work_folder(f"artifacts/work/variants-parity/{name}", key) as unfinished:
         for kind in tqdm(base.kinds, desc=f"variants {name}", unit="kind"):
-            done = unfinished / f"{kind}.json"
+            done, file = unfinished / f"{kind}.json", unfinished / f"{kind}.coefficients"
             if not done.is_file():
-                write_json(done, measure(models, kind, args, params, unfinished))
+                v = pooled(models, kind, args.basis, tolerance, file)
+                numbers = {
+                    "nearest_copy_mse": nearest_copy_mse(v, split, base.num_layers),
+                    "distance": {m.folder.name: distance(base, m, kind) for m in models[1:]},
+                    "seeds": {
+                        str(seed): parity(v, split, preset, kind_seed(seed, kind))
+                        for seed in own.seeds
+                    },
+                }
+                write_json(done, numbers)
+                file.unlink()
             kinds[kind] = read_json(done)
         report = {
-            "split": way,
+            "profile": params.profile,
+            "split": args.split,
             "basis": args.basis,
-            "variants": ["base", *own.variants],
+            "variants": ["base", *variants],
             "preset": own.preset,
             "triples": {"train": len(train), "test": len(test)},
             "held_out_layers": sorted({i % base.num_layers for i in test}),
