@@ -56,7 +56,7 @@ profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qw
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
 	@$(RUN) python -m pipelines.plan $(PROFILE)
 
-study: $(STAMP) ## A study outside the default run, NAME=grid or start; its metrics are committed
+study: $(STAMP) ## A study outside the default run, NAME=grid, start, code, sft or variants; its metrics are committed
 	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
 	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -name '*.json' -exec cp {} metrics/$(NAME)/ \;
 
