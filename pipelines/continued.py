@@ -6,7 +6,6 @@ The studies code, sft and variants are runs of this; each has its own text and i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,9 @@ def key(params: Params, job: Job, rate: float) -> str:
 def cost(job: Job, run: Run, examples: list[Example]) -> str:
     """One line, before the work: how many tokens, and how long they take where that is known."""
     trained = run.settings.max_steps * run.tokens_per_step
-    scored = 2 * sum(len(example.input_ids) for example in examples)
+    points = run.settings.max_steps // run.settings.eval_every + 1
+    scored = points * sum(map(len, run.heldout_blocks))
+    scored += 2 * sum(len(example.input_ids) for example in examples)
     line = f"{job.study} {job.model}: {trained:,} tokens to train on, {scored:,} to score"
     measured = Path(f"metrics/pretrain/{job.row.rate_of}.json")
     if not measured.is_file():
@@ -160,15 +161,12 @@ def continue_on_study_text(params: Params, log: Tracker, study: str, model: str)
 
 def heldout(examples: list[Example], before: list[float], after: list[float]) -> dict[str, Any]:
     """Every example's nats at the start and at the end, for pairing, and what they come to."""
-    rows: Mapping[str, Any] = {
+    return {
         "ids": [example.id for example in examples],
         "groups": [example.group for example in examples],
         "bytes": [example.size for example in examples],
         "targets": [example.targets for example in examples],
-    }
-    both = {"start": before, "end": after}
-    return {
-        **rows,
-        "nats": both,
-        **{name: summary(nats, examples) for name, nats in both.items()},
+        "nats": {"start": before, "end": after},
+        "start": summary(before, examples),
+        "end": summary(after, examples),
     }

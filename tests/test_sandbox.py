@@ -32,6 +32,14 @@ while True:
     except OSError:
         pass
 """
+# Root's right to search all folders, which the sandbox keeps, opens any file so outside of it.
+HANDLE = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+handle, mount = (ctypes.c_uint32 * 34)(128), ctypes.c_int()
+assert libc.name_to_handle_at(-100, b'{file}', handle, ctypes.byref(mount), 0) == 0
+assert os.read(libc.open_by_handle_at(-100, handle, os.O_RDONLY), 4) == b'kept'
+"""
 HOSTILE = {
     "an infinite loop": "while True: pass",
     "a sleep": "import time; time.sleep(60)",
@@ -43,6 +51,7 @@ HOSTILE = {
     "a flood": "while True: print('x' * 10000)",
     "a file written": "open('mine', 'w').write('x')",
     "a file read": "open('{file}').read()",
+    "a file read by its handle": HANDLE,
     "a file removed": "import os; os.unlink('{file}')",
     "another program": "import subprocess; subprocess.run(['/bin/true'], check=True)",
 }
