@@ -28,7 +28,8 @@ from pipelines.study import Schedule, study_params
 from tests.pipeline import ROOT, smoke, stage
 
 SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
-MODELS = ("base", "lesa", "llama_pro")
+MODELS = ("base", "lesa", "identity")
+RATES = ("base", "lesa", "llama_pro")  # the files of metrics/grid that these read
 
 
 def committed(name: str) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
         params = parse(smoke(), "params.yaml")
         for name in ("inputs", "base", "corpus", "extract", "svd"):
             stage(name, params)
-        for model in MODELS:
+        for model in RATES:
             write_json(f"metrics/grid/{model}.json", {"model": model, "best": 0.003})
     return folder, params
 
@@ -119,8 +120,15 @@ def test_code_trains_and_scores(code: Params) -> None:
         for phase in ("start", "end"):
             bits = sum(held["nats"][phase]) / sum(held["bytes"]) / math.log(2)
             assert math.isclose(held[phase]["bits_per_byte"], bits)
+    # What is trained at another model's rate says so.
+    line = (
+        "metrics/grid/llama_pro.json: model was llama_pro, but this run's is identity; `make grid`"
+    )
+    assert line in found["identity"]["rate_warnings"]
+    assert not any("model was" in line for line in found["lesa"]["rate_warnings"])
+    assert {report["profile"] for report in found.values()} == {"smoke"}
     # An identity start has the base's loss on every file.
-    starts = [found[model]["heldout"]["nats"]["start"] for model in ("llama_pro", "base")]
+    starts = [found[model]["heldout"]["nats"]["start"] for model in ("identity", "base")]
     assert starts[0] == pytest.approx(starts[1], rel=1e-5)
     # The end's loss is that of the checkpoint that was saved.
     trained: Any = AutoModelForCausalLM.from_pretrained("artifacts/continued/code/base")
@@ -140,10 +148,13 @@ def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) ->
     """Stopped after its training, before its checkpoint is whole: the same numbers again."""
     import pipelines.continued as module
 
-    stage("studies.code.train", code, model="lesa")
-    whole = read_json("artifacts/code/lesa.json"), tree_digest("artifacts/continued/code/lesa")
-    shutil.rmtree("artifacts/continued/code/lesa")
-    Path("artifacts/code/lesa.json").unlink()
+    stage("studies.code.train", code, model="identity")
+    whole = (
+        read_json("artifacts/code/identity.json"),
+        tree_digest("artifacts/continued/code/identity"),
+    )
+    shutil.rmtree("artifacts/continued/code/identity")
+    Path("artifacts/code/identity.json").unlink()
 
     def killed(*args: Any) -> None:
         raise KeyboardInterrupt
@@ -151,14 +162,14 @@ def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(module, "save", killed)
         with pytest.raises(KeyboardInterrupt):
-            stage("studies.code.train", code, model="lesa")
-    assert Path("artifacts/work/code/lesa/before.json").is_file()
+            stage("studies.code.train", code, model="identity")
+    assert Path("artifacts/work/code/identity/before.json").is_file()
     monkeypatch.setattr(module, "deepen", killed)  # not made a second time
-    stage("studies.code.train", code, model="lesa")
-    again = read_json("artifacts/code/lesa.json")
+    stage("studies.code.train", code, model="identity")
+    again = read_json("artifacts/code/identity.json")
     assert again["heldout"] == whole[0]["heldout"]
     assert again["steps"] == whole[0]["steps"]
-    assert tree_digest("artifacts/continued/code/lesa") == whole[1]
+    assert tree_digest("artifacts/continued/code/identity") == whole[1]
 
 
 def test_humaneval_runs_nothing_unless_asked(code: Params, monkeypatch: pytest.MonkeyPatch) -> None:
