@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lesa.errors import UserError
 from lesa.files import read_json, tree_digest, write_json
 from lesa.params import Params, parse
-from lesa.text.python_source import PythonSource
+from lesa.text.python_source import PythonSource, standard_library
 from lesa.training.sequences import read_examples
 from pipelines.continued import with_schedule
 from pipelines.studies.code.humaneval import HumanEval
@@ -259,9 +259,16 @@ def test_an_unknown_model_is_refused(here: tuple[Path, Params]) -> None:
         stage("studies.code.train", here[1], model="none")
 
 
+MODULES = {"asyncio", "email", "html", "http", "importlib", "json", "logging", "unittest"}
+
+
 @pytest.fixture
-def sft(here: tuple[Path, Params]) -> Params:
-    """The study on the docstrings of a few short answers."""
+def sft(here: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The study on a few modules' short docstrings."""
+    import lesa.text.conversations as module
+
+    files = [file for file in standard_library() if file["id"].split("/")[1] in MODULES]
+    monkeypatch.setattr(module, "standard_library", lambda: files)
     own = committed("sft")
     text = own["text"] | {"heldout_conversations": 5, "block_size": 256, "max_conversations": 40}
     text["conversations"] |= {"max_characters": 120}
