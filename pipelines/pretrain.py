@@ -37,6 +37,16 @@ def read_grid(model: str) -> tuple[Path, dict[str, Any]]:
     return path, grid
 
 
+def chosen_for(params: Params, checkpoint: str) -> dict[str, Any]:
+    """What a grid's file must name for its rate to be the one of a run of the checkpoint."""
+    return {
+        "profile": params.profile,
+        "checkpoint": checkpoint,
+        "dtype": dtype_name(params.train.bf16),
+        "max_steps": params.grid.max_steps,
+    }
+
+
 def rate_warnings(path: Path, grid: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """A line for each key of `own` in which the grid was not that of this run."""
     lines = []
@@ -58,13 +68,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     group = processes.group()
     if group.is_main_process:
         checkpoint = tree_digest(init)
-        chosen_on = {
-            "profile": params.profile,
-            "checkpoint": checkpoint,
-            "dtype": dtype_name(settings.bf16),
-            "max_steps": params.grid.max_steps,
-        }
-        warnings = rate_warnings(path, grid, chosen_on)
+        warnings = rate_warnings(path, grid, chosen_for(params, checkpoint))
         print(*warnings, sep="\n", end="\n" * bool(warnings), flush=True)
         shared = settings.model_dump(exclude=OF_THE_MACHINE)
         shared["sequences_per_step"] = run.sequences_per_step

@@ -314,14 +314,16 @@ def test_code_and_sft_are_paired_by_group(study: str, tmp_path: Path) -> None:
 def test_variants_are_judged_by_either_split(tmp_path: Path) -> None:
     metrics = metrics_with(tmp_path, [])
 
-    def split(test: float) -> dict[str, Any]:
-        scores = {"train": {"mse": 1.0}, "test": {"mse": test, "zero_mse": 2.0}}
-        return {kind: scores for kind in KINDS}
-
-    save(metrics, "variants/paper", {"splits": {"random": split(1.0), "by_layer": split(1.5)}})
+    for split, test in (("random", 1.0), ("layer", 1.5)):
+        scores = {"train": {"mse": 1.0}, "test": {"mse": test, "zero_mse": 1.2}}
+        kinds = {kind: {"seeds": dict.fromkeys("01", scores)} for kind in KINDS}
+        content = {"split": split, "basis": "own", "kinds": kinds}
+        save(metrics, f"variants/parity-{split}-own", content)
+    save(metrics, "variants/wiki_0", {"steps": []})  # how a variant was trained
     found = findings("c02_generalisation", metrics)
-    assert found["triples of variants, split random"].verdict == HOLDS
-    assert found["triples of variants, split by_layer"].verdict == FAILS
+    for split, verdict in (("random", HOLDS), ("layer", FAILS)):
+        subject = f"triples of variants, split {split}, basis own"
+        assert found[subject].verdict == found[f"{subject}: better than zero"].verdict == verdict
 
 
 def test_without_studies_each_claim_names_the_command(tmp_path: Path) -> None:

@@ -34,8 +34,12 @@ def training_order(count: int, needed: int, seed: int) -> list[int]:
 
 
 def collate(rows: list[dict[str, Tensor]], states: States | None) -> dict[str, Tensor]:
-    """A batch (batch, block_size) with its labels; with `states`, its inputs are hidden states."""
+    """A batch (batch, block_size) with its labels; with `states`, its inputs are hidden states.
+
+    The labels are the tokens, unless rows have `labels` of their own, (block_size,).
+    """
     ids = torch.stack([row["input_ids"] for row in rows]).long()
+    labels = torch.stack([row.get("labels", row["input_ids"]) for row in rows]).long()
     if states is None:
-        return {"input_ids": ids, "labels": ids}
-    return {"inputs_embeds": torch.stack([states(block) for block in ids]), "labels": ids}
+        return {"input_ids": ids, "labels": labels}
+    return {"inputs_embeds": torch.stack([states(block) for block in ids]), "labels": labels}

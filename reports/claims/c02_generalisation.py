@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from reports import domains
 from reports.claims import CannotTestError, Finding, below, cannot
 from reports.measured import Json, Metrics, files
 from reports.paired import Array, interval
@@ -13,7 +14,8 @@ ON_PAR = 1.10
 CLAIM = "The predictor's test loss is on par with its training loss"
 RULE = (
     f"mean over kinds and seeds of test MSE / training MSE of one predictor, below {ON_PAR:.2f} by "
-    "its interval; beside it, its test MSE over that of predicting zero, below 1"
+    "its interval; beside it, its test MSE over that of predicting zero, below 1. A run's presets "
+    "are fitted on triples of the base alone, those of the study variants on triples of five models"
 )
 PAPER = "curves alone: 150 triples of Llama-3 variants, split 120/30; no number stated"
 
@@ -28,6 +30,17 @@ def ratios(runs: list[Json], over: str) -> Array:
     return np.array([[c["mse"] / denominator(c) for c in of_run] for of_run in kinds])
 
 
+def judged(of: str, sources: str, over_train: Array, over_zero: Array) -> list[Finding]:
+    """Test MSE / training MSE and, beside it, test MSE / that of zero; both (seeds, kinds)."""
+    parity, zero = interval(over_train), interval(over_zero)
+    on_par, of_zero = below(parity, ON_PAR), f"{of}: better than zero"
+    ratio = "test MSE / MSE of predicting zero"
+    return [
+        Finding(of, f"test MSE / training MSE {show_interval(parity)}", on_par, sources),
+        Finding(of_zero, f"{ratio} {show_interval(zero)}", below(zero, 1.0), sources, True),
+    ]
+
+
 def findings(m: Metrics) -> list[Finding]:
     found = []
     for preset, runs in m.fits_by_preset.items():
@@ -35,12 +48,8 @@ def findings(m: Metrics) -> list[Finding]:
         if not blind:
             continue
         of = f"preset {preset}, {len(blind)} seed{'s' if len(blind) > 1 else ''}"
-        sources = files("fit", list(blind))
-        parity, zero = (interval(ratios(list(blind.values()), over)) for over in ("fitted", "zero"))
-        said = f"test MSE / training MSE {show_interval(parity)}; triples of this one model"
-        found.append(Finding(of, said, below(parity, ON_PAR), sources))
-        said = f"test MSE / MSE of predicting zero {show_interval(zero)}"
-        found.append(Finding(f"{of}: better than zero", said, below(zero, 1.0), sources, True))
+        both = [ratios(list(blind.values()), over) for over in ("fitted", "zero")]
+        found += judged(of, files("fit", list(blind)), *both)
     if not found:
         raise CannotTestError("no held-out predictor errors were measured", "dvc repro fit")
     return [*found, *variants(m)]
@@ -48,18 +57,12 @@ def findings(m: Metrics) -> list[Finding]:
 
 def variants(m: Metrics) -> list[Finding]:
     """Parity on pooled triples of variants of the base, split at random and by layer."""
-    if not m.variants:
+    measured = domains.parities(m)
+    if not measured:
         return [cannot("triples of variants", "no variants were made", "make study NAME=variants")]
     found = []
-    for name, content in m.variants.items():
-        for split, kinds in content["splits"].items():
-            values = [c["test"]["mse"] / c["train"]["mse"] for c in kinds.values()]
-            zero = [c["test"]["mse"] / c["test"]["zero_mse"] for c in kinds.values()]
-            said = (
-                f"test MSE / training MSE {show_interval(interval(values))}; / MSE of predicting "
-                f"zero {show_interval(interval(zero))}"
-            )
-            verdict = below(interval(values), ON_PAR)
-            source = files("variants", [name])
-            found.append(Finding(f"triples of variants, split {split}", said, verdict, source))
+    for name, content in measured.items():
+        of = f"triples of variants, split {content['split']}, basis {content['basis']}"
+        both = [domains.over_fits(content, by) for by in (domains.over_train, domains.over_zero)]
+        found += judged(of, files("variants", [name]), *both)
     return found

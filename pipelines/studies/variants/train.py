@@ -1,0 +1,42 @@
+"""Stage train of the study variants: the base, all of it trained for a while on one text."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lesa.errors import UserError
+from lesa.params import Name, Params, Strict
+from pipelines.continued import Job, Learner, continue_training, with_schedule
+from pipelines.stage import run_stage
+from pipelines.study import study_params
+from pipelines.tracking import Tracker
+
+
+class Variant(Strict):
+    """The base, all of it trained for a while. text: the folder of the blocks `train`. seed: of
+    their order."""
+
+    text: str
+    seed: int
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    name, listed = args.variant, study_params("variants", "variants", dict[Name, Variant])
+    if name not in listed:
+        raise UserError(f"variants: {name}: not in its params.yaml; there are {', '.join(listed)}")
+    variant, params = listed[name], with_schedule(params, "variants")
+    train = params.train.model_copy(update={"seed": variant.seed})
+    job = Job(
+        study="variants",
+        model=name,
+        row=Learner(method="base", rate_of="base"),
+        text=Path(variant.text),
+        heldout=None,
+        module="pipelines.studies.variants.train",
+    )
+    continue_training(params.model_copy(update={"train": train}), log, job)
+
+
+if __name__ == "__main__":
+    run_stage("variants-train", work, "variant")

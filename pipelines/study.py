@@ -1,0 +1,48 @@
+"""What `pipelines/studies/<name>/params.yaml` says beside its rows (`pipelines.rows`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from lesa.errors import UserError
+from lesa.params import Positive, Strict
+
+
+class Schedule(Strict):
+    """What of `train` a study has numbers of its own for."""
+
+    max_steps: Positive
+    eval_every: Positive
+    save_every: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+
+
+def params_file(name: str) -> Path:
+    return Path("pipelines/studies") / name / "params.yaml"
+
+
+def study_params(name: str, part: str, form: Any) -> Any:
+    """The value of the key `part` in the file of the study `name`, validated as a `form`.
+
+    A stage reads the parts it depends on and no others. Raises UserError, one line naming the file
+    and the key.
+    """
+    path = params_file(name)
+    try:
+        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return TypeAdapter(form).validate_python(tree[part])
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (TypeError, KeyError):
+        raise UserError(f"{path}: {part}: missing") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([part, *map(str, first["loc"])])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {key}: {reason} (got {first['input']!r})") from None

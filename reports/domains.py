@@ -1,0 +1,175 @@
+"""The studies of other texts: code and SFT (claim C11), and variants of the base (claim C2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from reports.measured import Json, Metrics, files, losses_at
+from reports.paired import Array, Interval, exact_share, interval, paired, ratio
+from reports.tables import Cell, Table
+
+GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
+HUMANEVAL = "humaneval-"  # how the files of HumanEval among those of the study code begin
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A study's measure: held-out nats over the sum of the column `size`, `nats` a unit."""
+
+    name: str
+    unit: str
+    text: str
+    size: str
+    nats: float
+
+
+DOMAINS = {
+    "code": Domain("code", "bits a byte", "the packages held out", "bytes", math.log(2)),
+    "sft": Domain("SFT", "nats a token", "the completions held out", "targets", 1.0),
+}
+
+
+def models(m: Metrics, study: str) -> dict[str, Json]:
+    """The study's trained models by name."""
+    contents: dict[str, Json] = getattr(m, study)
+    return {name: content for name, content in contents.items() if "heldout" in content}
+
+
+def difference(
+    ours: Json, theirs: Json, domain: Domain, phases: tuple[str, str] = ("end", "end")
+) -> tuple[Interval, str]:
+    """Our held-out loss minus theirs, in the domain's unit, and what was resampled.
+
+    phases: of ours and of theirs, "start" or "end" of the training.
+    """
+    ours, theirs = ours["heldout"], theirs["heldout"]
+    grouped = len(set(ours["groups"])) >= GROUPS
+    owners = ours["groups"] if grouped else ours["ids"]
+    order = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
+    index = [order[owner] for owner in owners]
+    excess = np.subtract(ours["nats"][phases[0]], theirs["nats"][phases[1]]) / domain.nats
+    sizes = np.bincount(index, weights=ours[domain.size])
+    return ratio(np.bincount(index, weights=excess), sizes), "groups" if grouped else "examples"
+
+
+def loss(model: Json, domain: Domain, phase: str) -> float:
+    """Held-out loss in the domain's unit."""
+    held = model["heldout"]
+    return float(math.fsum(held["nats"][phase]) / domain.nats / sum(held[domain.size]))
+
+
+def table(m: Metrics, study: str) -> Table:
+    """Loss on the study's held-out text, and what is forgotten of the run's own."""
+    domain, found = DOMAINS[study], models(m, study)
+    rows: list[dict[str, Cell]] = []
+    for name, model in found.items():
+        row: dict[str, Cell] = {
+            "model": name,
+            "learning rate": float(model["learning_rate"]),
+            f"{domain.unit}, start": loss(model, domain, "start"),
+            f"{domain.unit}, end": loss(model, domain, "end"),
+        }
+        if "base" in found:
+            phases = ("end", "start")
+            row["minus the untouched base's"] = difference(model, found["base"], domain, phases)[0]
+        if "lesa" in found:
+            row["minus LESA's"] = difference(model, found["lesa"], domain)[0]
+        if "base" in found:
+            forgotten = paired(losses_at(model, -1), losses_at(found["base"], 0))
+            row["loss on the run's own text, minus the untouched base's"] = forgotten
+        rows.append(row)
+    return Table(
+        f"domain_{study}",
+        f"Training on {domain.name}: loss on {domain.text}, {domain.unit}",
+        files(study, list(found)) if found else f"metrics/{study}/*.json",
+        rows,
+    )
+
+
+def humaneval(m: Metrics) -> Table:
+    """pass@1 of one greedy sample a problem; no row where no generated code was run."""
+    run = {
+        name.removeprefix(HUMANEVAL): content
+        for name, content in m.code.items()
+        if name.startswith(HUMANEVAL) and content["pass_at_1"] is not None
+    }
+    lesa, rows = run.get("lesa"), []
+    for name, content in run.items():
+        solved = np.asarray(content["passed"], dtype=np.float64)
+        share = exact_share(int(solved.sum()), len(solved))
+        row: dict[str, Cell] = {
+            "model": name,
+            "problems": len(solved),
+            "pass@1": share,
+        }
+        if lesa and lesa["problems"] == content["problems"]:
+            row["minus LESA's"] = paired(solved, lesa["passed"])
+        rows.append(row)
+    return Table(
+        "humaneval",
+        "HumanEval, share of problems solved by one greedy sample",
+        f"metrics/code/{HUMANEVAL}*.json",
+        rows,
+    )
+
+
+def parities(m: Metrics) -> dict[str, Json]:
+    """Of the study variants, what was fitted on each split of the triples, by file."""
+    return {name: content for name, content in m.variants.items() if "split" in content}
+
+
+def over_fits(content: Json, number: Callable[[Json], float]) -> Array:
+    """(seeds, kinds): a number of each predictor's scores, {"train", "test"}."""
+    kinds = [kind["seeds"] for kind in content["kinds"].values()]
+    return np.array([[number(kind[seed]) for kind in kinds] for seed in kinds[0]])
+
+
+def over_train(scores: Json) -> float:
+    return float(scores["test"]["mse"] / scores["train"]["mse"])
+
+
+def over_zero(scores: Json) -> float:
+    return float(scores["test"]["mse"] / scores["test"]["zero_mse"])
+
+
+def near_copies(content: Json) -> float | None:
+    """Error of a test layer's nearest variant in the training set over that of zero, mean of kinds.
+
+    None where no test layer has a variant there.
+    """
+    kinds = content["kinds"].values()
+    if any(kind["nearest_copy_mse"] is None for kind in kinds):
+        return None
+    zero = [next(iter(kind["seeds"].values()))["test"]["zero_mse"] for kind in kinds]
+    copies = [kind["nearest_copy_mse"] for kind in kinds]
+    return float(np.mean(np.divide(copies, zero)))
+
+
+def variants(m: Metrics) -> Table:
+    """Parity on pooled triples of variants: a number is the mean over matrix kinds and seeds."""
+    rows: list[dict[str, Cell]] = []
+    for content in parities(m).values():
+        explained = over_fits(content, lambda scores: scores["test"]["explained_variance"])
+        moved = [list(kind["distance"].values()) for kind in content["kinds"].values()]
+        row: dict[str, Cell] = {
+            "split": str(content["split"]),
+            "basis": "each variant's own" if content["basis"] == "own" else "the base's",
+            "triples, fitted on": int(content["triples"]["train"]),
+            "triples, tested on": int(content["triples"]["test"]),
+            "test MSE / training MSE": interval(over_fits(content, over_train)),
+            "test MSE / MSE of zero": interval(over_fits(content, over_zero)),
+            "explained variance, test": interval(explained),
+            "MSE of the nearest variant / MSE of zero": near_copies(content),
+            "variants' distance from the base": float(np.mean(moved)),
+        }
+        rows.append(row)
+    return Table(
+        "variants",
+        "Predictors fitted on triples of variants of the base, split at random or by layer",
+        "metrics/variants/parity-*.json",
+        rows,
+    )

@@ -1,0 +1,142 @@
+"""Tables of the studies code, sft and variants against numpy, scipy and numbers by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reports import domains, measured
+from reports.measured import Metrics
+from reports.paired import Interval
+from tests.test_report_synthetic import DOCUMENTS, KINDS, params, save, write
+
+NATS = {"base": (3.0, 2.0), "lesa": (3.5, 2.2), "llama_pro": (3.0, 2.1)}
+BYTES = [100, 50, 100, 50, 100, 50, 100, 50]
+
+
+def loaded(folder: Path) -> Metrics:
+    return measured.load(folder, params())
+
+
+def model(name: str) -> dict[str, Any]:
+    """Eight files of as many packages; `NATS` are of the first, others have 0.1 more each."""
+    nats = [[value + 0.1 * i for i in range(8)] for value in NATS[name]]
+    nats[1][0] -= 0.01 * len(name)  # models do not differ by a constant
+    points = [(0, 3.0), (8, 3.0 + 0.1 * len(name))]
+    return {
+        "learning_rate": 0.001,
+        "heldout_documents": DOCUMENTS,
+        "steps": [{"step": s, "block_losses": [loss] * len(DOCUMENTS)} for s, loss in points],
+        "heldout": {
+            "ids": [f"file {i}" for i in range(8)],
+            "groups": [f"package {i}" for i in range(8)],
+            "bytes": BYTES,
+            "targets": [2 * size for size in BYTES],
+            "nats": dict(zip(("start", "end"), nats, strict=True)),
+        },
+    }
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Path:
+    return write(tmp_path, optional=False)
+
+
+@pytest.mark.parametrize(
+    ("study", "unit", "scale"),
+    [("code", "bits a byte", 600 * np.log(2)), ("sft", "nats a token", 1200.0)],
+)
+def test_losses_are_of_all_held_out_text_together(
+    study: str, unit: str, scale: float, metrics: Path
+) -> None:
+    for name in NATS:
+        save(metrics, f"{study}/{name}", model(name))
+    rows = {row["model"]: row for row in domains.table(loaded(metrics), study).rows}
+    assert set(rows) == set(NATS)
+    nats = {name: model(name)["heldout"]["nats"] for name in NATS}
+    for name in NATS:
+        row = rows[name]
+        for phase in ("start", "end"):
+            assert row[f"{unit}, {phase}"] == pytest.approx(sum(nats[name][phase]) / scale)
+        gap = row["minus the untouched base's"]
+        assert isinstance(gap, Interval)
+        excess = sum(nats[name]["end"]) - sum(nats["base"]["start"])
+        assert gap.estimate == pytest.approx(excess / scale)
+        forgotten = row["loss on the run's own text, minus the untouched base's"]
+        assert isinstance(forgotten, Interval)
+        assert forgotten.estimate == pytest.approx(0.1 * len(name))
+    # The linearised ratio's t interval (Cochran, section 6.4), by hand.
+    sizes = np.array(BYTES) * scale / 600
+    excess = np.subtract(nats["base"]["end"], nats["lesa"]["end"])
+    error = stats.sem(excess - excess.sum() / sizes.sum() * sizes) / sizes.mean()
+    gap = rows["base"]["minus LESA's"]
+    assert isinstance(gap, Interval)
+    assert gap.high - gap.low == pytest.approx(2 * stats.t.ppf(0.975, 7) * error)
+    assert gap.n == 8
+    assert rows["lesa"]["minus LESA's"] == Interval(0.0, 0.0, 0.0, 8)
+
+
+def test_humaneval_is_shown_when_it_was_run(metrics: Path) -> None:
+    off = {"pass_at_1": None, "reason": "off"}
+    save(metrics, "code/humaneval-untouched", off)
+    assert domains.humaneval(loaded(metrics)).rows == []
+    passed = {"lesa": [True] * 6 + [False] * 4, "base": [True] * 3 + [False] * 7}
+    for name, solved in passed.items():
+        problems = [f"HumanEval/{i}" for i in range(10)]
+        content = {"pass_at_1": sum(solved) / 10, "problems": problems, "passed": solved}
+        save(metrics, f"code/humaneval-{name}", content)
+    rows = {row["model"]: row for row in domains.humaneval(loaded(metrics)).rows}
+    assert set(rows) == {"base", "lesa"}
+    share = rows["base"]["pass@1"]
+    assert isinstance(share, Interval)
+    exact = stats.binomtest(3, 10).proportion_ci()
+    assert (share.estimate, share.low, share.high) == (0.3, exact.low, exact.high)
+    gap = rows["base"]["minus LESA's"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx(-0.3)
+    pair = (np.array(passed[name], float) for name in ("base", "lesa"))
+    test = stats.ttest_rel(*pair).confidence_interval()
+    assert (gap.low, gap.high) == pytest.approx((test.low, test.high))
+    assert domains.table(loaded(metrics), "code").rows == []
+
+
+def parity(split: str, copies: float | None) -> dict[str, Any]:
+    """Test errors of 1.0 with the first seed and 3.0 with the second, zero's 2.0."""
+
+    def scores(mse: float) -> dict[str, Any]:
+        test = {"mse": mse, "zero_mse": 2.0, "explained_variance": 1 - mse}
+        return {"train": {"mse": 0.5}, "test": test}
+
+    kind = {
+        "nearest_copy_mse": copies,
+        "distance": {"wiki": 0.01, "code": 0.03},
+        "seeds": {"0": scores(1.0), "1": scores(3.0)},
+    }
+    triples = {"train": 112, "test": 28}
+    kinds = dict.fromkeys(KINDS, kind)
+    return {"split": split, "basis": "own", "triples": triples, "kinds": kinds}
+
+
+def test_variants_are_shown_by_split_beside_their_near_copies(metrics: Path) -> None:
+    save(metrics, "variants/parity-layer-own", parity("layer", None))
+    save(metrics, "variants/parity-random-own", parity("random", 0.4))
+    save(metrics, "variants/wiki", {"steps": []})
+    rows = {row["split"]: row for row in domains.variants(loaded(metrics)).rows}
+    assert set(rows) == {"layer", "random"}
+    wanted = {
+        "test MSE / training MSE": 4.0,
+        "test MSE / MSE of zero": 1.0,
+        "explained variance, test": -1.0,
+    }
+    for name, value in wanted.items():
+        found = rows["random"][name]
+        assert isinstance(found, Interval)
+        assert found.estimate == pytest.approx(value)
+        assert found.n == len(KINDS)
+    assert rows["random"]["MSE of the nearest variant / MSE of zero"] == pytest.approx(0.2)
+    assert rows["layer"]["MSE of the nearest variant / MSE of zero"] is None
+    assert rows["layer"]["variants' distance from the base"] == pytest.approx(0.02)

@@ -1,0 +1,354 @@
+"""The studies of other text on the smoke profile's model, and what their files must say."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import load_from_disk
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lesa.errors import UserError
+from lesa.files import read_json, tree_digest, write_json
+from lesa.params import Params, parse
+from lesa.text.python_source import PythonSource, standard_library
+from lesa.training.sequences import read_examples
+from pipelines.continued import with_schedule
+from pipelines.studies.code.humaneval import HumanEval
+from pipelines.study import Schedule, study_params
+from tests.pipeline import ROOT, smoke, stage
+
+SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
+MODELS = ("base", "lesa", "identity")
+RATES = ("base", "lesa", "llama_pro")  # the files of metrics/grid that these read
+
+
+def committed(name: str) -> dict[str, Any]:
+    """The study's own parameters."""
+    path = ROOT / "pipelines/studies" / name / "params.yaml"
+    tree: dict[str, Any] = yaml.safe_load(path.read_text())
+    return tree
+
+
+def own_params(name: str, **changes: Any) -> None:
+    """The study's committed parameters with `changes`, written below the working directory."""
+    path = Path("pipelines/studies") / name / "params.yaml"
+    tree = committed(name) | changes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
+    """The smoke pipeline up to what the studies read."""
+    folder = tmp_path_factory.mktemp("studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        params = parse(smoke(), "params.yaml")
+        for name in ("inputs", "base", "corpus", "extract", "svd"):
+            stage(name, params)
+        for model in RATES:
+            write_json(f"metrics/grid/{model}.json", {"model": model, "best": 0.003})
+    return folder, params
+
+
+@pytest.fixture
+def here(experiment: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Params]:
+    monkeypatch.chdir(experiment[0])
+    return experiment
+
+
+def code_params() -> None:
+    """The study with fewer models, a short text and short runs."""
+    own = committed("code")
+    text = own["text"] | {"files_per_package": 1, "file_characters": 200, "block_size": 64}
+    own_params("code", text=text, code={m: own["code"][m] for m in MODELS}, train=SCHEDULE)
+
+
+HELDOUT = committed("code")["text"]["heldout"]
+
+
+def source_file(package: str, i: int) -> dict[str, str]:
+    return {"id": f"{package}/{i}.py", "title": package, "text": f"é = {i}\n" * (30 + i)}
+
+
+@pytest.fixture
+def code(here: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The study's text made of a few files, with nothing downloaded."""
+    import pipelines.studies.code.text as module
+
+    code_params()
+    names = [package["requirement"].partition("==")[0] for package in HELDOUT]
+    files = {
+        "train": [source_file("train", i) for i in range(40)],
+        "heldout": [source_file(name, i) for i, name in enumerate(names)],
+    }
+    monkeypatch.setattr(module, "python_files", lambda source, key: files)
+    stage("studies.code.text", here[1])
+    return here[1]
+
+
+def test_code_counts_every_byte_once(code: Params) -> None:
+    examples = read_examples(Path("artifacts/text/code/heldout.jsonl"))
+    tokenizer = AutoTokenizer.from_pretrained("artifacts/base")
+    assert len({example.group for example in examples}) == len(examples) == len(HELDOUT)
+    for example in examples:
+        number = int(Path(example.id).stem)
+        text = (f"é = {number}\n" * (30 + number))[:200]
+        assert tokenizer.decode(example.input_ids[1:]) == text
+        assert example.input_ids[0] == tokenizer.eos_token_id
+        assert example.size == len(text.encode())
+        assert example.targets == example.size  # a byte a token here
+
+
+def test_code_trains_and_scores(code: Params) -> None:
+    for model in MODELS:
+        stage("studies.code.train", code, model=model)
+    found = {model: read_json(f"artifacts/code/{model}.json") for model in MODELS}
+    for report in found.values():
+        assert [row["step"] for row in report["steps"]] == [0, 2, 4]
+        held = report["heldout"]
+        for phase in ("start", "end"):
+            bits = sum(held["nats"][phase]) / sum(held["bytes"]) / math.log(2)
+            assert math.isclose(held[phase]["bits_per_byte"], bits)
+    # What is trained at another model's rate says so.
+    line = (
+        "metrics/grid/llama_pro.json: model was llama_pro, but this run's is identity; `make grid`"
+    )
+    assert line in found["identity"]["rate_warnings"]
+    assert not any("model was" in line for line in found["lesa"]["rate_warnings"])
+    assert {report["profile"] for report in found.values()} == {"smoke"}
+    # An identity start has the base's loss on every file.
+    starts = [found[model]["heldout"]["nats"]["start"] for model in ("identity", "base")]
+    assert starts[0] == pytest.approx(starts[1], rel=1e-5)
+    # The end's loss is that of the checkpoint that was saved.
+    trained: Any = AutoModelForCausalLM.from_pretrained("artifacts/continued/code/base")
+    ids = torch.tensor([read_examples(Path("artifacts/text/code/heldout.jsonl"))[0].input_ids])
+    total = 0.0
+    assert code.train.bf16  # scored as trained, under autocast
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, ids.shape[1] - 1, 63):  # in windows of the corpus's 64 tokens
+            window = ids[:, start : start + 64]
+            mean = trained(input_ids=window, labels=window).loss
+            total += float(mean) * (window.shape[1] - 1)
+    assert math.isclose(total, found["base"]["heldout"]["nats"]["end"][0], rel_tol=1e-5)
+    assert not Path("artifacts/work/code/base").exists()
+
+
+def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after its training, before its checkpoint is whole: the same numbers again."""
+    import pipelines.continued as module
+
+    stage("studies.code.train", code, model="identity")
+    whole = (
+        read_json("artifacts/code/identity.json"),
+        tree_digest("artifacts/continued/code/identity"),
+    )
+    shutil.rmtree("artifacts/continued/code/identity")
+    Path("artifacts/code/identity.json").unlink()
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage("studies.code.train", code, model="identity")
+    assert Path("artifacts/work/code/identity/before.json").is_file()
+    monkeypatch.setattr(module, "deepen", killed)  # not made a second time
+    stage("studies.code.train", code, model="identity")
+    again = read_json("artifacts/code/identity.json")
+    assert again["heldout"] == whole[0]["heldout"]
+    assert again["steps"] == whole[0]["steps"]
+    assert tree_digest("artifacts/continued/code/identity") == whole[1]
+
+
+def test_humaneval_runs_nothing_unless_asked(code: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    import eval.sandbox as sandbox
+    import pipelines.studies.code.humaneval as module
+
+    def refused(*args: Any) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(sandbox, "start", refused)
+    monkeypatch.setattr(module, "check_isolation", refused)
+    stage("studies.code.humaneval", code, model="untouched")
+    assert read_json("artifacts/code/humaneval-untouched.json")["pass_at_1"] is None
+
+
+def test_humaneval_scores_what_was_asked_for(code: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipelines.studies.code.humaneval as module
+
+    problems = [
+        {
+            "task_id": f"HumanEval/{i}",
+            "prompt": "def f():\n",
+            "test": "def check(g):\n    assert g() == 1",
+            "entry_point": "f",
+        }
+        for i in range(3)
+    ]
+    written = iter(["    return 1\n", "    return 2\n"])
+    monkeypatch.setattr(module, "problems", lambda: problems)
+    monkeypatch.setattr(module, "complete", lambda *args: next(written))
+    asked = {"run": True, "limit": 2, "max_new_tokens": 8}
+    own_params("code", humaneval=asked)
+    try:
+        stage("studies.code.humaneval", code, model="untouched")
+    except UserError as error:
+        pytest.skip(f"HumanEval NOT tested: {error}")
+    found = read_json("artifacts/code/humaneval-untouched.json")
+    assert found["passed"] == [True, False]
+    assert found["pass_at_1"] == 0.5
+
+
+def test_a_completion_is_transformers_greedy_one(here: tuple[Path, Params]) -> None:
+    from eval.humaneval import complete, cut
+
+    model: Any = AutoModelForCausalLM.from_pretrained("artifacts/base").eval()
+    tokenizer = AutoTokenizer.from_pretrained("artifacts/base")
+    ids = tokenizer("def f():\n")["input_ids"]
+    for _ in range(6):
+        with torch.no_grad():
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    wanted = str(tokenizer.decode(ids, skip_special_tokens=True))[len("def f():\n") :]
+    assert complete(model, tokenizer, "def f():\n", 6) == cut(wanted)
+
+
+@pytest.mark.parametrize(
+    ("part", "form", "change", "line"),
+    [
+        ("humaneval", HumanEval, {"run": "maybe"}, r"humaneval\.run: .*\(got 'maybe'\)"),
+        ("train", Schedule, {"max_steps": 0}, r"train\.max_steps: .*greater than 0"),
+        ("text", PythonSource, {"typo": 1}, r"text\.typo: Extra inputs"),
+    ],
+)
+def test_a_wrong_parameter_is_named(
+    part: str,
+    form: Any,
+    change: dict[str, Any],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_params("code", **{part: committed("code")[part] | change})
+    with pytest.raises(UserError, match=f"^pipelines/studies/code/params.yaml: {line}") as error:
+        study_params("code", part, form)
+    assert "\n" not in str(error.value)
+
+
+def test_a_schedule_without_a_point_at_half_is_refused(here: tuple[Path, Params]) -> None:
+    own_params("code", train=SCHEDULE | {"eval_every": 3})
+    with pytest.raises(UserError, match=r"^pipelines/studies/code/params\.yaml: train: eval_every"):
+        with_schedule(here[1], "code")
+
+
+def test_an_unknown_model_is_refused(here: tuple[Path, Params]) -> None:
+    code_params()
+    with pytest.raises(UserError, match=r"^code: none: not in its params\.yaml; there are base, "):
+        stage("studies.code.train", here[1], model="none")
+
+
+MODULES = {"asyncio", "email", "html", "http", "importlib", "json", "logging", "unittest"}
+
+
+@pytest.fixture
+def sft(here: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The study on a few modules' short docstrings."""
+    import lesa.text.conversations as module
+
+    files = [file for file in standard_library() if file["id"].split("/")[1] in MODULES]
+    monkeypatch.setattr(module, "standard_library", lambda: files)
+    own = committed("sft")
+    text = own["text"] | {"heldout_conversations": 5, "block_size": 256, "max_conversations": 40}
+    text["conversations"] |= {"max_characters": 120}
+    own_params("sft", text=text, sft={"base": own["sft"]["base"]}, train=SCHEDULE)
+    stage("studies.sft.text", here[1])
+    return here[1]
+
+
+def test_sft_trains_on_completions_alone_and_scores_them(sft: Params) -> None:
+    text = Path("artifacts/text/sft")
+    held = read_examples(text / "heldout.jsonl")
+    blocks = load_from_disk(str(text / "train"))
+    asked = {entry.group for entry in held}
+    tokenizer = AutoTokenizer.from_pretrained("artifacts/base")
+    for ids, labels in zip(blocks["input_ids"], blocks["labels"], strict=True):
+        assert len(ids) == len(labels) == 256
+        said = tokenizer.decode(ids)
+        predicted = tokenizer.decode([label for label in labels if label != -100])
+        assert "What does `" in said
+        assert "What does `" not in predicted
+        assert not any(f"What does `{group}." in said for group in asked)
+    stage("studies.sft.train", sft, model="base")
+    report = read_json("artifacts/sft/base.json")
+    nats, targets = report["heldout"]["nats"], report["heldout"]["targets"]
+    assert targets == [entry.targets for entry in held]
+    assert math.isclose(report["heldout"]["end"]["loss"], sum(nats["end"]) / sum(targets))
+    assert report["heldout"]["end"]["loss"] < report["heldout"]["start"]["loss"]
+
+
+def test_variants_are_split_at_random_and_by_layer(
+    code: Params, sft: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = committed("variants")
+    parity = own["parity"] | {"seeds": [0], "test_every": 2}
+    own_params("variants", train=SCHEDULE, parity=parity)
+    for variant in own["variants"]:
+        stage("studies.variants.train", code, variant=variant)
+    digests = {
+        name: tree_digest(f"artifacts/continued/variants/{name}") for name in own["variants"]
+    }
+    assert len(set(digests.values())) == 4
+    found = {}
+    for way, basis in product(("random", "layer"), ("own", "base")):
+        stage("studies.variants.parity", code, split=way, basis=basis)
+        found[way, basis] = read_json(f"artifacts/variants/parity-{way}-{basis}.json")
+    # Six layers have four middle ones, of which 2 and 4 are held out in all five variants.
+    assert found["layer", "own"]["held_out_layers"] == [2, 4]
+    for report in found.values():
+        assert report["triples"] == {"train": 10, "test": 10}
+    for kind, numbers in found["layer", "base"]["kinds"].items():
+        assert numbers["nearest_copy_mse"] is None
+        copies = found["random", "base"]["kinds"][kind]["nearest_copy_mse"]
+        assert copies < numbers["seeds"]["0"]["test"]["zero_mse"]
+        assert set(numbers["distance"]) == set(own["variants"])
+    folders = [Path("artifacts/base"), *map(Path("artifacts/continued/variants").joinpath, digests)]
+    check_shared_basis(folders, parity, found["random", "base"]["kinds"]["k_proj"])
+
+
+def check_shared_basis(folders: list[Path], parity: dict[str, Any], numbers: Any) -> None:
+    """The numbers of k_proj anew, from the stored tensors by numpy alone."""
+    weights = []
+    for folder in folders:
+        tensors: dict[str, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            tensors |= load_file(path)
+        names = [f"model.layers.{i}.self_attn.k_proj.weight" for i in range(6)]
+        weights.append([tensors[name].float().numpy() for name in names])
+    u, s, _ = np.linalg.svd(np.concatenate(weights[0], axis=1), full_matrices=False)
+    v = [[(u.T @ weight) / s[:, None] for weight in layers] for layers in weights]
+    pool = [(variant, i) for variant in range(5) for i in range(1, 5)]
+    drawn = random.Random(parity["split_seed"]).sample([6 * a + i for a, i in pool], 10)
+    test = [divmod(index, 6) for index in drawn]
+    train = [triple for triple in pool if triple not in test]
+    errors = []
+    for a, i in test:
+        copies = [((v[b][j] - v[a][i]) ** 2).mean() for b, j in train if j == i]
+        errors += [min(copies)] if copies else []
+    zero = np.mean([(v[a][i] ** 2).mean() for a, i in test])
+    assert math.isclose(numbers["nearest_copy_mse"], np.mean(errors), rel_tol=1e-4)
+    assert math.isclose(numbers["seeds"]["0"]["test"]["zero_mse"], zero, rel_tol=1e-4)
+    moved = np.linalg.norm(np.stack(weights[1]) - np.stack(weights[0]))
+    distance = moved / np.linalg.norm(np.stack(weights[0]))
+    assert math.isclose(numbers["distance"]["wiki_0"], distance, rel_tol=1e-4)
