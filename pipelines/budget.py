@@ -26,6 +26,7 @@ from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder
 from lesa.params import Params, Positive, Rate, Strict, Train
 from lesa.training.blocks import load_blocks, training_order
 from lesa.training.heldout import first_tokens
+from lesa.training.outputs import fit
 from lesa.training.pretrain import Run, train
 from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, to_json
@@ -51,12 +52,22 @@ class Phase(Strict):
     learning_rate: Rate
 
 
+class Outputs(Strict):
+    """A part of a run that fits the zeroed outputs of an identity start (lesa.training.outputs)
+    on the tokens of so many steps."""
+
+    trains: Literal["outputs"]
+    steps: Positive
+    learning_rate: Rate  # the step size
+    damping: Rate
+
+
 class Training(Row):
     """seed: of the order of the data; predictors have their own, in `fit`. kept: does the trained
     checkpoint stay, beside its numbers?"""
 
     seed: int
-    phases: list[Phase] = Field(min_length=1)
+    phases: list[Outputs | Phase] = Field(min_length=1)
     kept: bool = False
 
 
@@ -73,7 +84,7 @@ class Study(Strict):
 
     schedule: Schedule
     second_text: list[str]
-    phases: dict[str, list[Phase]]
+    phases: dict[str, list[Outputs | Phase]]
     budget: dict[str, Any]
 
 
@@ -108,7 +119,7 @@ def source_blocks(modules: list[str], like: Dataset) -> Dataset:
     return Dataset.from_dict(columns, features=like.features)
 
 
-def settings_of(phase: Phase, seed: int, schedule: Schedule, train: Train) -> Train:
+def settings_of(phase: Outputs | Phase, seed: int, schedule: Schedule, train: Train) -> Train:
     return train.model_copy(
         update={
             "max_steps": phase.steps,
@@ -157,9 +168,12 @@ def trained_phases(
                 measure_start=i == 0,
                 steps_before=before,
             )
-            prefix = PREFIX if params.train.prefix_cache else None
-            on_log = partial(log_step, log, before)
-            tensors, curve = train(run, unfinished / f"trainer-{i}", on_log, prefix_cache=prefix)
+            if isinstance(phase, Outputs):
+                tensors, curve = fit(run, phase.damping)
+            else:
+                prefix = PREFIX if params.train.prefix_cache else None
+                own, on_log = unfinished / f"trainer-{i}", partial(log_step, log, before)
+                tensors, curve = train(run, own, on_log, prefix_cache=prefix)
             save(tensors, folder, after)
             write_json(numbers, curve)
         yield before, read_json(numbers)

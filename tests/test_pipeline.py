@@ -146,6 +146,7 @@ def test_files_outside_are_inputs_by_content(clone: Path, tmp_path: Path) -> Non
         ("pretrain", "train", {"model": "base"}, "pretrain/base"),
         ("choose_rate", "measure", {"model": "base"}, "grid/base"),
         ("start", "measure", {"group": "methods"}, "start/methods"),
+        ("budget", "train", {"run": "llama_pro-0"}, "budget/llama_pro-0"),
     ],
 )
 def test_unfinished_work_of_older_code_is_thrown_away(

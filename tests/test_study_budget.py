@@ -18,6 +18,7 @@ from lesa.params import Params, parse
 from lesa.training.blocks import load_blocks, tokens_of, training_order
 from pipelines import budget
 from pipelines.budget import Training
+from pipelines.pretrain import CORPUS
 from pipelines.rows import rows_of
 from pipelines.tracking import Tracker
 from reports import budget as tables
@@ -31,6 +32,7 @@ HARDLY = [  # trains so little that every loss is the start's
     {"trains": "new", "steps": 4, "learning_rate": 1e-12},
     {"trains": "all", "steps": 2, "learning_rate": 1e-12},
 ]
+OUTPUTS = {"trains": "outputs", "steps": 2, "learning_rate": 0.2, "damping": 0.1}
 STUDY: dict[str, Any] = {
     "schedule": {"warmup": 0.25, "eval_every": 2, "save_every": 2},
     "second_text": ["argparse", "inspect"],
@@ -39,6 +41,7 @@ STUDY: dict[str, Any] = {
         "llama_pro-0": {"method": "llama_pro", "seed": 0, "phases": NEW, "kept": True},
         "llama_pro-1": {"method": "llama_pro", "seed": 1, "phases": NEW},
         "twice-3": {"method": "llama_pro", "seed": 3, "phases": HARDLY},
+        "fitted-0": {"method": "llama_pro", "seed": 0, "phases": [OUTPUTS, *NEW]},
         "lesa-0": {
             "method": "lesa",
             "options": {"unpredicted": "layer_0"},
@@ -90,7 +93,7 @@ def test_losses_are_those_of_transformers_in_the_order_of_the_data(params: Param
     found = ran(params, "twice-3")
     model = AutoModelForCausalLM.from_pretrained("artifacts/base", dtype=torch.float32)
     model.eval()
-    heldout = load_blocks(budget.CORPUS, "test")
+    heldout = load_blocks(CORPUS, "test")
     assert found["heldout_documents"] == list(heldout["document"])
     assert [step["step"] for step in found["steps"]] == [0, 2, 4, 6]
     assert [step["tokens"] for step in found["steps"]] == [0, 256, 512, 768]
@@ -105,7 +108,7 @@ def test_losses_are_those_of_transformers_in_the_order_of_the_data(params: Param
             ids = tokenizer(text[len(text) // 2 :], return_tensors="pt").input_ids[0, :64]
             other.append(loss_of(model, ids))
         assert step["second_text_block_losses"] == pytest.approx(other, abs=1e-4)
-    blocks = tokens_of(load_blocks(budget.CORPUS, "train"))
+    blocks = tokens_of(load_blocks(CORPUS, "train"))
     order = training_order(len(blocks), 12, seed=3)
     pairs = [(order[i], order[i + 1]) for i in range(0, 12, 2)]
     by_step = [sum(loss_of(model, blocks[i]) for i in pair) / 2 for pair in pairs]
@@ -113,6 +116,19 @@ def test_losses_are_those_of_transformers_in_the_order_of_the_data(params: Param
     assert [row["loss"] for row in found["train"]] == pytest.approx(by_step, abs=1e-4)
     assert found["trains"] == "new_then_all"
     assert found["max_steps"] == 6
+
+
+def test_fitted_outputs_are_a_part_of_the_run(params: Params) -> None:
+    """They use up the first steps' tokens: what trains after them goes on in the data's order."""
+    fitted, plain = ran(params, "fitted-0"), ran(params, "llama_pro-0")
+    assert fitted["steps"][0]["block_losses"] == pytest.approx(
+        plain["steps"][0]["block_losses"], abs=1e-4
+    )
+    assert [step["step"] for step in fitted["steps"]] == [0, 2, 4, 6]
+    assert [row["step"] for row in fitted["train"]] == [3, 4, 5, 6]
+    assert fitted["steps"][1]["heldout_loss"] != fitted["steps"][0]["heldout_loss"]
+    assert (fitted["trains"], fitted["max_steps"]) == ("outputs_then_new", 6)
+    assert fitted["seconds"] > 0
 
 
 class Stops(Tracker):

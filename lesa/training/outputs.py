@@ -24,15 +24,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lesa.checkpoints.writer import PLAN_FILE
 from lesa.errors import UserError
+from lesa.files import read_json
+from lesa.training.blocks import tokens_of
 from lesa.training.freezing import model_family
-from lesa.upscaling.plan import LayerPlan
+from lesa.training.heldout import block_losses
+from lesa.training.pretrain import Run, load_model, result
+from lesa.training.trainer import now
+from lesa.upscaling.plan import LayerPlan, from_json
 
 
 @dataclass(frozen=True)
@@ -158,3 +165,29 @@ def fit_outputs(
         projections[name].weight.data.copy_(weight)
         fitted[f"{name}.weight"] = weight
     return fitted
+
+
+def fit(run: Run, damping: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`fit_outputs` on the tokens of the run's steps, as `lesa.training.pretrain.train` trains.
+
+    The run's learning rate is the step size. Held-out loss is measured at step 0, if the run says
+    so, and at the end. Raises UserError as `zeroed_projections` does.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(run.init).to(device)
+    plan = from_json(read_json(run.init / PLAN_FILE))
+    bf16, size = run.settings.bf16, run.settings.per_device_batch_size
+
+    def scored(step: int) -> dict[str, Any]:
+        losses = block_losses(model, run.heldout_blocks, bf16, size)
+        return {"step": step, "eval_loss": fmean(losses), "eval_block_losses": losses}
+
+    steps = run.settings.max_steps
+    log = [scored(0)] if run.measure_start else []
+    start = now()
+    blocks = tokens_of(run.ordered_blocks())
+    fitted = fit_outputs(model, plan, blocks, run.learning_rate, damping, bf16)
+    seconds = now() - start
+    log.append(scored(steps))
+    trained = {name: tensor.cpu() for name, tensor in fitted.items()}
+    return trained, result(run, trained, log, [seconds / steps]) | {"prefix_seconds": 0.0}
