@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from reports import budget, start
-from reports.claims import Claim, Verdict, above, below
+from reports.claims import Verdict, above, below
 from reports.measured import Json, Metrics, perplexity_at
 from reports.paired import Interval
 from reports.tables import minus_untouched, number, show_interval
@@ -143,17 +143,11 @@ def tasks(m: Metrics) -> list[str]:
     return left_out + [f"`{name}`: {note}" for name, note in m.tasks.get("notes", {}).items()]
 
 
-def conclusions(m: Metrics, claims: list[Claim]) -> list[str]:
-    """The report's opening: orders of the models, the control, the predictors, the claims."""
+def conclusions(m: Metrics) -> list[str]:
+    """What the numbers say beyond the claims: orders of the models, controls, predictors."""
     out = [
         f"Held-out perplexity at initialisation, lowest first: {_order(m, 0)}.",
         f"After training: {_order(m, -1)}.",
     ]
     out += precisions(m) + against_base(m) + starts(m) + overtaking(m) + controls(m)
-    out += predictors(m)
-    for verdict in Verdict:
-        if ids := [c.id for c in claims if c.verdict == verdict]:
-            out.append(f"Claims, {verdict}: {', '.join(ids)}.")
-    if ids := [c.id for c in claims if c.verdict.startswith("differs")]:
-        out.append(f"Claims whose findings differ by preset, seed or baseline: {', '.join(ids)}.")
-    return out
+    return out + predictors(m)

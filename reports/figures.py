@@ -6,7 +6,8 @@ Okabe-Ito colours; every line also differs by dash and marker, so black-and-whit
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,9 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
+def legend_below(figure: Figure, axes: Axes, ncols: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, handlelength=4)
 
 
 def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
@@ -100,7 +101,7 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
     for axes, title in ((whole, "whole run"), (late, "second half, enlarged")):
         axes.set(xlabel=unit, ylabel="held-out loss (nats/token)", title=title)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    _legend_below(figure, whole)
+    legend_below(figure, whole)
 
 
 def budget_curves(m: Metrics) -> Figure:
@@ -137,7 +138,7 @@ def start_distributions(m: Metrics) -> Figure:
     axes.set(xscale="log", xlabel="held-out perplexity before training (bar: median)")
     axes.set_yticks(range(len(drawn)), [one.name for one in drawn])
     axes.set_ylim(-0.6, len(drawn) - 0.4)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -164,7 +165,7 @@ def spectra(m: Metrics) -> Figure:
         ylim=(0, 1.03),
         xlim=(0, 1.01),
     )
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -239,6 +240,15 @@ def write(name: str, figure: Figure, folder: Path, caption: str, sources: str) -
     return Drawn(name, caption, sources, svg.read_bytes())
 
 
+@contextmanager
+def styled() -> Iterator[None]:
+    """The report's style alone: a user's matplotlibrc must not change the figures."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
 def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
     """Write every figure into `folder`; the result is keyed by figure name."""
     pretrain, svd = files("pretrain", m.models), "metrics/svd.json"
@@ -247,9 +257,7 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
     values = "Singular values of the concatenated weights over the largest; in brackets how many"
     by_tokens = "Held-out loss by training tokens"
     by_seconds = "Held-out loss by training seconds (tokens over tokens/s; without measuring)"
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not change the figures
-        mpl.rcParams.update(STYLE)
+    with styled():
         drawn = [
             write("loss_tokens", loss_curves(m, by_seconds=False), folder, by_tokens, pretrain),
             write("loss_seconds", loss_curves(m, by_seconds=True), folder, by_seconds, pretrain),

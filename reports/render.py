@@ -20,8 +20,12 @@ from reports import (
     figures,
     measured,
     official,
+    paper_figures,
+    paper_tables,
+    rerun,
     speed,
     start,
+    summary,
     tables,
 )
 
@@ -30,8 +34,9 @@ START, END = "<!-- results -->", "<!-- /results -->"
 
 
 def inline(text: str) -> str:
-    """Escape text for HTML; `code` and **bold** keep their meaning."""
+    """Escape text for HTML; `code`, **bold** and [a link](../or/#anchor) keep their meaning."""
     text = str(escape(" ".join(str(text).split())))
+    text = re.sub(r"\[([^\[\]]+)\]\(((?:#|\.\./)[\w./-]+)\)", r'<a href="\2">\1</a>', text)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
@@ -64,11 +69,19 @@ def squeeze(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any]:
+def all_tables(
+    m: measured.Metrics, judged: list[claims.Claim], published: measured.Json
+) -> dict[str, Any]:
     """The template's tables by name; without rows where nothing was measured."""
     return {
         "run": tables.run(m),
         "main": tables.main(m),
+        "results": tables.results(m),
+        "differences": summary.differences(m),
+        "recipe": paper_tables.recipe(published["recipe"]),
+        **paper_tables.all_of(m, published),
+        "rerun": [rerun.table(model) for model in rerun.models()[::-1]],
+        "rerun_all": rerun.every(),
         "offline": tables.tasks(m, offline=True),
         "official": tables.tasks(m, offline=False),
         "initial": tables.initial(m),
@@ -82,6 +95,7 @@ def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any
         "benchmark_averages": official.table(m),
         "task_differences": tables.task_differences(m),
         "claims": claims.table(judged),
+        "rules": claims.rules(judged),
         "findings": claims.findings_table(judged),
         "scores": tables.all_scores(m),
         "predictors": [tables.predictors(m, preset) for preset in m.first_runs],
@@ -103,22 +117,22 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
     m = measured.load(metrics, params)
     published = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
     judged = claims.judge(m)
-    found = all_tables(m, judged)
-    published_tables = tables.published(published)
+    found = all_tables(m, judged, published)
     env = environment()
     with whole_folder(out / "figures") as drawing, whole_folder(out / "tables") as folder:
         context: dict[str, Any] = {
             "t": found,
             "published": published,
-            "published_tables": published_tables,
-            "figures": figures.draw(m, drawing),
+            "figures": figures.draw(m, drawing) | paper_figures.draw(m, drawing),
             "random": params.base.source == "random",
-            "conclusions": conclusions.conclusions(m, judged),
+            "summary": summary.paragraph(m, judged),
+            "agreement": summary.agreement(m, published["main"]),
+            "conclusions": conclusions.conclusions(m),
             "rate_warnings": conclusions.rates(m),
             "task_notes": conclusions.tasks(m),
             "m": m,
         }
-        for value in [*found.values(), *published_tables]:
+        for value in found.values():
             for table in value if isinstance(value, list) else [value]:
                 table.write_csv(folder)
         markdown = squeeze(env.get_template("report.j2").render(style="markdown.j2", **context))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,31 @@ class Table:
             self.frame().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
 
 
+def link(text: str, target: str) -> str:
+    """A link as texts and cells of the report write it, in Markdown's notation."""
+    return f"[{text}]({target})"
+
+
+def slug(title: str) -> str:
+    """The anchor of a heading, as code hosts make it: lower case, hyphens for spaces."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def linked(sources: Iterable[str]) -> str:
+    """Links from the report's folder to metrics files that captions name, each once.
+
+    `metrics/pretrain/{base,lesa}.json` is two files; all of a folder's are their folder.
+    """
+    found: dict[str, str] = {}
+    for path in re.findall(r"metrics/[^\s{},]+(?:\{[^}]*\}\.json)?", " ".join(sources)):
+        folder, _, names = path.removesuffix(".json").partition("{")
+        for name in names.removesuffix("}").split(",") if names else [""]:
+            target = f"{folder}{name}".removesuffix("/*")
+            kept = target if target != f"{folder}{name}" else f"{target}.json"
+            found[target.removeprefix("metrics/")] = f"../{kept}"
+    return ", ".join(link(text, target) for text, target in found.items())
+
+
 def run(m: Metrics) -> Table:
     """What was run, on what, under which licence."""
     base, corpus, params = m.base, m.corpus, m.params
@@ -186,10 +213,27 @@ def main(m: Metrics) -> Table:
     ]
     return Table(
         "main",
-        "Main table: held-out perplexity and cost of training",
+        "This run: held-out perplexity and cost of training",
         f"{files('pretrain', m.models)}, {files('expand', m.models)}",
         rows,
     )
+
+
+RESULTS = (
+    "model",
+    "layers",
+    "perplexity at initialisation",
+    "perplexity after training",
+    "loss after training, minus the untouched base's",
+    "whole seconds",
+)
+
+
+def results(m: Metrics) -> Table:
+    """The columns of the main table that README shows."""
+    whole = main(m)
+    rows = [{name: row[name] for name in RESULTS} for row in whole.rows]
+    return Table("results", whole.caption, whole.sources, rows)
 
 
 def tasks(m: Metrics, offline: bool) -> Table:
@@ -391,16 +435,3 @@ def continuities(m: Metrics) -> Table:
         "metrics/svd.json",
         rows,
     )
-
-
-def published(content: dict[str, Any]) -> list[Table]:
-    """The paper's tables, digits as published."""
-    return [
-        Table(
-            t["name"],
-            t["caption"],
-            "reports/published.yaml",
-            [dict(zip(t["columns"], row, strict=True)) for row in t["rows"]],
-        )
-        for t in content["tables"]
-    ]

@@ -1,6 +1,7 @@
 """The paper's claims, a file each: `c07_initial_perplexity.py` holds what C7 says and its rule.
 
-A file has CLAIM, RULE and PAPER (the paper's number, or "not stated") in words, and
+A file has CLAIM, RULE and PAPER (the paper's number, or "not stated") in words, SHORT (the claim in
+a few words), SHOWN (the report's section that shows it) and
 `findings(metrics)`: what the numbers say of each preset and seed, each with its own verdict. A
 claim needs no entry anywhere else.
 """
@@ -15,7 +16,7 @@ from pkgutil import iter_modules
 
 from reports.measured import Metrics
 from reports.paired import Interval
-from reports.tables import Table
+from reports.tables import Table, link, linked, slug
 
 
 class Verdict(StrEnum):
@@ -37,7 +38,7 @@ class Finding:
     """What the numbers say of one subject, such as "preset paper, seed 0".
 
     sources: the metrics files. beside: context that the claim does not speak of, which its overall
-    verdict leaves out.
+    verdict leaves out. number: what `said` rests on, with its interval; empty: all that is said.
     """
 
     subject: str
@@ -45,12 +46,15 @@ class Finding:
     verdict: Verdict
     sources: str
     beside: bool = False
+    number: str = ""
 
 
 @dataclass(frozen=True)
 class Claim:
     id: str
     claim: str
+    short: str
+    shown: str
     paper: str
     rule: str
     verdict: str
@@ -110,7 +114,8 @@ def judge_one(name: str, m: Metrics) -> Claim:
     module = import_module(f"{__name__}.{name}")
     found = attempted(module.findings, m)
     id_ = f"C{int(name[1:3])}"
-    return Claim(id_, module.CLAIM, module.PAPER, module.RULE, overall(found), found)
+    said = (module.CLAIM, module.SHORT, module.SHOWN, module.PAPER, module.RULE)
+    return Claim(id_, *said, overall(found), found)
 
 
 def judge(m: Metrics) -> list[Claim]:
@@ -118,21 +123,45 @@ def judge(m: Metrics) -> list[Claim]:
     return [judge_one(name, m) for name in sorted(module.name for module in iter_modules(__path__))]
 
 
+def grouped(findings: list[Finding]) -> str:
+    """The judged findings by verdict, which is named where there are several: whose, and how much."""
+    found: dict[Verdict, list[str]] = {}
+    for finding in findings:
+        if not finding.beside:
+            said = f"{finding.subject} {finding.number or finding.said}"
+            found.setdefault(finding.verdict, []).append(said)
+    if len(found) == 1:
+        return "; ".join(*found.values())
+    return ". ".join(f"**{v}:** {'; '.join(found[v])}" for v in Verdict if v in found)
+
+
 def table(claims: list[Claim]) -> Table:
+    """A row a claim: what the paper says, what was found, and where to see it."""
     return Table(
         "claims",
-        "The paper's claims, judged by the metrics of this run",
-        "the files named with each finding",
+        "The paper's claims and what was found; [low, high] is a 95% interval",
+        "the files named in each row",
         [
             {
                 "id": claim.id,
                 "claim": claim.claim,
                 "paper's number": claim.paper,
-                "rule": claim.rule,
-                "verdict": claim.verdict,
+                "verdict": claim.verdict.partition(":")[0],
+                "found here": grouped(claim.findings),
+                "shown in": link(claim.shown, f"#{slug(claim.shown)}"),
+                "metrics": linked([f.sources for f in claim.findings if not f.beside]),
             }
             for claim in claims
         ],
+    )
+
+
+def rules(claims: list[Claim]) -> Table:
+    return Table(
+        "rules",
+        "The rule behind each verdict",
+        "reports/claims",
+        [{"id": claim.id, "claim": claim.claim, "rule": claim.rule} for claim in claims],
     )
 
 

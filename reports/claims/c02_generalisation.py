@@ -11,6 +11,8 @@ from reports.tables import show_interval
 
 ON_PAR = 1.10
 CLAIM = "The predictor's test loss is on par with its training loss"
+SHORT = "the predictors' test loss is on par with their training loss"
+SHOWN = "The predictors"
 RULE = (
     f"mean over kinds and seeds of test MSE / training MSE of one predictor, below {ON_PAR:.2f} by "
     "its interval; beside it, its test MSE over that of predicting zero, below 1"
@@ -38,7 +40,9 @@ def findings(m: Metrics) -> list[Finding]:
         sources = files("fit", list(blind))
         parity, zero = (interval(ratios(list(blind.values()), over)) for over in ("fitted", "zero"))
         said = f"test MSE / training MSE {show_interval(parity)}; triples of this one model"
-        found.append(Finding(of, said, below(parity, ON_PAR), sources))
+        found.append(
+            Finding(of, said, below(parity, ON_PAR), sources, number=show_interval(parity))
+        )
         said = f"test MSE / MSE of predicting zero {show_interval(zero)}"
         found.append(Finding(f"{of}: better than zero", said, below(zero, 1.0), sources, True))
     if not found:
