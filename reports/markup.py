@@ -18,8 +18,14 @@ from pylatexenc.latexencode import UnicodeToLatexEncoder
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).disable(["image", "autolink", "html_inline"])
 # A scheme or a host would lead out of the repository.
 MARKDOWN.validateLink = lambda url: re.match(r"[\w.+-]*:|//", url) is None  # type: ignore[method-assign]
-# A path as `reports.measured.files` writes it: metrics/pretrain/{base,lesa}.json, metrics/start/*.json.
-SOURCE = re.compile(r"\b(metrics(?:/[\w.-]+)*/)(?:\{([\w.,-]+)\}|(\*)|([\w-]+))\.json")
+# Paths as `reports.measured.files` writes them, metrics/pretrain/{base,lesa}.json and
+# metrics/start/*.json; the inputs beside them; and `code`, in which no link can stand.
+SOURCE = re.compile(
+    r"`[^`]*`"
+    r"|\b(?P<folder>metrics(?:/[\w.-]+)*/)(?:\{(?P<names>[\w.,-]+)\}|(?P<all>\*)|(?P<one>[\w.-]+))\.json"
+    r"|\breports/(?P<input>[\w-]+\.(?:yaml|csv))"
+    r"|\b(?P<params>params\.yaml)"
+)
 
 
 def one_line(text: str) -> str:
@@ -102,16 +108,19 @@ def linked(text: str, metrics: Path) -> str:
     """
 
     def link(match: re.Match[str]) -> str:
-        folder, several, star, one = match.groups()
-        here = metrics.joinpath(*folder.split("/")[1:])
-        if star:
-            return f"[{match[0]}](../{folder})" if here.is_dir() else match[0]
-        names = (several or one).split(",")
-        if not all((here / f"{name}.json").is_file() for name in names):
-            return match[0]
-        if one:
+        found = match.groupdict(default="")
+        if found["input"]:
+            return f"[{match[0]}]({found['input']})"
+        if found["params"]:
             return f"[{match[0]}](../{match[0]})"
-        links = ",".join(f"[{name}](../{folder}{name}.json)" for name in names)
-        return f"{folder}{{{links}}}.json"
+        below = metrics.joinpath(*found["folder"].split("/")[1:])
+        names = [name for name in (found["names"] or found["one"]).split(",") if name]
+        if not below.is_dir() or not all((below / f"{name}.json").is_file() for name in names):
+            return match[0]
+        folder = found["folder"]
+        if found["names"]:
+            links = ",".join(f"[{name}](../{folder}{name}.json)" for name in names)
+            return f"{folder}{{{links}}}.json"
+        return f"[{match[0]}](../{match[0] if found['one'] else folder})"
 
-    return SOURCE.sub(link, text)
+    return SOURCE.sub(lambda match: link(match) if match[0][0] != "`" else match[0], text)
