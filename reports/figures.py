@@ -5,7 +5,7 @@ Okabe-Ito colours; every line also differs by dash and marker, so black-and-whit
 
 from __future__ import annotations
 
-import base64
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from reports import budget, start
+from reports import budget, hover, start
 from reports.measured import Json, Metrics, files
 
 OKABE_ITO = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -50,11 +50,15 @@ class Drawn:
     name: str
     caption: str
     sources: str
-    svg: bytes
+    svg: str
+    points: str = ""  # the layer of `reports.hover`
 
     @property
-    def data_uri(self) -> str:
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+    def inline(self) -> str:
+        """The SVG as an element of a page that holds other figures: ids of its own, and points."""
+        element = self.svg[self.svg.find("<svg") :].rstrip().removesuffix("</svg>")
+        own = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{self.name}-", element)
+        return f"{own}{self.points}</svg>"
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
         every = max(1, len(x) // 8)
         whole.plot(x, y, label=name, markevery=every, **line_style(i))
         half = np.array([s["step"] for s in steps]) >= steps[-1]["step"] / 2
-        late.plot(x[half], y[half], markevery=every, **line_style(i))
+        late.plot(x[half], y[half], label=name, markevery=every, **line_style(i))
     _label_losses(figure, whole, late, "training seconds" if by_seconds else "training tokens")
     return figure
 
@@ -129,7 +133,8 @@ def start_distributions(m: Metrics) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.4 + 0.4 * len(drawn)), layout="constrained")
     axes = figure.subplots()
     for i, one in enumerate(drawn):
-        axes.plot(one.perplexities, np.full(len(one.rows), i), "o", markersize=4, alpha=0.6)
+        rows = np.full(len(one.rows), i)
+        axes.plot(one.perplexities, rows, "o", markersize=4, alpha=0.6, gid=one.name)
         axes.plot(np.median(one.perplexities), i, "|", color="black", markersize=14)
     for i, method in enumerate(("base", "solar")):
         if (single := start.of_method(m, method)) is not None:
@@ -202,6 +207,7 @@ def planes(m: Metrics, plane: Plane) -> Figure:
             c=np.arange(len(xy)),
             cmap="cividis",
             s=22,
+            label="layer",
             zorder=2,
             edgecolors="black",
             linewidths=0.4,
@@ -236,8 +242,8 @@ def write(name: str, figure: Figure, folder: Path, caption: str, sources: str) -
     """Write PNG and SVG without dates or versions, so that equal figures are equal bytes."""
     figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
     svg = folder / f"{name}.svg"
-    figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return Drawn(name, caption, sources, svg.read_bytes())
+    figure.savefig(svg, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return Drawn(name, caption, sources, svg.read_text(encoding="utf-8"), hover.layer(figure))
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,31 +108,6 @@ class Table:
         """A table without rows is not written: nothing was measured."""
         if self.rows:
             self.frame().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
-
-
-def link(text: str, target: str) -> str:
-    """A link as texts and cells of the report write it, in Markdown's notation."""
-    return f"[{text}]({target})"
-
-
-def slug(title: str) -> str:
-    """The anchor of a heading, as code hosts make it: lower case, hyphens for spaces."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-def linked(sources: Iterable[str]) -> str:
-    """Links from the report's folder to metrics files that captions name, each once.
-
-    `metrics/pretrain/{base,lesa}.json` is two files; all of a folder's are their folder.
-    """
-    found: dict[str, str] = {}
-    for path in re.findall(r"metrics/[^\s{},]+(?:\{[^}]*\}\.json)?", " ".join(sources)):
-        folder, _, names = path.removesuffix(".json").partition("{")
-        for name in names.removesuffix("}").split(",") if names else [""]:
-            target = f"{folder}{name}".removesuffix("/*")
-            kept = target if target != f"{folder}{name}" else f"{target}.json"
-            found[target.removeprefix("metrics/")] = f"../{kept}"
-    return ", ".join(link(text, target) for text, target in found.items())
 
 
 def run(m: Metrics) -> Table:

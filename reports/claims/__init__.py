@@ -14,9 +14,10 @@ from enum import StrEnum
 from importlib import import_module
 from pkgutil import iter_modules
 
+from reports.markup import slug
 from reports.measured import Metrics
 from reports.paired import Interval
-from reports.tables import Table, link, linked, slug
+from reports.tables import Table
 
 
 class Verdict(StrEnum):
@@ -148,8 +149,10 @@ def table(claims: list[Claim]) -> Table:
                 "paper's number": claim.paper,
                 "verdict": claim.verdict.partition(":")[0],
                 "found here": grouped(claim.findings),
-                "shown in": link(claim.shown, f"#{slug(claim.shown)}"),
-                "metrics": linked([f.sources for f in claim.findings if not f.beside]),
+                "shown in": f"[{claim.shown}](#{slug(claim.shown)})",
+                "metrics": ", ".join(
+                    dict.fromkeys(f.sources for f in claim.findings if f.sources and not f.beside)
+                ),
             }
             for claim in claims
         ],
