@@ -150,7 +150,7 @@ def independent() -> Figure:
         above, below = grid[0][column], grid[1][column]
         accurate: list[float] = []
         perplexed: list[float] = []
-        for i, method in enumerate(name for name in rerun.NAMES if name in rerun.methods(size)):
+        for method in rerun.methods(size):
             found = [rerun.accuracy(size, method, step) for step in steps]
             accuracies = np.array([one.value for one in found if one])
             words = np.array([rerun.perplexity(size, method, step) for step in steps])

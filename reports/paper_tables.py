@@ -125,14 +125,12 @@ def main(m: Metrics, published: list[Json]) -> Table:
         "paper_main",
         f"The paper's main result, published (Llama-3-8B to 11.5B) and here{study}; time with the "
         "frozen layers, relative to all of LESA's steps",
-        f"{PUBLISHED}, {sources}, {STEPS_FILE} (relative time, where it was measured)",
+        ", ".join([PUBLISHED, sources, *([STEPS_FILE] if time_ratio(m, "lesa") else [])]),
         rows,
     )
 
 
-def relative(
-    m: Metrics, method: str, share: float, here: Ends | None, whole: Ends | None
-) -> Cell:
+def relative(m: Metrics, method: str, share: float, here: Ends | None, whole: Ends | None) -> Cell:
     """Time over that of all of LESA's steps: by the benchmark that takes the methods' steps in
     turn, else by the seconds of runs that stood apart in time."""
     if here is None or whole is None:
@@ -150,10 +148,14 @@ def untouched(m: Metrics, like: dict[str, Cell], here: Ends | None) -> dict[str,
     if here is None:
         return row
     free: dict[str, Cell] = {"seconds here": 0, "relative time here, %": 0}
-    return row | free | {
-        "perplexity here": here.perplexity,
-        "average here": average(m, here.model, "init"),
-    }
+    return (
+        row
+        | free
+        | {
+            "perplexity here": here.perplexity,
+            "average here": average(m, here.model, "init"),
+        }
+    )
 
 
 def initial(m: Metrics, published: list[Json]) -> Table:

@@ -184,8 +184,9 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             "random": params.base.source == "random",
             "summary": summary.paragraph(m, judged),
             "agreement": summary.agreement(m, published["main"]),
-            "conclusions": conclusions.conclusions(m),
-            "rate_warnings": conclusions.rates(m),
+            "of_start": conclusions.of_start(m),
+            "of_training": conclusions.of_training(m),
+            "warnings": conclusions.precisions(m) + conclusions.rates(m),
             "task_notes": conclusions.tasks(m),
             "m": m,
         }

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from reports import budget, rerun, start
-from reports.claims import Claim, Verdict, above, below
+from reports.claims import Claim, Verdict, above, below, in_short
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
 from reports.paired import Interval, paired
-from reports.tables import Cell, Table, number, show_interval
+from reports.tables import Table, number, show_interval
 
 PAPER = (
     "**The paper:** LESA makes a language model deeper with layers that a small network predicts "
@@ -31,20 +31,20 @@ def paragraph(m: Metrics, judged: list[Claim]) -> str:
 def found(m: Metrics, judged: list[Claim]) -> str:
     """Perplexities of this run, and the claims by their verdict."""
     said = [f"**Here**, {setting(m)}: {perplexities(m)}."]
-    groups: dict[str, list[str]] = {}
-    for claim in judged:
-        verdict = "differs" if claim.verdict.startswith("differs") else str(claim.verdict)
-        groups.setdefault(verdict, []).append(f"{claim.short} ({claim.id})")
     for verdict, words in WORDS.items():
-        if verdict in groups:
-            said.append(f"{words}: {'; '.join(groups[verdict])}.")
+        of_verdict = [c for c in judged if in_short(c.findings).partition(",")[0] == verdict]
+        named = [f"{claim.short} ({claim.id})" for claim in of_verdict]
+        if verdict == Verdict.CANNOT:
+            named = [", ".join(claim.id for claim in of_verdict)] if of_verdict else []
+        if named:
+            said.append(f"{words}: {'; '.join(named)}.")
     return " ".join(said)
 
 
 WORDS = {
     str(Verdict.HOLDS): "What holds",
     str(Verdict.FAILS): "What does not",
-    "differs": "What holds in part",
+    "differs": "What differs by preset, seed, size or rival",
     str(Verdict.UNDECIDED): "Not decided",
     str(Verdict.CANNOT): "Not tested yet",
 }
@@ -67,11 +67,12 @@ def short_count(parameters: int) -> str:
 
 def perplexities(m: Metrics) -> str:
     """Held-out perplexity of every model before and after training, lowest end first."""
-    ends = {name: (perplexity_at(run, 0)[0], perplexity_at(run, -1)[0]) for name, run in m.pretrain.items()}
+    ends = {
+        name: (perplexity_at(run, 0)[0], perplexity_at(run, -1)[0])
+        for name, run in m.pretrain.items()
+    }
     order = sorted(ends, key=lambda name: ends[name][1])
-    listed = ", ".join(
-        f"`{name}` {number(ends[name][0])} → {number(ends[name][1])}" for name in order
-    )
+    listed = ", ".join(f"`{name}` {ends[name][0]:.3g} → {ends[name][1]:.3g}" for name in order)
     return f"held-out perplexity before → after training: {listed}"
 
 
@@ -111,33 +112,37 @@ def spread(m: Metrics) -> list[str]:
     for lesa in start.lesa_starts(m):
         low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
         text = (
-            f"the signs of U's columns and the predictor's seed, which no source fixes, move its "
-            f"perplexity from {number(low)} to {number(high)} (preset `{lesa.preset}`, "
+            "the signs of U's columns and the predictor's seed, which no source fixes, move its "
+            f"perplexity from {low:.3g} to {high:.3g} (preset `{lesa.preset}`, "
             f"{len(lesa.rows)} draws)"
         )
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
             verb = "follows" if rho > 0 and p < 0.05 else "does not follow"
-            text += f", and it {verb} that of one constant row (rank correlation {number(rho)})"
+            text += f", and it {verb} that of one constant row (rank correlation {rho:.2f})"
         said.append(text)
     return said
 
 
-FITTED_ON = {"shuffled": "on layers in shuffled order", "noise": "on noise"}
+FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "noise"}
 
 
 def fitted_on(m: Metrics) -> list[str]:
     """Whether a predictor needs the layers' order, or the layers, to start as low."""
-    said = []
+    found: dict[str, list[str]] = {}
     for lesa in start.lesa_starts(m)[:1]:
         for other in start.starts(m):
-            fit = other.settings.removeprefix("fitted_on=")
-            if (other.method, other.preset) != ("lesa", lesa.preset) or fit not in FITTED_ON:
-                continue
-            gap = start.difference(lesa, other)
-            words = in_order(gap, "a lower loss than", "a higher loss than", "no other loss, as far as told, than")
-            said.append(f"it has {words} with its predictor fitted {FITTED_ON[fit]}")
-    return said
+            if (other.method, other.preset) == (
+                "lesa",
+                lesa.preset,
+            ) and other.settings in FITTED_ON:
+                gap = start.difference(lesa, other)
+                words = in_order(gap, "lower than", "higher than", "as far as told as low as")
+                found.setdefault(words, []).append(FITTED_ON[other.settings])
+    return [
+        f"it starts {words} with a predictor fitted on {' or '.join(on)}"
+        for words, on in found.items()
+    ]
 
 
 def in_order(gap: Interval, lower: str, higher: str, undecided: str) -> str:
@@ -221,13 +226,7 @@ def differences(m: Metrics) -> Table:
             f"{m.base['num_hidden_layers']} layers",
             "a small model has less to spare in a layer: starts and orders of methods may differ",
         ),
-        (
-            "weights",
-            "not stated",
-            quantised(m),
-            "rounding adds the same noise to every layer: singular values and coefficients have a "
-            "floor, and continuity can only look weaker",
-        ),
+        ("weights", "not stated", *quantised(m)),
         (
             "text",
             "Wikipedia 2024-11",
@@ -238,12 +237,14 @@ def differences(m: Metrics) -> Table:
             "budget",
             "6,000 steps; batch, tokens and learning rate not stated",
             budget_here(m),
-            "a short run measures the start and the first fall: crossings that come later are unseen",
+            "a short run sees the start and the first fall, and no crossing that comes later",
         ),
         (
             "precision",
             "not stated; the official code fits in float32",
-            ", ".join(sorted({str(run.get("dtype", "not recorded")) for run in m.pretrain.values()}))
+            ", ".join(
+                sorted({str(run.get("dtype", "not recorded")) for run in m.pretrain.values()})
+            )
             + " for training",
             "bfloat16 rounds small updates away; a difference of machines, not of methods",
         ),
@@ -259,24 +260,30 @@ def differences(m: Metrics) -> Table:
             "signs of U's columns",
             "not stated; the code keeps what its SVD returns",
             signs(m),
-            "the norm term sees them: they alone move LESA's start",
+            "another choice trains another predictor: LESA starts elsewhere",
         ),
     ]
     return Table(
         "differences",
         "How this differs from the paper",
-        f"reports/published.yaml, params.yaml, metrics/base.json, metrics/corpus.json, "
+        "reports/published.yaml, params.yaml, metrics/base.json, metrics/corpus.json, "
         f"{files('pretrain', m.models)}",
-        [dict(zip(("what", "paper", "here", "what it can do to the result"), row, strict=True)) for row in rows],
+        [
+            dict(zip(("what", "paper", "here", "what it can do to the result"), row, strict=True))
+            for row in rows
+        ],
     )
 
 
-def quantised(m: Metrics) -> str:
-    """Whether the base was rounded to few bits before, by the name of its file."""
-    source = str(m.base["source"])
-    if (bits := re.search(r"\.(Q(\d)\w*)\.gguf", source)) is not None:
-        return f"rounded to {bits[2]} bits ({bits[1]}), then read as floating point"
-    return "as released" if m.params.base.source != "random" else "random"
+def quantised(m: Metrics) -> tuple[str, str]:
+    """Whether the base was rounded to few bits before, by the name of its file; what that does."""
+    if (bits := re.search(r"\.(Q(\d)\w*)\.gguf", str(m.base["source"]))) is None:
+        return "as its source has them", "none"
+    return (
+        f"rounded to {bits[2]} bits ({bits[1]}), then read as floating point",
+        "rounding noise differs from layer to layer: small singular values are noise, and "
+        "neighbours look less alike",
+    )
 
 
 def budget_here(m: Metrics) -> str:
@@ -303,24 +310,26 @@ def agreement(m: Metrics, published: list[Json]) -> str:
     """
     averages = {row["method"]: float(row["average"]) for row in published if row["share"] == 1}
     said = []
-    for size in rerun.models()[::-1]:
-        parts = []
-        for method in ("llama_pro", "solar"):
-            gap = rerun.minus_lesa(size, method, rerun.LAST)
-            if gap is None or gap.stderr is None:
-                continue
-            lead, error = -gap.value, gap.stderr
-            paper = averages["lesa"] - averages[method]
-            told = abs(lead) > 1.96 * error
-            verdict = (
-                "not told from none" if not told else "agrees" if lead * paper > 0 else "disagrees"
-            )
-            parts.append(
-                f"{lead:+.2f} ± {error:.2f} points over {rerun.NAMES[method]} ({verdict}; the "
-                f"paper has {paper:+.2f} at 11.5B)"
-            )
-        said.append(f"at {size} LESA ends {', and '.join(parts)}")
-    return f"{'; '.join(said)[0].upper()}{'; '.join(said)[1:]}. {here_too(m)}"
+    for method in ("llama_pro", "solar"):
+        paper = averages["lesa"] - averages[method]
+        leads = [
+            f"{lead(size, method, paper)} at {size}"
+            for size in rerun.models()[::-1]
+            if rerun.minus_lesa(size, method, rerun.LAST)
+        ]
+        name = rerun.NAMES[method]
+        said.append(f"over {name} by {', '.join(leads)}, where the paper has {paper:.2f}")
+    return f"LESA ends {'; '.join(said)} points of mean accuracy. {here_too(m)}"
+
+
+def lead(size: str, method: str, paper: float) -> str:
+    """LESA's lead in points with its error, and whether it has the sign of the paper's."""
+    gap = rerun.minus_lesa(size, method, rerun.LAST)
+    if gap is None or gap.stderr is None:
+        return "not measured"
+    told = abs(gap.value) > 1.96 * gap.stderr
+    agrees = "agrees" if -gap.value * paper > 0 else "disagrees"
+    return f"{-gap.value:.2f} ± {gap.stderr:.2f} ({agrees if told else 'not told from 0'})"
 
 
 def here_too(m: Metrics) -> str:
@@ -334,4 +343,4 @@ def here_too(m: Metrics) -> str:
         parts.append(f"{words} {rerun.NAMES[method]} ({show_interval(gap)} nats)")
     if not parts:
         return "The same comparison was not measured here."
-    return f"Here LESA's loss after {budget_said}, is {' and '.join(parts)}."
+    return f"Here LESA's loss ({budget_said}) is {' and '.join(parts)}."

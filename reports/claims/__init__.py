@@ -1,7 +1,7 @@
 """The paper's claims, a file each: `c07_initial_perplexity.py` holds what C7 says and its rule.
 
 A file has CLAIM, RULE and PAPER (the paper's number, or "not stated") in words, SHORT (the claim in
-a few words), SHOWN (the report's section that shows it) and
+a few words), SECTION (the heading in the report that shows it) and
 `findings(metrics)`: what the numbers say of each preset and seed, each with its own verdict. A
 claim needs no entry anywhere else.
 """
@@ -55,7 +55,7 @@ class Claim:
     id: str
     claim: str
     short: str
-    shown: str
+    section: str
     paper: str
     rule: str
     verdict: str
@@ -115,7 +115,7 @@ def judge_one(name: str, m: Metrics) -> Claim:
     module = import_module(f"{__name__}.{name}")
     found = attempted(module.findings, m)
     id_ = f"C{int(name[1:3])}"
-    said = (module.CLAIM, module.SHORT, module.SHOWN, module.PAPER, module.RULE)
+    said = (module.CLAIM, module.SHORT, module.SECTION, module.PAPER, module.RULE)
     return Claim(id_, *said, overall(found), found)
 
 
@@ -124,12 +124,22 @@ def judge(m: Metrics) -> list[Claim]:
     return [judge_one(name, m) for name in sorted(module.name for module in iter_modules(__path__))]
 
 
+def in_short(findings: list[Finding]) -> str:
+    """The verdict of what was measured, in a few words."""
+    found = {finding.verdict for finding in findings if not finding.beside}
+    if len(measured := found - {Verdict.CANNOT}) > 1:
+        return "differs"
+    if not measured:
+        return str(Verdict.CANNOT)
+    return f"{measured.pop()}{', as far as measured' if Verdict.CANNOT in found else ''}"
+
+
 def grouped(findings: list[Finding]) -> str:
-    """The judged findings by verdict, which is named where there are several: whose, and how much."""
+    """The judged findings: whose, and how much, by verdict where there are several."""
     found: dict[Verdict, list[str]] = {}
     for finding in findings:
         if not finding.beside:
-            said = f"{finding.subject} {finding.number or finding.said}"
+            said = f"{finding.subject}: {finding.number or finding.said}"
             found.setdefault(finding.verdict, []).append(said)
     if len(found) == 1:
         return "; ".join(*found.values())
@@ -147,9 +157,9 @@ def table(claims: list[Claim]) -> Table:
                 "id": claim.id,
                 "claim": claim.claim,
                 "paper's number": claim.paper,
-                "verdict": claim.verdict.partition(":")[0],
+                "verdict": in_short(claim.findings),
                 "found here": grouped(claim.findings),
-                "shown in": f"[{claim.shown}](#{slug(claim.shown)})",
+                "shown in": f"[{claim.section}](#{slug(claim.section)})",
                 "metrics": ", ".join(
                     dict.fromkeys(f.sources for f in claim.findings if f.sources and not f.beside)
                 ),

@@ -12,7 +12,7 @@ from reports.tables import show_interval
 ON_PAR = 1.10
 CLAIM = "The predictor's test loss is on par with its training loss"
 SHORT = "the predictors' test loss is on par with their training loss"
-SHOWN = "The predictors"
+SECTION = "The predictors"
 RULE = (
     f"mean over kinds and seeds of test MSE / training MSE of one predictor, below {ON_PAR:.2f} by "
     "its interval; beside it, its test MSE over that of predicting zero, below 1"

@@ -12,7 +12,7 @@ FIT_SECONDS = 300.0
 LAYERS = 32  # of Llama-3-8B
 CLAIM = "Fitting the predictors takes under 5 minutes"
 SHORT = "fitting takes under 5 minutes"
-SHOWN = "The predictors"
+SECTION = "The predictors"
 RULE = f"all kinds one after another under {FIT_SECONDS:.0f} s, for every preset and seed"
 PAPER = "under 5 minutes; the GPU is not stated"
 

@@ -16,7 +16,7 @@ IDENTITY = (
 )
 CLAIM = "LESA starts at the lowest loss of the three methods"
 SHORT = "LESA starts at the lowest loss of the three"
-SHOWN = "Perplexity before training"
+SECTION = "Perplexity before training"
 RULE = "held-out loss at step 0 minus each baseline's, below 0 by its interval"
 PAPER = "training-loss curves alone; no number stated"
 

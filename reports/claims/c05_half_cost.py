@@ -19,7 +19,7 @@ from reports.tables import number, show_interval
 
 CLAIM = "LESA at half the steps beats both baselines at full steps: under half the cost"
 SHORT = "half of LESA's steps beat both baselines at half the cost"
-SHOWN = "Main results"
+SECTION = "Main results"
 RULE = (
     "loss at half of the steps minus each baseline's final one below 0 by its interval, at under "
     "half of its whole time (frozen layers included)"

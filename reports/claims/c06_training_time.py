@@ -11,7 +11,7 @@ from reports.tables import number, show_interval
 
 CLAIM = "LESA's training time is the lowest"
 SHORT = "LESA's training takes the least time"
-SHOWN = "Main results"
+SECTION = "Main results"
 RULE = (
     "whole time of a step, frozen layers included, over LESA's: above 1 by its interval for both "
     "baselines, in a benchmark that alternates their steps"

@@ -12,7 +12,7 @@ from reports.tables import number, show_interval
 
 CLAIM = "At initialisation LESA's perplexity is below SOLAR's at 1.5 times the layers"
 SHORT = "LESA starts below SOLAR's perplexity"
-SHOWN = "Perplexity before training"
+SECTION = "Perplexity before training"
 RULE = (
     "for each preset, the probability that a draw of predictor seed and signs is below SOLAR: "
     "above 1/2 by its Clopper-Pearson interval; the run's own difference stands beside it"
@@ -61,7 +61,5 @@ def draws(m: Metrics) -> list[Finding]:
         )
         short = f"{show_interval(share)} of {share.n} draws below SOLAR"
         verdict = above(share, 0.5)
-        found.append(
-            Finding(f"preset {lesa.preset}", said, verdict, start.SOURCES, number=short)
-        )
+        found.append(Finding(f"preset {lesa.preset}", said, verdict, start.SOURCES, number=short))
     return found

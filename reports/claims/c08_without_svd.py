@@ -11,7 +11,7 @@ from reports.tables import show_interval
 RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
 SHORT = "without SVD it is worse, but beats LLaMA Pro"
-SHOWN = "Ablations"
+SECTION = "Ablations"
 RULE = "loss minus LESA's above 0, and minus LLaMA Pro's below 0, each by its interval"
 PAPER = "not stated"
 

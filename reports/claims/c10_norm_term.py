@@ -14,7 +14,7 @@ COLLAPSE = 0.5
 WITHOUT = "norm_weight=0.0"  # how the study `start` says it
 CLAIM = "Without the norm term the predicted parameters collapse towards zero"
 SHORT = "without the norm term predictions collapse"
-SHOWN = "Ablations"
+SECTION = "Ablations"
 RULE = (
     f"norm ratio at λ = 0 over that at λ > 0, all else equal: its mean over kinds below {COLLAPSE} "
     "by its interval, for each seed of both"

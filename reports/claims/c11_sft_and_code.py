@@ -19,7 +19,7 @@ STUDIES = {
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
 CLAIM = "After SFT, and in the code domain, LESA stays ahead"
 SHORT = "LESA stays ahead after SFT and on code"
-SHOWN = "After SFT and on code"
+SECTION = "After SFT and on code"
 RULE = (
     "held-out loss minus each baseline's below 0 by its interval, paired and resampled by package "
     f"or module, or by file or example where there are fewer than {GROUPS}"
