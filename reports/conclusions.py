@@ -12,7 +12,6 @@ from reports.measured import Json, Metrics
 from reports.paired import Interval
 from reports.tables import minus_untouched, number, show_interval
 
-
 # What stands in for LESA's prediction, or for what its predictor is fitted on.
 CONTROLS = ("noise", "spectrum", "constant_row", "lesa_permuted", "ridge")
 
