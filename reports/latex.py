@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 import pandas as pd
 
 from reports.markup import latex
@@ -9,17 +12,30 @@ from reports.tables import Table
 
 LONGEST = 40  # characters of a cell; longer text is set in a paragraph
 PARAGRAPH = "p{.3\\linewidth}"
+HEAD = 16  # characters of a line of a column's head
+
+
+def _head(name: str, position: str) -> str:
+    lines = [latex(line) for line in textwrap.wrap(name, HEAD)]
+    if len(lines) < 2:
+        return latex(name)
+    return f"\\shortstack[{position}]{{" + " \\\\ ".join(lines) + "}"
+
+
+def _cell(text: str) -> str:
+    """A minus sign in place of the hyphen before a number."""
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", latex(text))
 
 
 def table(t: Table) -> str:
     """A `table` float; needs \\usepackage{booktabs, adjustbox}."""
-    cells = [[latex(text) for text in row] for row in t.cells]
-    columns = "".join(
+    columns = [
         "r" if numeric else PARAGRAPH if max(map(len, texts)) > LONGEST else "l"
         for numeric, texts in zip(t.numeric, zip(*t.cells, strict=True), strict=True)
-    )
-    frame = pd.DataFrame(cells, columns=[latex(name) for name in t.header])
-    tabular = frame.style.hide(axis="index").to_latex(hrules=True, column_format=columns)
+    ]
+    heads = [_head(name, column[0].replace("p", "l")) for name, column in zip(t.header, columns, strict=True)]
+    frame = pd.DataFrame([[_cell(text) for text in row] for row in t.cells], columns=heads)
+    tabular = frame.style.hide(axis="index").to_latex(hrules=True, column_format="".join(columns))
     return (
         "\\begin{table}\n\\centering\n"
         f"\\caption{{{latex(t.caption)}.}}\n\\label{{tab:{t.name}}}\n"
