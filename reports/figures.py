@@ -268,7 +268,6 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
             write("loss_tokens", loss_curves(m, by_seconds=False), folder, by_tokens, pretrain),
             write("loss_seconds", loss_curves(m, by_seconds=True), folder, by_seconds, pretrain),
             write("spectra", spectra(m), folder, values + first, svd),
-            write("tsne", planes(m, tsne_plane), folder, f"t-SNE {layers}", svd),
             write("pca", planes(m, pca_plane), folder, f"PCA {layers}", svd),
         ]
         if m.budget:

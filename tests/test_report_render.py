@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lesa.errors import UserError
-from reports import claims, conclusions, continuity, figures, measured, speed, tables
+from reports import claims, conclusions, continuity, figures, measured, paper_figures, speed, tables
 from reports.paired import Interval
 from reports.render import HERE, environment, render, replace_results
 from tests.test_report_synthetic import (
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rendering without the figures: for tests of the text, ten times as fast."""
-    names = ("loss_tokens", "loss_seconds", "spectra", "tsne", "pca", "budget", "start")
+    names = ("loss_tokens", "loss_seconds", "spectra", "pca", "budget", "start", "rerun")
     empty = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
 
     def draw(m: measured.Metrics, folder: Path) -> dict[str, figures.Drawn]:
@@ -47,6 +47,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: figures.Drawn(name, name, name, empty) for name in names}
 
     monkeypatch.setattr(figures, "draw", draw)
+    monkeypatch.setattr(paper_figures, "draw", lambda m, folder: {})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -122,14 +123,13 @@ def test_conclusions_turn_with_the_numbers(tmp_path: Path) -> None:
 
     def said() -> str:
         run = measured.load(metrics, params())
-        return "\n".join(conclusions.conclusions(run, claims.judge(run)))
+        return "\n".join([*conclusions.of_start(run), *conclusions.of_training(run)])
 
     first = said()
     assert "with preset `paper` starts at perplexity 22.2 to 29.96" in first
     assert "below SOLAR in 100%. It follows its constant row (rank correlation 1" in first
     assert "LESA is below `identity` at no budget measured: lower at 0 of 5 points" in first
     assert "minus its controls, before training: lower: `constant_row (paper)`" in first
-    assert "Claims, holds: C3, C6, C9" in first
     for seed, loss in enumerate((9.0, 8.0, 9.5, 8.5, 7.0, 7.5, 8.2, 8.8)):
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
     for seed in SEEDS:  # the last point, of 40 steps
@@ -237,18 +237,18 @@ def test_links_lead_to_files_that_exist(made: tuple[Path, Path]) -> None:
     metrics, out = made
     for name in ("REPORT.md", "report.html"):
         targets = linked_files((out / name).read_text())
-        into_the_repository = {"published.yaml", "../params.yaml"}
+        into_the_repository = {"published.yaml", "opt_deus.csv", "../params.yaml"}
         assert targets >= into_the_repository
         for target in targets - into_the_repository:
             assert (out / target).exists(), target
         read = {str(p.relative_to(metrics)) for p in metrics.rglob("*.json")}
         named = {target.removeprefix("../metrics/") for target in targets}
         # Every metrics file of the run is a click away, those of a study by their folder.
-        assert {p for p in read if "start/" not in p and "budget/" not in p} <= named
+        assert {p for p in read if f"{Path(p).parent}/" not in named} <= named
         for kind, suffixes in (("tables", {".csv", ".tex"}), ("figures", {".svg", ".png"})):
             shown = {Path(t) for t in targets if t.startswith(kind)}
             assert {path.suffix for path in shown} == suffixes
-    assert (HERE / "published.yaml").is_file()
+    assert all((HERE / name).is_file() for name in ("published.yaml", "opt_deus.csv"))
 
 
 def test_anchors_of_the_markdown_are_there(made: tuple[Path, Path]) -> None:
@@ -257,7 +257,7 @@ def test_anchors_of_the_markdown_are_there(made: tuple[Path, Path]) -> None:
     (line,) = (line for line in text.splitlines() if line.startswith("Contents: "))
     assert [name for name, _ in re.findall(r"\[([^]]*)\]\(#([^)]*)\)", line)] == headings
     # By hand, as code hosts derive them.
-    assert "[Published numbers (published, Llama-3-8B)](#published-numbers-published-llama-3-8b)" in line
+    assert "[Appendix: learning-rate grid](#appendix-learning-rate-grid)" in line
     assert "[The paper's claims](#the-papers-claims)" in line
     assert '<a id="table-main"></a>' in text
     assert '<a id="figure-loss_tokens"></a>' in text
@@ -266,7 +266,7 @@ def test_anchors_of_the_markdown_are_there(made: tuple[Path, Path]) -> None:
 def test_the_markdown_refers_to_files_that_exist(made: tuple[Path, Path]) -> None:
     text = (made[1] / "REPORT.md").read_text()
     targets = re.findall(r"\]\((figures/[^)]*)\)", text)
-    assert len(targets) == 21  # of seven figures the picture and two links
+    assert len(targets) == 27  # of nine figures the picture and two links
     # Every table is well formed: each of its lines has as many bars as its header.
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
@@ -276,7 +276,7 @@ def test_published_values_are_those_of_the_paper() -> None:
     text = (HERE / "published.yaml").read_text()
     for value in ("5.27", "5.13", "5.44", "8.09", "64.30", "45.6 h", "124%", "31.57", "10.98"):
         assert value in text
-    assert text.count("not stated") >= 6
+    assert text.count("null") >= 6
 
 
 def test_a_grid_of_another_profile_is_left_out(tmp_path: Path) -> None:
@@ -297,10 +297,10 @@ def test_rates_of_another_profile_are_shouted(made: tuple[Path, Path], tmp_path:
         text, before = ((folder / name).read_text() for folder in (tmp_path / "out", made[1]))
         loud = text.index("LEARNING RATES CHOSEN ON ANOTHER PROFILE")
         warning = text.index("the checkpoint has changed since")
-        assert loud < text.index("Main table: held-out perplexity") < warning
-        assert warning < text.index("Appendix: offline tasks")
+        main = text.index("time with the frozen layers", loud)  # of the main table's caption
+        assert loud < main < text.index("This run: held-out perplexity", main) < warning
         assert "LEARNING RATES CHOSEN" not in before
-        assert "Warnings about learning rates" not in before
+        assert "the checkpoint has changed" not in before
     assert "`lesa` on `another`." in (tmp_path / "out" / "REPORT.md").read_text()
 
 
