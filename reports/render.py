@@ -183,6 +183,7 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             "figures": figures.draw(m, drawing) | paper_figures.draw(m, drawing),
             "random": params.base.source == "random",
             "summary": summary.paragraph(m, judged),
+            "this_run": summary.this_run(m),
             "agreement": summary.agreement(m, published["main"]),
             "of_start": conclusions.of_start(m),
             "of_training": conclusions.of_training(m),

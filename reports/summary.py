@@ -32,10 +32,12 @@ def found(m: Metrics, judged: list[Claim]) -> str:
     """Perplexities of this run, and the claims by their verdict."""
     said = [f"**Here**, {setting(m)}: {perplexities(m)}."]
     for verdict, words in WORDS.items():
-        of_verdict = [c for c in judged if in_short(c.findings).partition(",")[0] == verdict]
-        named = [f"{claim.short} ({claim.id})" for claim in of_verdict]
-        if verdict == Verdict.CANNOT:
-            named = [", ".join(claim.id for claim in of_verdict)] if of_verdict else []
+        named = []
+        for claim in judged:
+            of_claim, comma, limit = in_short(claim.findings).partition(",")
+            if of_claim == verdict:
+                short = "" if verdict == Verdict.CANNOT else f"{claim.short} "
+                named.append(f"{short}({claim.id}{comma}{limit})")
         if named:
             said.append(f"{words}: {'; '.join(named)}.")
     return " ".join(said)
@@ -48,6 +50,14 @@ WORDS = {
     str(Verdict.UNDECIDED): "Not decided",
     str(Verdict.CANNOT): "Not tested yet",
 }
+
+
+def this_run(m: Metrics) -> str:
+    """Which predictors this run's LESA has: other draws are the study's."""
+    lesa = m.model_of("lesa")
+    fits = m.params.methods[lesa].needs if lesa else []
+    said = [f"preset {m.fit[name]['preset']}, seed {m.fit[name]['seed']}" for name in fits]
+    return f"This run's `{lesa}` is {'; '.join(said)}." if said else ""
 
 
 def setting(m: Metrics) -> str:

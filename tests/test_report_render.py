@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lesa.errors import UserError
-from reports import claims, conclusions, continuity, figures, measured, paper_figures, speed, tables
+from reports import conclusions, continuity, figures, measured, paper_figures, speed, tables
 from reports.paired import Interval
 from reports.render import HERE, environment, render, replace_results
 from tests.test_report_synthetic import (
