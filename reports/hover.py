@@ -34,7 +34,10 @@ def _series(axes: Axes) -> Iterator[tuple[Array, list[list[str]]]]:
         kept = np.unique(np.linspace(0, len(xy) - 1, min(MOST, len(xy))).round().astype(int))
         labels = axes.get_xlabel(), axes.get_ylabel()
         said = [
-            [_name(line), *(f"{name}: {number(v)}" for name, v in zip(labels, at, strict=True) if name)]
+            [
+                _name(line),
+                *(f"{name}: {number(v)}" for name, v in zip(labels, at, strict=True) if name),
+            ]
             for at in xy[kept].tolist()
         ]
         yield xy[kept], said

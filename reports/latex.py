@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-import textwrap
 
 import pandas as pd
 
-from reports.markup import latex
+from reports.markup import head_lines, latex
 from reports.tables import Table
 
 LONGEST = 40  # characters of a cell; longer text is set in a paragraph
 PARAGRAPH = "p{.3\\linewidth}"
-HEAD = 16  # characters of a line of a column's head
 
 
 def _head(name: str, position: str) -> str:
-    lines = [latex(line) for line in textwrap.wrap(name, HEAD)]
-    if len(lines) < 2:
-        return latex(name)
+    lines = [latex(line) for line in head_lines(name)]
+    if len(lines) == 1:
+        return lines[0]
     return f"\\shortstack[{position}]{{" + " \\\\ ".join(lines) + "}"
 
 
@@ -33,7 +31,10 @@ def table(t: Table) -> str:
         "r" if numeric else PARAGRAPH if max(map(len, texts)) > LONGEST else "l"
         for numeric, texts in zip(t.numeric, zip(*t.cells, strict=True), strict=True)
     ]
-    heads = [_head(name, column[0].replace("p", "l")) for name, column in zip(t.header, columns, strict=True)]
+    heads = [
+        _head(name, column[0].replace("p", "l"))
+        for name, column in zip(t.header, columns, strict=True)
+    ]
     frame = pd.DataFrame([[_cell(text) for text in row] for row in t.cells], columns=heads)
     tabular = frame.style.hide(axis="index").to_latex(hrules=True, column_format="".join(columns))
     return (

@@ -8,6 +8,7 @@ metrics files, so HTML, images and links out of the repository are text like any
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from pylatexenc.latexencode import UnicodeToLatexEncoder
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).disable(["image", "autolink", "html_inline"])
 # A scheme or a host would lead out of the repository.
-MARKDOWN.validateLink = lambda url: re.match(r"[\w.+-]*:|//", url) is None  # type: ignore[method-assign]
+MARKDOWN.validateLink = lambda url: not re.match(r"[\w.+-]*:|//", url)  # type: ignore[method-assign]
 # Paths as `reports.measured.files` writes them, metrics/pretrain/{base,lesa}.json and
-# metrics/start/*.json; the inputs beside them; and `code`, in which no link can stand.
+# metrics/start/*.json; the inputs beside them; and `code` and [links](target), which stay.
 SOURCE = re.compile(
-    r"`[^`]*`"
-    r"|\b(?P<folder>metrics(?:/[\w.-]+)*/)(?:\{(?P<names>[\w.,-]+)\}|(?P<all>\*)|(?P<one>[\w.-]+))\.json"
+    r"`[^`]*`|\[[^\]]*\]\([^)]*\)"
+    r"|\b(?P<folder>metrics(?:/[\w.-]+)*/)"
+    r"(?:\{(?P<names>[\w.,-]+)\}|\*|(?P<one>[\w.-]+))\.json"
     r"|\breports/(?P<input>[\w-]+\.(?:yaml|csv))"
     r"|\b(?P<params>params\.yaml)"
 )
@@ -96,6 +98,11 @@ def html(text: str) -> str:
     return str(MARKDOWN.renderInline(one_line(text)))
 
 
+def head_lines(name: str) -> list[str]:
+    """A column's head in short lines, so that its numbers and not its name set its width."""
+    return textwrap.wrap(name, 16) or [""]
+
+
 def slug(text: str) -> str:
     """The anchor that code hosts give a heading: lower case, hyphens for spaces, no punctuation."""
     return re.sub(r"[^\w -]", "", plain(text).lower()).replace(" ", "-")
@@ -123,4 +130,4 @@ def linked(text: str, metrics: Path) -> str:
             return f"{folder}{{{links}}}.json"
         return f"[{match[0]}](../{match[0] if found['one'] else folder})"
 
-    return SOURCE.sub(lambda match: link(match) if match[0][0] != "`" else match[0], text)
+    return SOURCE.sub(lambda match: match[0] if match[0][0] in "`[" else link(match), text)

@@ -17,7 +17,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from reports.render import render
 from tests.test_report_synthetic import MODELS, params, write
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 LACKING = "no Chromium here (apt-get install chromium): the report's page is not tried in a browser"
 if CHROMIUM is None:
     warnings.warn(LACKING, stacklevel=1)

@@ -257,7 +257,10 @@ def test_anchors_of_the_markdown_are_there(made: tuple[Path, Path]) -> None:
     (line,) = (line for line in text.splitlines() if line.startswith("Contents: "))
     assert [name for name, _ in re.findall(r"\[([^]]*)\]\(#([^)]*)\)", line)] == headings
     # By hand, as code hosts derive them.
-    assert "[Published numbers (published, Llama-3-8B)](#published-numbers-published-llama-3-8b)" in line
+    assert (
+        "[Published numbers (published, Llama-3-8B)](#published-numbers-published-llama-3-8b)"
+        in line
+    )
     assert "[The paper's claims](#the-papers-claims)" in line
     assert '<a id="table-main"></a>' in text
     assert '<a id="figure-loss_tokens"></a>' in text
