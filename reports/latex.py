@@ -13,11 +13,11 @@ LONGEST = 40  # characters of a cell; longer text is set in a paragraph
 PARAGRAPH = "p{.3\\linewidth}"
 
 
-def _head(name: str, position: str) -> str:
+def _head(name: str, numeric: bool) -> str:
     lines = [latex(line) for line in head_lines(name)]
     if len(lines) == 1:
         return lines[0]
-    return f"\\shortstack[{position}]{{" + " \\\\ ".join(lines) + "}"
+    return rf"\shortstack[{'r' if numeric else 'l'}]{{" + r" \\ ".join(lines) + "}"
 
 
 def _cell(text: str) -> str:
@@ -31,14 +31,19 @@ def table(t: Table) -> str:
         "r" if numeric else PARAGRAPH if max(map(len, texts)) > LONGEST else "l"
         for numeric, texts in zip(t.numeric, zip(*t.cells, strict=True), strict=True)
     ]
-    heads = [
-        _head(name, column[0].replace("p", "l"))
-        for name, column in zip(t.header, columns, strict=True)
-    ]
-    frame = pd.DataFrame([[_cell(text) for text in row] for row in t.cells], columns=heads)
-    tabular = frame.style.hide(axis="index").to_latex(hrules=True, column_format="".join(columns))
-    return (
-        "\\begin{table}\n\\centering\n"
-        f"\\caption{{{latex(t.caption)}.}}\n\\label{{tab:{t.name}}}\n"
-        f"\\begin{{adjustbox}}{{max width=\\linewidth}}\n{tabular}\\end{{adjustbox}}\n\\end{{table}}\n"
+    frame = pd.DataFrame(
+        [[_cell(text) for text in row] for row in t.cells],
+        columns=[_head(name, n) for name, n in zip(t.header, t.numeric, strict=True)],
     )
+    tabular = frame.style.hide(axis="index").to_latex(hrules=True, column_format="".join(columns))
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(t.caption)}.}}",
+        rf"\label{{tab:{t.name}}}",
+        r"\begin{adjustbox}{max width=\linewidth}",
+        tabular.rstrip(),
+        r"\end{adjustbox}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -17,9 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from reports.render import render
 from tests.test_report_synthetic import MODELS, params, write
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LACKING = "no Chromium here (apt-get install chromium): the report's page is not tried in a browser"
 if CHROMIUM is None:
     warnings.warn(LACKING, stacklevel=1)
