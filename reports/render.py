@@ -75,6 +75,7 @@ def environment(metrics: Path) -> Environment:
         typst=markup.typst,
         plain=markup.plain,
         quoted=markup.quoted,
+        head_lines=markup.head_lines,
         slug=markup.slug,
         linked=partial(markup.linked, metrics=metrics),
         flow=flow,
