@@ -75,6 +75,11 @@ def short_count(parameters: int) -> str:
     return f"{parameters:,}"
 
 
+def three(value: float) -> str:
+    """Three significant digits, thousands separated."""
+    return number(float(f"{value:.3g}"))
+
+
 def perplexities(m: Metrics) -> str:
     """Held-out perplexity of every model before and after training, lowest end first."""
     ends = {
@@ -82,7 +87,9 @@ def perplexities(m: Metrics) -> str:
         for name, run in m.pretrain.items()
     }
     order = sorted(ends, key=lambda name: ends[name][1])
-    listed = ", ".join(f"`{name}` {ends[name][0]:.3g} → {ends[name][1]:.3g}" for name in order)
+    listed = ", ".join(
+        f"`{name}` {three(ends[name][0])} → {three(ends[name][1])}" for name in order
+    )
     return f"held-out perplexity before → after training: {listed}"
 
 
@@ -109,7 +116,11 @@ def rank(m: Metrics, lesa: str) -> list[str]:
     if not all(shares):
         return []
     new, own = (float(np.mean(of)) for of in shares)
-    near = "nearly one row, repeated" if new >= NEAR_RANK_ONE else "far from rank one"
+    near = (
+        "close to rank one, each row a multiple of one row"
+        if new >= NEAR_RANK_ONE
+        else "far from rank one"
+    )
     return [
         f"its matrices are {near}: {new:.0%} of their squared norm is in one direction "
         f"({own:.0%} in the base's)"
@@ -123,7 +134,7 @@ def spread(m: Metrics) -> list[str]:
         low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
         text = (
             "the signs of U's columns and the predictor's seed, which no source fixes, move its "
-            f"perplexity from {low:.3g} to {high:.3g} (preset `{lesa.preset}`, "
+            f"perplexity from {three(low)} to {three(high)} (preset `{lesa.preset}`, "
             f"{len(lesa.rows)} draws)"
         )
         if (correlation := start.rank_correlation(m, lesa)) is not None:
@@ -142,10 +153,8 @@ def fitted_on(m: Metrics) -> list[str]:
     found: dict[str, list[str]] = {}
     for lesa in start.lesa_starts(m)[:1]:
         for other in start.starts(m):
-            if (other.method, other.preset) == (
-                "lesa",
-                lesa.preset,
-            ) and other.settings in FITTED_ON:
+            own = (other.method, other.preset) == ("lesa", lesa.preset)
+            if own and other.settings in FITTED_ON:
                 gap = start.difference(lesa, other)
                 words = in_order(gap, "lower than", "higher than", "as far as told as low as")
                 found.setdefault(words, []).append(FITTED_ON[other.settings])

@@ -101,7 +101,7 @@ def test_the_re_run_is_compared_in_words(made: tuple[Path, Metrics]) -> None:
     assert "over LLaMA Pro by 0.21 ± 0.59 (not told from 0) at 11.5B" in said
     assert "where the paper has 1.63" in said
     assert "over SOLAR by 4.57 ± 0.59 (agrees) at 11.5B" in said
-    assert "is above LLaMA Pro (0.050 [" in said or "is above LLaMA Pro (0.05 [" in said
+    assert "is above LLaMA Pro (0.05" in said  # 3.11 and 3.06 in the mean over seeds
 
 
 # --- the paper's tables
@@ -292,7 +292,7 @@ def test_verdicts_in_a_few_words() -> None:
 def test_what_was_found_names_whose_it_is(made: tuple[Path, Metrics]) -> None:
     rows = {row["id"]: str(row["found here"]) for row in claims.table(claims.judge(made[1])).rows}
     assert "preset paper: 1.00 [0.63, 1.00] of 8 draws below SOLAR" in rows["C7"]
-    assert rows["C7"].index("**holds:**") < rows["C7"].index("**does not hold:**")
+    assert rows["C7"].index("**holds:**") < rows["C7"].index("**not decided:**")
     assert "this run" not in rows["C7"]  # stands beside the claim
 
 
@@ -306,7 +306,7 @@ def said(folder: Path, **changes: Any) -> str:
 
 def test_the_paragraph_turns_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
     first = said(made[0])
-    assert "its matrices are nearly one row, repeated: 93% of" in first
+    assert "its matrices are close to rank one, each row a multiple of one row: 93% of" in first
     assert "(6% in the base's)" in first
     assert "from 22.2 to 30 (preset `paper`, 8 draws), and it follows that of one constant" in first
     assert "**Which to take:** `identity` has the lowest loss" in first
