@@ -195,8 +195,8 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
             (
                 "paper_predictors",
                 predictor_curves(m),
-                "Error of the predictors by epoch over that of predicting zero: on held-out "
-                "triples (markers), and faint on those they are fitted on",
+                "Error of the predictors by epoch, over that of predicting zero on the held-out "
+                "triples: on those triples (markers), and faint on those they are fitted on",
                 fits,
             ),
             (
