@@ -41,7 +41,7 @@ def table(t: Table) -> str:
         r"\centering",
         rf"\caption{{{latex(t.caption)}.}}",
         rf"\label{{tab:{t.name}}}",
-        r"\begin{adjustbox}{max width=\linewidth}",
+        r"\begin{adjustbox}{max width=\linewidth, max totalheight=.9\textheight}",
         tabular.rstrip(),
         r"\end{adjustbox}",
         r"\end{table}",

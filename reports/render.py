@@ -33,6 +33,7 @@ from reports import (
     summary,
     tables,
 )
+from reports.paired import Interval
 
 HERE = Path(__file__).parent
 SCRIPTS = ("sortable.min.js", "sortable.a11y.min.js")  # sortable-tablesort 4.1.7
@@ -52,12 +53,18 @@ def cell(text: str) -> str:
 def sort_key(value: tables.Cell) -> str:
     """The attribute by which a cell is sorted, where its text does not do: what is not measured
     comes last."""
-    if value is None:
-        return ' data-sort=""'
-    if isinstance(value, str):
-        return ""
-    of_interval = getattr(value, "estimate", value)
-    return f' data-sort="{float(getattr(of_interval, "value", of_interval))!r}"'
+    match value:
+        case None:
+            return ' data-sort=""'
+        case str():
+            return ""
+        case tables.Measured():
+            number = value.value
+        case Interval():
+            number = value.estimate
+        case _:
+            number = value
+    return f' data-sort="{float(number)!r}"'.replace("inf", "Infinity")  # as scripts write it
 
 
 def environment(metrics: Path) -> Environment:
@@ -118,13 +125,11 @@ def with_contents(markdown: str, entries: list[Entry]) -> str:
     return f"{before}\nContents: {links}\n{heading}{rest}"
 
 
-def write_pdf(out: Path, source: str, drawings: Path) -> None:
-    """Typeset the source with the compiler's own fonts and no date: the same bytes anywhere."""
-    document = typst.compile(
+def typeset(source: str, drawings: Path) -> bytes:
+    """A PDF with the compiler's own fonts and no date: the same bytes anywhere."""
+    return typst.compile(  # type: ignore[type-var]  # its stub wants one type for both paths
         source.encode(), root=drawings, ignore_system_fonts=True, pdf_standards=["ua-1"]
     )
-    with whole_file(out) as path:
-        path.write_bytes(document)
 
 
 def all_tables(
@@ -210,10 +215,11 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             script="\n".join(path.read_text(encoding="utf-8").strip() for path in scripts),
         )
         results = squeeze(env.get_template("results.md.j2").render(**context))
-        print_form = env.get_template("page.typ.j2").render(body=bodies["typst"])
-        write_pdf(out / "report.pdf", print_form, drawing)
+        pdf = typeset(env.get_template("page.typ.j2").render(body=bodies["typst"]), drawing)
     write_text(out / "REPORT.md", with_contents(bodies["markdown"], entries))
     write_text(out / "report.html", squeeze(page))
+    with whole_file(out / "report.pdf") as path:
+        path.write_bytes(pdf)
     write_text(out / "results.md", results)
 
 
