@@ -58,7 +58,7 @@ def _path(axes: Axes, content: Json, title: str, size: float) -> Any:
     xy = tsne_plane(np.asarray(content["top_rows"], dtype=np.float64))
     axes.plot(*xy.T, color="0.6", linewidth=0.7, zorder=1)
     style: Any = {"s": size, "cmap": "cividis", "edgecolors": "black", "linewidths": 0.3}
-    points = axes.scatter(*xy.T, c=np.arange(len(xy)), zorder=2, **style)
+    points = axes.scatter(xy[:, 0], xy[:, 1], c=np.arange(len(xy)), zorder=2, **style)
     axes.set_title(title, fontsize=9)
     axes.set(xticks=[], yticks=[])
     axes.margins(0.1)
@@ -71,7 +71,7 @@ def smoothed(losses: npt.ArrayLike) -> tuple[Array, Array]:
     values = np.asarray(losses, dtype=np.float64)
     width = max(1, min(WINDOW, len(values) // 8))
     means = np.convolve(values, np.full(width, 1 / width), "valid")
-    return np.arange(len(means)) + (width + 1) / 2, means
+    return np.arange(len(means), dtype=np.float64) + (width + 1) / 2, np.asarray(means)
 
 
 def training_curves(m: Metrics) -> dict[str, list[Json]]:

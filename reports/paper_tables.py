@@ -281,9 +281,12 @@ def norm_weight(m: Metrics, published: Json) -> Table:
     for preset in m.first_runs:
         settings = m.params.fit.presets[preset]
         lesa = plain(m, "lesa", preset)
-        for one in varied(m, preset) or [None]:
+        found: list[start.Start | None] = [*varied(m, preset)]
+        for one in found or [None]:
             own = one is None or one.plain
-            weight = settings.norm_weight if own else float(one.settings.partition("=")[2])
+            weight = settings.norm_weight
+            if one is not None and not own:
+                weight = float(one.settings.partition("=")[2])
             said = published["without"] if weight == 0 else published.get(preset) if own else None
             rows.append(
                 {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,7 @@ def methods(model: str) -> list[str]:
 
 
 def accuracy(model: str, method: str, step: int, phase: str = "pretrain") -> Measured | None:
-    key = (model, phase, method, step)
+    key: Any = (model, phase, method, step)
     if key not in scores().index:
         return None
     row = scores().loc[key]
@@ -72,7 +73,8 @@ def accuracy(model: str, method: str, step: int, phase: str = "pretrain") -> Mea
 
 
 def perplexity(model: str, method: str, step: int) -> float:
-    return float(scores().loc[(model, "pretrain", method, step)].perplexity)
+    key: Any = (model, "pretrain", method, step)
+    return float(scores().loc[key].perplexity)
 
 
 def minus_lesa(model: str, method: str, step: int, phase: str = "pretrain") -> Measured | None:
@@ -116,16 +118,17 @@ def table(model: str) -> Table:
 
 def every() -> Table:
     """Every result file, for the CSV only."""
+    records: list[dict[Any, Any]] = scores().reset_index().to_dict("records")
     rows: list[dict[str, Cell]] = [
         {
-            "model": size,
-            "phase": phase,
-            "method": NAMES[method],
-            "step": int(step),
-            "accuracy": Measured(float(row.accuracy), float(row.error)),
-            "minus LESA's": minus_lesa(size, method, int(step), phase),
-            "word perplexity": float(row.perplexity),
+            "model": row["model"],
+            "phase": row["phase"],
+            "method": NAMES[row["method"]],
+            "step": int(row["step"]),
+            "accuracy": Measured(float(row["accuracy"]), float(row["error"])),
+            "minus LESA's": minus_lesa(row["model"], row["method"], int(row["step"]), row["phase"]),
+            "word perplexity": float(row["perplexity"]),
         }
-        for (size, phase, method, step), row in scores().iterrows()
+        for row in records
     ]
     return Table("rerun", "Every result of the independent re-run", SOURCES, rows)

@@ -36,8 +36,9 @@ def found(m: Metrics, judged: list[Claim]) -> str:
         for claim in judged:
             of_claim, comma, limit = in_short(claim.findings).partition(",")
             if of_claim == verdict:
-                short = "" if verdict == Verdict.CANNOT else f"{claim.short} "
-                named.append(f"{short}({claim.id}{comma}{limit})")
+                cited = f"{claim.id}{comma}{limit}"
+                untested = verdict == Verdict.CANNOT
+                named.append(cited if untested else f"{claim.short} ({cited})")
         if named:
             said.append(f"{words}: {'; '.join(named)}.")
     return " ".join(said)
