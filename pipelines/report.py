@@ -1,4 +1,4 @@
-"""Stage report: metrics to REPORT.md, report.html, figures and tables; README's results block."""
+"""Stage report: metrics to the report in all its formats; README's results block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUT = Path("reports")
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     render(params, "metrics", OUT)
     replace_results("README.md", OUT / "results.md")
-    for name in ("REPORT.md", "report.html", "results.md", "figures", "tables"):
+    for name in ("REPORT.md", "report.html", "report.pdf", "results.md", "figures", "tables"):
         log.artifact(OUT / name)
 
 

@@ -7,16 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from reports import budget, start
-from reports.claims import Claim, Verdict, above, below
-from reports.measured import Json, Metrics, perplexity_at
+from reports.claims import Verdict, above, below
+from reports.measured import Json, Metrics
 from reports.paired import Interval
 from reports.tables import minus_untouched, number, show_interval
-
-
-def _order(m: Metrics, index: int) -> str:
-    values = sorted((perplexity_at(m.pretrain[name], index)[0], name) for name in m.models)
-    return ", ".join(f"`{name}` {number(value)}" for value, name in values)
-
 
 # What stands in for LESA's prediction, or for what its predictor is fitted on.
 CONTROLS = ("noise", "spectrum", "constant_row", "lesa_permuted", "ridge")
@@ -143,17 +137,11 @@ def tasks(m: Metrics) -> list[str]:
     return left_out + [f"`{name}`: {note}" for name, note in m.tasks.get("notes", {}).items()]
 
 
-def conclusions(m: Metrics, claims: list[Claim]) -> list[str]:
-    """The report's opening: orders of the models, the control, the predictors, the claims."""
-    out = [
-        f"Held-out perplexity at initialisation, lowest first: {_order(m, 0)}.",
-        f"After training: {_order(m, -1)}.",
-    ]
-    out += precisions(m) + against_base(m) + starts(m) + overtaking(m) + controls(m)
-    out += predictors(m)
-    for verdict in Verdict:
-        if ids := [c.id for c in claims if c.verdict == verdict]:
-            out.append(f"Claims, {verdict}: {', '.join(ids)}.")
-    if ids := [c.id for c in claims if c.verdict.startswith("differs")]:
-        out.append(f"Claims whose findings differ by preset, seed or baseline: {', '.join(ids)}.")
-    return out
+def of_start(m: Metrics) -> list[str]:
+    """What the numbers say of LESA's start: its draws, its controls, its predictors."""
+    return [*starts(m), *controls(m), *predictors(m)]
+
+
+def of_training(m: Metrics) -> list[str]:
+    """What training gains over the untouched base, and whether LESA overtakes an identity start."""
+    return [*against_base(m), *overtaking(m)]

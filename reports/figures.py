@@ -5,8 +5,9 @@ Okabe-Ito colours; every line also differs by dash and marker, so black-and-whit
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from reports import budget, start
+from reports import budget, hover, start
 from reports.measured import Json, Metrics, files
 
 OKABE_ITO = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -49,11 +50,15 @@ class Drawn:
     name: str
     caption: str
     sources: str
-    svg: bytes
+    svg: str
+    points: str = ""  # the layer of `reports.hover`
 
     @property
-    def data_uri(self) -> str:
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+    def inline(self) -> str:
+        """The SVG as an element of a page that holds other figures: ids of its own, and points."""
+        element = self.svg[self.svg.find("<svg") :].rstrip().removesuffix("</svg>")
+        own = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{self.name}-", element)
+        return f"{own}{self.points}</svg>"
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -69,9 +74,9 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
+def legend_below(figure: Figure, axes: Axes, ncols: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, handlelength=4)
 
 
 def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
@@ -90,7 +95,7 @@ def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
         every = max(1, len(x) // 8)
         whole.plot(x, y, label=name, markevery=every, **line_style(i))
         half = np.array([s["step"] for s in steps]) >= steps[-1]["step"] / 2
-        late.plot(x[half], y[half], markevery=every, **line_style(i))
+        late.plot(x[half], y[half], label=name, markevery=every, **line_style(i))
     _label_losses(figure, whole, late, "training seconds" if by_seconds else "training tokens")
     return figure
 
@@ -100,7 +105,7 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
     for axes, title in ((whole, "whole run"), (late, "second half, enlarged")):
         axes.set(xlabel=unit, ylabel="held-out loss (nats/token)", title=title)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    _legend_below(figure, whole)
+    legend_below(figure, whole)
 
 
 def budget_curves(m: Metrics) -> Figure:
@@ -128,7 +133,8 @@ def start_distributions(m: Metrics) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.4 + 0.4 * len(drawn)), layout="constrained")
     axes = figure.subplots()
     for i, one in enumerate(drawn):
-        axes.plot(one.perplexities, np.full(len(one.rows), i), "o", markersize=4, alpha=0.6)
+        rows = np.full(len(one.rows), i)
+        axes.plot(one.perplexities, rows, "o", markersize=4, alpha=0.6, gid=one.name)
         axes.plot(np.median(one.perplexities), i, "|", color="black", markersize=14)
     for i, method in enumerate(("base", "solar")):
         if (single := start.of_method(m, method)) is not None:
@@ -137,7 +143,7 @@ def start_distributions(m: Metrics) -> Figure:
     axes.set(xscale="log", xlabel="held-out perplexity before training (bar: median)")
     axes.set_yticks(range(len(drawn)), [one.name for one in drawn])
     axes.set_ylim(-0.6, len(drawn) - 0.4)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -164,7 +170,7 @@ def spectra(m: Metrics) -> Figure:
         ylim=(0, 1.03),
         xlim=(0, 1.01),
     )
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -201,6 +207,7 @@ def planes(m: Metrics, plane: Plane) -> Figure:
             c=np.arange(len(xy)),
             cmap="cividis",
             s=22,
+            label="layer",
             zorder=2,
             edgecolors="black",
             linewidths=0.4,
@@ -235,8 +242,17 @@ def write(name: str, figure: Figure, folder: Path, caption: str, sources: str) -
     """Write PNG and SVG without dates or versions, so that equal figures are equal bytes."""
     figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
     svg = folder / f"{name}.svg"
-    figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return Drawn(name, caption, sources, svg.read_bytes())
+    figure.savefig(svg, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return Drawn(name, caption, sources, svg.read_text(encoding="utf-8"), hover.layer(figure))
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The report's style alone: a user's matplotlibrc must not change the figures."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
 
 
 def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
@@ -247,14 +263,11 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
     values = "Singular values of the concatenated weights over the largest; in brackets how many"
     by_tokens = "Held-out loss by training tokens"
     by_seconds = "Held-out loss by training seconds (tokens over tokens/s; without measuring)"
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not change the figures
-        mpl.rcParams.update(STYLE)
+    with styled():
         drawn = [
             write("loss_tokens", loss_curves(m, by_seconds=False), folder, by_tokens, pretrain),
             write("loss_seconds", loss_curves(m, by_seconds=True), folder, by_seconds, pretrain),
             write("spectra", spectra(m), folder, values + first, svd),
-            write("tsne", planes(m, tsne_plane), folder, f"t-SNE {layers}", svd),
             write("pca", planes(m, pca_plane), folder, f"PCA {layers}", svd),
         ]
         if m.budget:

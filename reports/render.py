@@ -1,44 +1,49 @@
-"""From metrics to REPORT.md, report.html, results.md, figures and tables."""
+"""From metrics to REPORT.md, report.html, report.pdf, results.md, figures and tables."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lxml.html
+import typst
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import escape
 
 from lesa.errors import UserError
-from lesa.files import whole_folder, write_text
+from lesa.files import whole_file, whole_folder, write_text
 from lesa.params import Params
 from reports import (
     budget,
     claims,
     conclusions,
+    domains,
     figures,
+    latex,
+    markup,
     measured,
     official,
+    paper_figures,
+    paper_tables,
+    rerun,
     speed,
     start,
+    summary,
     tables,
 )
+from reports.paired import Interval
 
 HERE = Path(__file__).parent
+SCRIPTS = ("sortable.min.js", "sortable.a11y.min.js")  # sortable-tablesort 4.1.7
 START, END = "<!-- results -->", "<!-- /results -->"
-
-
-def inline(text: str) -> str:
-    """Escape text for HTML; `code` and **bold** keep their meaning."""
-    text = str(escape(" ".join(str(text).split())))
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
 
 def flow(text: str) -> str:
     """One line of Markdown: no template indentation, no line breaks, and no HTML."""
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(str(text).split()))
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", markup.one_line(text))
 
 
 def cell(text: str) -> str:
@@ -46,16 +51,45 @@ def cell(text: str) -> str:
     return flow(text).replace("|", "\\|")
 
 
-def environment() -> Environment:
+def sort_key(value: tables.Cell) -> str:
+    """The attribute by which a cell is sorted, where its text does not do: what is not measured
+    comes last."""
+    match value:
+        case None:
+            return ' data-sort=""'
+        case str():
+            return ""
+        case tables.Measured():
+            number = value.value
+        case Interval():
+            number = value.estimate
+        case _:
+            number = value
+    return f' data-sort="{float(number)!r}"'.replace("inf", "Infinity")  # as scripts write it
+
+
+def environment(metrics: Path) -> Environment:
+    """Templates and the filters of all formats; `linked` knows the files below `metrics`."""
     env = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # one template serves Markdown too; HTML goes through `inline`
+        autoescape=False,  # one template serves all formats; each has an escaping filter
     )
-    env.filters.update(inline=inline, flow=flow, cell=cell)
+    env.filters.update(
+        inline=markup.html,
+        typst=markup.typst,
+        plain=markup.plain,
+        quoted=markup.quoted,
+        head_lines=markup.head_lines,
+        slug=markup.slug,
+        linked=partial(markup.linked, metrics=metrics),
+        flow=flow,
+        cell=cell,
+        sort_key=sort_key,
+    )
     return env
 
 
@@ -64,11 +98,53 @@ def squeeze(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any]:
+@dataclass
+class Entry:
+    """A line of the contents: a heading with what stands below it, or a table or figure."""
+
+    id: str
+    text: str
+    inside: list[Entry] = field(default_factory=list)
+
+
+def contents(body: str) -> list[Entry]:
+    """The contents of a page, read off its headings and captions."""
+    entries: list[Entry] = []
+    for element in lxml.html.fromstring(f"<main>{body}</main>").xpath("//h2 | //figure[@id]"):
+        if element.tag == "h2":
+            entries.append(Entry(element.get("id"), element.text_content()))
+        elif entries:
+            caption = element.xpath("string(figcaption/strong)").rstrip(".")
+            entries[-1].inside.append(Entry(element.get("id"), caption))
+    return entries
+
+
+def with_contents(markdown: str, entries: list[Entry]) -> str:
+    """Markdown with links to its headings before the first of them."""
+    before, heading, rest = markdown.partition("\n## ")
+    links = " · ".join(f"[{entry.text}](#{entry.id})" for entry in entries)
+    return f"{before}\nContents: {links}\n{heading}{rest}"
+
+
+def typeset(source: str, drawings: Path) -> bytes:
+    """A PDF with the compiler's own fonts and no date: the same bytes anywhere."""
+    return typst.compile(  # type: ignore[type-var]  # its stub wants one type for both paths
+        source.encode(), root=drawings, ignore_system_fonts=True, pdf_standards=["ua-1"]
+    )
+
+
+def all_tables(
+    m: measured.Metrics, judged: list[claims.Claim], published: measured.Json
+) -> dict[str, Any]:
     """The template's tables by name; without rows where nothing was measured."""
     return {
         "run": tables.run(m),
         "main": tables.main(m),
+        "differences": summary.differences(m),
+        "recipe": paper_tables.recipe(published["recipe"]),
+        **paper_tables.all_of(m, published),
+        "rerun": [rerun.table(model) for model in rerun.models()[::-1]],
+        "rerun_all": rerun.every(),
         "offline": tables.tasks(m, offline=True),
         "official": tables.tasks(m, offline=False),
         "initial": tables.initial(m),
@@ -80,8 +156,12 @@ def all_tables(m: measured.Metrics, judged: list[claims.Claim]) -> dict[str, Any
         "budget": budget.table(m),
         "budget_gaps": budget.gaps(m),
         "benchmark_averages": official.table(m),
+        "domains": [t for t in (domains.table(m, study) for study in domains.DOMAINS) if t.rows],
+        "humaneval": domains.humaneval(m),
+        "variants": domains.variants(m),
         "task_differences": tables.task_differences(m),
         "claims": claims.table(judged),
+        "rules": claims.rules(judged),
         "findings": claims.findings_table(judged),
         "scores": tables.all_scores(m),
         "predictors": [tables.predictors(m, preset) for preset in m.first_runs],
@@ -103,30 +183,47 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
     m = measured.load(metrics, params)
     published = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
     judged = claims.judge(m)
-    found = all_tables(m, judged)
-    published_tables = tables.published(published)
-    env = environment()
+    found = all_tables(m, judged, published)
+    env = environment(Path(metrics))
     with whole_folder(out / "figures") as drawing, whole_folder(out / "tables") as folder:
         context: dict[str, Any] = {
             "t": found,
+            "results": tables.results(m),
             "published": published,
-            "published_tables": published_tables,
-            "figures": figures.draw(m, drawing),
+            "figures": figures.draw(m, drawing) | paper_figures.draw(m, drawing),
             "random": params.base.source == "random",
-            "conclusions": conclusions.conclusions(m, judged),
-            "rate_warnings": conclusions.rates(m),
+            "summary": summary.paragraph(m, judged),
+            "this_run": summary.this_run(m),
+            "agreement": summary.agreement(m, published["main"]),
+            "of_start": conclusions.of_start(m),
+            "of_training": conclusions.of_training(m),
+            "warnings": conclusions.precisions(m) + conclusions.rates(m),
             "task_notes": conclusions.tasks(m),
             "m": m,
         }
-        for value in [*found.values(), *published_tables]:
+        for value in found.values():
             for table in value if isinstance(value, list) else [value]:
                 table.write_csv(folder)
-        markdown = squeeze(env.get_template("report.j2").render(style="markdown.j2", **context))
-        body = squeeze(env.get_template("report.j2").render(style="html.j2", **context))
-        page = squeeze(env.get_template("page.html.j2").render(body=body))
+                if table.rows:
+                    write_text(folder / f"{table.name}.tex", latex.table(table))
+        bodies = {
+            style: squeeze(env.get_template("report.j2").render(style=f"{style}.j2", **context))
+            for style in ("markdown", "html", "typst")
+        }
+        entries = contents(bodies["html"])
+        scripts = (HERE / "templates" / name for name in SCRIPTS)
+        page = env.get_template("page.html.j2").render(
+            title=f"LESA, reproduced: profile {params.profile}",
+            body=bodies["html"],
+            contents=entries,
+            script="\n".join(path.read_text(encoding="utf-8").strip() for path in scripts),
+        )
         results = squeeze(env.get_template("results.md.j2").render(**context))
-    write_text(out / "REPORT.md", markdown)
-    write_text(out / "report.html", page)
+        pdf = typeset(env.get_template("page.typ.j2").render(body=bodies["typst"]), drawing)
+    write_text(out / "REPORT.md", with_contents(bodies["markdown"], entries))
+    write_text(out / "report.html", squeeze(page))
+    with whole_file(out / "report.pdf") as path:
+        path.write_bytes(pdf)
     write_text(out / "results.md", results)
 
 

@@ -1,6 +1,7 @@
 """The paper's claims, a file each: `c07_initial_perplexity.py` holds what C7 says and its rule.
 
-A file has CLAIM, RULE and PAPER (the paper's number, or "not stated") in words, and
+A file has CLAIM, RULE and PAPER (the paper's number, or "not stated") in words, SHORT (the claim in
+a few words), SECTION (the heading in the report that shows it) and
 `findings(metrics)`: what the numbers say of each preset and seed, each with its own verdict. A
 claim needs no entry anywhere else.
 """
@@ -13,6 +14,7 @@ from enum import StrEnum
 from importlib import import_module
 from pkgutil import iter_modules
 
+from reports.markup import slug
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import Table
@@ -37,7 +39,7 @@ class Finding:
     """What the numbers say of one subject, such as "preset paper, seed 0".
 
     sources: the metrics files. beside: context that the claim does not speak of, which its overall
-    verdict leaves out.
+    verdict leaves out. number: what `said` rests on, with its interval; empty: all that is said.
     """
 
     subject: str
@@ -45,12 +47,15 @@ class Finding:
     verdict: Verdict
     sources: str
     beside: bool = False
+    number: str = ""
 
 
 @dataclass(frozen=True)
 class Claim:
     id: str
     claim: str
+    short: str
+    section: str
     paper: str
     rule: str
     verdict: str
@@ -110,7 +115,8 @@ def judge_one(name: str, m: Metrics) -> Claim:
     module = import_module(f"{__name__}.{name}")
     found = attempted(module.findings, m)
     id_ = f"C{int(name[1:3])}"
-    return Claim(id_, module.CLAIM, module.PAPER, module.RULE, overall(found), found)
+    said = (module.CLAIM, module.SHORT, module.SECTION, module.PAPER, module.RULE)
+    return Claim(id_, *said, overall(found), found)
 
 
 def judge(m: Metrics) -> list[Claim]:
@@ -118,21 +124,57 @@ def judge(m: Metrics) -> list[Claim]:
     return [judge_one(name, m) for name in sorted(module.name for module in iter_modules(__path__))]
 
 
+def in_short(findings: list[Finding]) -> str:
+    """The verdict of what was measured, in a few words."""
+    found = {finding.verdict for finding in findings if not finding.beside}
+    if len(measured := found - {Verdict.CANNOT}) > 1:
+        return "differs"
+    if not measured:
+        return str(Verdict.CANNOT)
+    return f"{measured.pop()}{', as far as measured' if Verdict.CANNOT in found else ''}"
+
+
+def grouped(findings: list[Finding]) -> str:
+    """The judged findings: whose, and how much, by verdict where there are several."""
+    found: dict[Verdict, list[str]] = {}
+    for finding in findings:
+        if not finding.beside:
+            said = f"{finding.subject}: {finding.number or finding.said}"
+            found.setdefault(finding.verdict, []).append(said)
+    if len(found) == 1:
+        return "; ".join(*found.values())
+    return ". ".join(f"**{v}:** {'; '.join(found[v])}" for v in Verdict if v in found)
+
+
 def table(claims: list[Claim]) -> Table:
+    """A row a claim: what the paper says, what was found, and where to see it."""
     return Table(
         "claims",
-        "The paper's claims, judged by the metrics of this run",
-        "the files named with each finding",
+        "The paper's claims and what was found; [low, high] is a 95% interval",
+        "the files named in each row",
         [
             {
                 "id": claim.id,
                 "claim": claim.claim,
                 "paper's number": claim.paper,
-                "rule": claim.rule,
-                "verdict": claim.verdict,
+                "verdict": in_short(claim.findings),
+                "found here": grouped(claim.findings),
+                "shown in": f"[{claim.section}](#{slug(claim.section)})",
+                "metrics": ", ".join(
+                    dict.fromkeys(f.sources for f in claim.findings if f.sources and not f.beside)
+                ),
             }
             for claim in claims
         ],
+    )
+
+
+def rules(claims: list[Claim]) -> Table:
+    return Table(
+        "rules",
+        "The rule behind each verdict",
+        "reports/claims",
+        [{"id": claim.id, "claim": claim.claim, "rule": claim.rule} for claim in claims],
     )
 
 

@@ -12,6 +12,8 @@ from reports.tables import number
 LEVEL = 0.05
 SHOWN = "gate_proj"  # the kind of the paper's figure
 CLAIM = "Neighbouring layers' SVD coefficients show continuity (shown for gate_proj)"
+SHORT = "gate_proj coefficients of neighbouring layers lie close"
+SECTION = "Continuity of the layers"
 RULE = (
     f"gate_proj alone: permutation p < {LEVEL} in the raw row space holds, p ≥ 0.5 (no nearer than "
     "a random order's median) does not; the other kinds stand beside it, each with its own p"

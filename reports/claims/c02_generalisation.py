@@ -12,6 +12,8 @@ from reports.tables import show_interval
 
 ON_PAR = 1.10
 CLAIM = "The predictor's test loss is on par with its training loss"
+SHORT = "the predictors' test loss is on par with their training loss"
+SECTION = "The predictors"
 RULE = (
     f"mean over kinds and seeds of test MSE / training MSE of one predictor, below {ON_PAR:.2f} by "
     "its interval; beside it, its test MSE over that of predicting zero, below 1. A run's presets "
@@ -34,9 +36,9 @@ def judged(of: str, sources: str, over_train: Array, over_zero: Array) -> list[F
     """Test MSE / training MSE and, beside it, test MSE / that of zero; both (seeds, kinds)."""
     parity, zero = interval(over_train), interval(over_zero)
     on_par, of_zero = below(parity, ON_PAR), f"{of}: better than zero"
-    ratio = "test MSE / MSE of predicting zero"
+    number, ratio = show_interval(parity), "test MSE / MSE of predicting zero"
     return [
-        Finding(of, f"test MSE / training MSE {show_interval(parity)}", on_par, sources),
+        Finding(of, f"test MSE / training MSE {number}", on_par, sources, number=number),
         Finding(of_zero, f"{ratio} {show_interval(zero)}", below(zero, 1.0), sources, True),
     ]
 

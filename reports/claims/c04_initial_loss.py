@@ -15,6 +15,8 @@ IDENTITY = (
     "; it starts as the base itself, so that only a start better than the base could be lower"
 )
 CLAIM = "LESA starts at the lowest loss of the three methods"
+SHORT = "LESA starts at the lowest loss of the three"
+SECTION = "Perplexity before training"
 RULE = "held-out loss at step 0 minus each baseline's, below 0 by its interval"
 PAPER = "training-loss curves alone; no number stated"
 
@@ -35,7 +37,15 @@ def default_run(m: Metrics) -> list[Finding]:
         if untouched and np.array_equal(losses, losses_at(m.pretrain[untouched], 0)):
             said += IDENTITY
         sources = files("pretrain", [lesa, name])
-        found.append(Finding(f"this run against {name}", said, below(difference), sources))
+        found.append(
+            Finding(
+                f"this run against {name}",
+                said,
+                below(difference),
+                sources,
+                number=f"{show_interval(difference)} nats",
+            )
+        )
     return found
 
 
@@ -53,7 +63,15 @@ def draws(m: Metrics) -> list[Finding]:
                 f"mean of {len(lesa.rows)} draws minus {shown}'s {show_interval(difference)} nats"
             )
             subject = f"preset {lesa.preset} against {shown}"
-            found.append(Finding(subject, said, below(difference), start.SOURCES))
+            found.append(
+                Finding(
+                    subject,
+                    said,
+                    below(difference),
+                    start.SOURCES,
+                    number=f"{show_interval(difference)} nats, {len(lesa.rows)} draws",
+                )
+            )
     return found
 
 

@@ -18,6 +18,8 @@ from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import number, show_interval
 
 CLAIM = "LESA at half the steps beats both baselines at full steps: under half the cost"
+SHORT = "half of LESA's steps beat both baselines at half the cost"
+SECTION = "Main results"
 RULE = (
     "loss at half of the steps minus each baseline's final one below 0 by its interval, at under "
     "half of its whole time (frozen layers included)"
@@ -47,7 +49,8 @@ def judged(
 ) -> Finding:
     spent, cheap = cost(m, name, *times)
     said = f"loss minus the final one of {name} {show_interval(gap)} nats, in {spent}"
-    return Finding(f"{half} against {name}", said, every([below(gap), cheap]), sources)
+    verdict, short = every([below(gap), cheap]), f"{show_interval(gap)} nats"
+    return Finding(f"{half} against {name}", said, verdict, sources, number=short)
 
 
 def studied(m: Metrics) -> list[Finding]:

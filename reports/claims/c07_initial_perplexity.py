@@ -11,6 +11,8 @@ from reports.paired import paired
 from reports.tables import number, show_interval
 
 CLAIM = "At initialisation LESA's perplexity is below SOLAR's at 1.5 times the layers"
+SHORT = "LESA starts below SOLAR's perplexity"
+SECTION = "Perplexity before training"
 RULE = (
     "for each preset, the probability that a draw of predictor seed and signs is below SOLAR: "
     "above 1/2 by its Clopper-Pearson interval; the run's own difference stands beside it"
@@ -57,5 +59,7 @@ def draws(m: Metrics) -> list[Finding]:
             f"({number(float(solar.perplexities[0]))}), {show_interval(share)}; median "
             f"{number(float(np.median(lesa.perplexities)))}"
         )
-        found.append(Finding(f"preset {lesa.preset}", said, above(share, 0.5), start.SOURCES))
+        short = f"{show_interval(share)} of {share.n} draws below SOLAR"
+        verdict = above(share, 0.5)
+        found.append(Finding(f"preset {lesa.preset}", said, verdict, start.SOURCES, number=short))
     return found

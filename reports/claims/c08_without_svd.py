@@ -10,6 +10,8 @@ from reports.tables import show_interval
 
 RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
+SHORT = "without SVD it is worse, but beats LLaMA Pro"
+SECTION = "Ablations"
 RULE = "loss minus LESA's above 0, and minus LLaMA Pro's below 0, each by its interval"
 PAPER = "not stated"
 

@@ -13,6 +13,8 @@ from reports.tables import number, show_interval
 
 OTHERS = {"all": "every layer", "new_then_all": "new layers first, then every layer"}
 CLAIM = "Without freezing the original layers the loss falls more slowly and fluctuates"
+SHORT = "without freezing the loss falls more slowly and fluctuates"
+SECTION = "Ablations"
 RULE = (
     "final held-out loss minus that of training new layers alone above 0 by its interval; the "
     "training loss around its line over the last half of the steps has the larger variance, by "

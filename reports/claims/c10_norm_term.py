@@ -13,6 +13,8 @@ from reports.tables import number, show_interval
 COLLAPSE = 0.5
 WITHOUT = "norm_weight=0.0"  # how the study `start` says it
 CLAIM = "Without the norm term the predicted parameters collapse towards zero"
+SHORT = "without the norm term predictions collapse"
+SECTION = "Ablations"
 RULE = (
     f"norm ratio at λ = 0 over that at λ > 0, all else equal: its mean over kinds below {COLLAPSE} "
     "by its interval, for each seed of both"
@@ -36,7 +38,8 @@ def compared(subject: str, zero: Array, some: Array, sources: str) -> Finding:
         f"norm ratio {number(float(zero.mean()))} against {number(float(some.mean()))} with the "
         f"term; quotient {show_interval(quotient)} over {len(zero)} kinds"
     )
-    return Finding(subject, said, below(quotient, COLLAPSE), sources)
+    short = f"quotient {show_interval(quotient)}"
+    return Finding(subject, said, below(quotient, COLLAPSE), sources, number=short)
 
 
 def norm_ratios(fit: Json) -> Array:

@@ -8,6 +8,8 @@ from reports.measured import Metrics, files
 from reports.tables import show_interval
 
 CLAIM = "After SFT, and in the code domain, LESA stays ahead"
+SHORT = "LESA stays ahead after SFT and on code"
+SECTION = "After SFT and on code"
 RULE = (
     "held-out loss minus each baseline's below 0 by its interval, paired and resampled by package "
     f"or module, or by file or example where there are fewer than {GROUPS}"

@@ -1,0 +1,215 @@
+"""The paper's figures in its shape, and that of the independent re-run.
+
+Each function makes a figure or, where what it shows was not measured, None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from reports import budget, rerun
+from reports.figures import (
+    WIDTH,
+    Drawn,
+    legend_below,
+    line_style,
+    shown,
+    styled,
+    tsne_plane,
+    write,
+)
+from reports.measured import Json, Metrics, files
+
+Array = npt.NDArray[np.float64]
+GATE = "gate_proj"  # the kind of the paper's figure
+WINDOW = 8  # steps of a training curve that are averaged, at most an eighth of the run
+
+
+def continuity(m: Metrics) -> Figure | None:
+    """t-SNE of gate_proj's top coefficient rows as the paper draws it; the other kinds beside."""
+    kinds = shown(m)
+    gate = next((kind for kind in kinds if kind.endswith(GATE)), None)
+    if gate is None:
+        return None
+    others = [kind for kind in kinds if kind != gate]
+    lines = -(-len(others) // 2)
+    figure = Figure(figsize=(WIDTH, max(3.4, 1.3 * lines)), layout="constrained")
+    cells = figure.add_gridspec(lines, 4)
+    points = _path(figure.add_subplot(cells[:, :2]), kinds[gate], gate, 44)
+    for i, kind in enumerate(others):
+        _path(figure.add_subplot(cells[i // 2, 2 + i % 2]), kinds[kind], kind, 10)
+    bar = figure.colorbar(
+        points, ax=figure.axes, location="bottom", fraction=0.05, aspect=50, label="layer"
+    )
+    bar.ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return figure
+
+
+def _path(axes: Axes, content: Json, title: str, size: float) -> Any:
+    """The layers of a kind as points in the plane, joined in their order."""
+    xy = tsne_plane(np.asarray(content["top_rows"], dtype=np.float64))
+    axes.plot(*xy.T, color="0.6", linewidth=0.7, zorder=1)
+    style: Any = {"s": size, "cmap": "cividis", "edgecolors": "black", "linewidths": 0.3}
+    points = axes.scatter(xy[:, 0], xy[:, 1], c=np.arange(len(xy)), zorder=2, **style)
+    axes.set_title(title, fontsize=9)
+    axes.set(xticks=[], yticks=[])
+    axes.margins(0.1)
+    axes.spines[["top", "right"]].set_visible(True)
+    return points
+
+
+def smoothed(losses: npt.ArrayLike) -> tuple[Array, Array]:
+    """Steps and means of a training curve over a few steps, so that batches do not hide it."""
+    values = np.asarray(losses, dtype=np.float64)
+    width = max(1, min(WINDOW, len(values) // 8))
+    means = np.convolve(values, np.full(width, 1 / width), "valid")
+    return np.arange(len(means), dtype=np.float64) + (width + 1) / 2, np.asarray(means)
+
+
+def training_curves(m: Metrics) -> dict[str, list[Json]]:
+    """Training runs by name, a run a seed: of the study's longest schedule, else of this run."""
+    groups = budget.groups(m)
+    if groups:
+        longest = max(runs.max_steps for runs in groups)
+        found = {r.name: list(r.by_seed.values()) for r in groups if r.max_steps == longest}
+    else:
+        found = {name: [m.pretrain[name]] for name in m.models}
+    kept = {name: [run for run in runs if run.get("train")] for name, runs in found.items()}
+    return {name: runs for name, runs in kept.items() if runs}
+
+
+def training_loss(m: Metrics) -> Figure | None:
+    """Training loss by step; of several seeds their mean, with a band from lowest to highest."""
+    if not (curves := training_curves(m)):
+        return None
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, runs) in enumerate(curves.items()):
+        steps = min(len(run["train"]) for run in runs)
+        found = [smoothed([row["loss"] for row in run["train"][:steps]]) for run in runs]
+        x, seeds = found[0][0], np.stack([means for _, means in found])
+        style = line_style(i)
+        axes.plot(x, seeds.mean(0), label=name, markevery=max(1, len(x) // 8), **style)
+        band: Any = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(x, seeds.min(0), seeds.max(0), **band)
+    axes.set(xlabel="training step", ylabel="training loss (nats/token)")
+    legend_below(figure, axes)
+    return figure
+
+
+def predictor_curves(m: Metrics) -> Figure | None:
+    """Loss of a preset's predictors by epoch, on what they are fitted on and on held-out triples.
+
+    Reads `kinds.<kind>.curve` of metrics/fit: rows of epoch, fitted_mse, heldout_mse and zero_mse,
+    of the predictor that does not see the held-out triples.
+    """
+    runs = {preset: m.fit[run]["kinds"] for preset, run in m.first_runs.items()}
+    drawn = {
+        preset: {kind: content["curve"] for kind, content in kinds.items() if content.get("curve")}
+        for preset, kinds in runs.items()
+    }
+    drawn = {preset: curves for preset, curves in drawn.items() if curves}
+    if not drawn:
+        return None
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    grid = figure.subplots(1, len(drawn), squeeze=False).ravel()
+    for axes, (preset, curves) in zip(grid, drawn.items(), strict=True):
+        for i, (kind, curve) in enumerate(curves.items()):
+            style = line_style(i)
+            x = [row["epoch"] for row in curve]
+            axes.plot(x, _over_zero(curve, "heldout_mse"), label=kind, **style)
+            fine: Any = style | {"alpha": 0.4, "markersize": 0, "linestyle": "-"}
+            axes.plot(x, _over_zero(curve, "fitted_mse"), **fine)
+        axes.axhline(1, color="0.5", linewidth=0.8)
+        axes.set(xlabel="epoch", ylabel="MSE / MSE of predicting zero", title=preset)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    legend_below(figure, grid[0])
+    return figure
+
+
+def _over_zero(curve: list[Mapping[str, float]], key: str) -> list[float]:
+    return [row[key] / row["zero_mse"] for row in curve]
+
+
+def independent() -> Figure:
+    """The re-run's accuracy and perplexity by budget; SOLAR's first points are cut off."""
+    sizes = rerun.models()[::-1]
+    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    grid = figure.subplots(2, len(sizes), sharex=True)
+    steps = rerun.budgets()
+    x = [rerun.percent(step) for step in steps]
+    for column, size in enumerate(sizes):
+        above, below = grid[0][column], grid[1][column]
+        accurate: list[float] = []
+        perplexed: list[float] = []
+        for method in rerun.methods(size):
+            found = [rerun.accuracy(size, method, step) for step in steps]
+            accuracies = np.array([one.value for one in found if one])
+            words = np.array([rerun.perplexity(size, method, step) for step in steps])
+            style = line_style(list(rerun.NAMES).index(method))
+            above.plot(x, accuracies, label=rerun.NAMES[method], **style)
+            below.plot(x, words, **style)
+            if method == rerun.LESA:
+                errors = np.array([one.stderr or 0.0 for one in found if one])
+                band: Any = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
+                above.fill_between(x, accuracies - errors, accuracies + errors, **band)
+            if method != "solar":
+                accurate.append(accuracies.min())
+                perplexed += [words.min(), words.max()]
+        above.set(title=size, ylim=(min(accurate) - 1.5, None))
+        ylim = (0.98 * min(perplexed), 1.05 * max(perplexed))
+        below.set(xlabel="% of 1.5B tokens", ylim=ylim)
+    grid[0][0].set(ylabel="mean accuracy, %")
+    grid[1][0].set(ylabel="WikiText perplexity a word")
+    legend_below(figure, grid[0][0], ncols=3)
+    return figure
+
+
+def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
+    """Write what was measured into `folder`; the result is keyed by figure name."""
+    fits, trained = files("fit", list(m.first_runs.values())), files("pretrain", m.models)
+    with styled():
+        made = [
+            (
+                "paper_continuity",
+                continuity(m),
+                f"t-SNE of the layers' top coefficient rows: {GATE}, as the paper draws it, and "
+                "beside it the other matrix kinds",
+                "metrics/svd.json",
+            ),
+            (
+                "paper_training_loss",
+                training_loss(m),
+                f"Training loss, means over {WINDOW} steps at most; of several seeds their mean, "
+                "with a band from lowest to highest",
+                budget.SOURCES if m.budget else trained,
+            ),
+            (
+                "paper_predictors",
+                predictor_curves(m),
+                "Error of the predictors by epoch, over that of predicting zero on the held-out "
+                "triples: on those triples (markers), and faint on those they are fitted on",
+                fits,
+            ),
+            (
+                "rerun",
+                independent(),
+                "The independent re-run: mean accuracy of seven tasks (band: one standard error of "
+                "LESA's) and WikiText's perplexity; SOLAR's first points are off the scale",
+                rerun.SOURCES,
+            ),
+        ]
+        drawn = [
+            write(name, figure, folder, caption, sources)
+            for name, figure, caption, sources in made
+            if figure is not None
+        ]
+    return {d.name: d for d in drawn}

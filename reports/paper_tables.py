@@ -1,0 +1,369 @@
+"""The paper's tables in its own shape: what it publishes, and beside it what was measured here.
+
+Published values stand in columns of their own; "not stated" where no source states one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reports import budget, domains, official, start
+from reports.claims import c09_without_freezing
+from reports.measured import Json, Metrics, files, perplexity_at, whole_seconds
+from reports.paired import Interval
+from reports.speed import STEPS_FILE, time_ratio
+from reports.tables import Cell, Measured, Table
+
+NAMES = {"lesa": "LESA", "llama_pro": "LLaMA Pro", "solar": "SOLAR", "base": "untouched base"}
+PUBLISHED = "reports/published.yaml"
+
+
+def stated(value: str | None) -> str:
+    return "not stated" if value is None else value
+
+
+def all_of(m: Metrics, published: Json) -> dict[str, Table]:
+    """Every table by its name, in the paper's order."""
+    made: tuple[Callable[[Metrics, Any], Table], ...] = (
+        main,
+        initial,
+        without_svd,
+        freezing,
+        norm_weight,
+        sft_and_code,
+    )
+    return {f"paper_{of.__name__}": of(m, published[of.__name__]) for of in made}
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a method's training run says at a share of its schedule."""
+
+    perplexity: Cell
+    seconds: float
+    model: str
+
+
+def studied(m: Metrics) -> bool:
+    """Whether the longer runs have the methods of the paper's main table."""
+    return all(budget.called(m, name) for name in ("lesa", "llama_pro", "solar"))
+
+
+def of_study(m: Metrics, method: str, share: float) -> Ends | None:
+    """The study's runs: the mean loss over seeds as a perplexity, with its error over seeds."""
+    if (runs := budget.called(m, method)) is None:
+        return None
+    tokens = int(runs.tokens * share)
+    if tokens not in runs.points:
+        return None
+    losses = runs.at(tokens, list(runs.by_seed)).mean(1)
+    value = float(np.exp(losses.mean()))
+    error = value * float(losses.std(ddof=1)) / len(losses) ** 0.5 if len(losses) > 1 else None
+    return Ends(Measured(value, error), share * budget.seconds(runs), method)
+
+
+def of_run(m: Metrics, method: str, share: float) -> Ends | None:
+    """This run's model of a method, at a step that was measured."""
+    if (model := m.model_of(method)) is None:
+        return None
+    run = m.pretrain[model]
+    last = run["steps"][-1]["step"]
+    index = next((i for i, s in enumerate(run["steps"]) if s["step"] == share * last), None)
+    if index is None:
+        return None
+    return Ends(Measured(*perplexity_at(run, index)), share * whole_seconds(run), model)
+
+
+def average(m: Metrics, model: str, phase: str) -> Measured | None:
+    """Mean accuracy over the benchmarks, in percent: of the study, else of this run's tasks."""
+    if (content := official.of_model(m, model, phase)) is not None:
+        tasks = official.examples(content).values()
+        found = [Measured(float(t.mean()), float(t.std(ddof=1) / len(t) ** 0.5)) for t in tasks]
+    else:
+        scored = m.evaluate[phase].get(model, {}).get("tasks", {})
+        listed = [scored[t]["metrics"] for t in m.params.evaluate.tasks if t in scored]
+        known = [metrics["acc"] for metrics in listed if "acc" in metrics]
+        found = [Measured(float(acc["value"]), acc.get("stderr")) for acc in known]
+    if not found:
+        return None
+    error = float(np.sqrt(sum((one.stderr or 0.0) ** 2 for one in found))) / len(found)
+    return Measured(100 * float(np.mean([one.value for one in found])), 100 * error)
+
+
+def main(m: Metrics, published: list[Json]) -> Table:
+    """Perplexity, benchmarks and time: LESA at half and at all of its steps, and its rivals."""
+    find, sources = (
+        (of_study, budget.SOURCES) if studied(m) else (of_run, files("pretrain", m.models))
+    )
+    whole = find(m, "lesa", 1)
+    rows: list[dict[str, Cell]] = []
+    for said in published:
+        method, share = said["method"], said["share"]
+        here = find(m, method, share)
+        rows.append(
+            {
+                "model": NAMES[method],
+                "steps, published": said["steps"],
+                "steps here": "half" if share < 1 else "all",
+                "perplexity, published": stated(said["perplexity"]),
+                "perplexity here": here.perplexity if here else None,
+                "average, published": stated(said["average"]),
+                "average here": average(m, here.model, "trained") if here and share == 1 else None,
+                "time, published": stated(said["hours"]),
+                "seconds here": here.seconds if here else None,
+                "relative time, published": stated(said["relative"]),
+                "relative time here, %": relative(m, method, share, here, whole),
+            }
+        )
+    rows.append(untouched(m, rows[0], find(m, "base", 0)))
+    study = ", longer runs of the study `budget`" if studied(m) else ""
+    return Table(
+        "paper_main",
+        f"The paper's main result, published (Llama-3-8B to 11.5B) and here{study}; time with the "
+        "frozen layers, relative to all of LESA's steps",
+        ", ".join([PUBLISHED, sources, *([STEPS_FILE] if time_ratio(m, "lesa") else [])]),
+        rows,
+    )
+
+
+def relative(m: Metrics, method: str, share: float, here: Ends | None, whole: Ends | None) -> Cell:
+    """Time over that of all of LESA's steps: by the benchmark that takes the methods' steps in
+    turn, else by the seconds of runs that stood apart in time."""
+    if here is None or whole is None:
+        return None
+    if (ratio := time_ratio(m, method)) is not None:
+        scale = 100 * share
+        return Interval(scale * ratio.estimate, scale * ratio.low, scale * ratio.high, ratio.n)
+    return 100 * here.seconds / whole.seconds if whole.seconds else None
+
+
+def untouched(m: Metrics, like: dict[str, Cell], here: Ends | None) -> dict[str, Cell]:
+    """The row of the base before any training, which the paper's table does not have."""
+    row: dict[str, Cell] = {name: "not stated" if "published" in name else None for name in like}
+    row |= {"model": NAMES["base"], "steps, published": "none", "steps here": "none"}
+    if here is None:
+        return row
+    free: dict[str, Cell] = {"seconds here": 0, "relative time here, %": 0}
+    return (
+        row
+        | free
+        | {
+            "perplexity here": here.perplexity,
+            "average here": average(m, here.model, "init"),
+        }
+    )
+
+
+def initial(m: Metrics, published: list[Json]) -> Table:
+    """Perplexity before training over the paper's models; this run's model beside them."""
+    own = m.params.profile
+    rows = [initial_row(m, said["model"], said, own == said["profile"]) for said in published]
+    if own not in [said["profile"] for said in published]:
+        rows.append(initial_row(m, str(m.base["source"]), None, True))
+    return Table(
+        "paper_initial",
+        "Perplexity before training at 1.5 times the layers, published and here",
+        f"{PUBLISHED}, {files('pretrain', m.models)}",
+        rows,
+    )
+
+
+def initial_row(m: Metrics, name: str, said: Json | None, measured: bool) -> dict[str, Cell]:
+    row: dict[str, Cell] = {
+        "model": name,
+        "perplexities, published": "not stated",
+        "order, published": said["order"] if said else "not stated",
+    }
+    for method in ("base", "lesa", "solar"):
+        found = of_run(m, method, 0) if measured else None
+        row[f"{NAMES[method]} here"] = found.perplexity if found else None
+    row["what measures it"] = command(said["profile"] if said else m.params.profile)
+    return row
+
+
+def command(profile: str | None) -> str:
+    if profile is None:
+        return "a GPU; a profile of it in conf/ first: docs/own-model.md"
+    return f"`make profile PROFILE={profile}`, `make report`"
+
+
+def without_svd(m: Metrics, published: Json) -> Table:
+    """LESA, LESA on raw weights and LLaMA Pro, before training and at the end."""
+    presets = [s.preset for s in start.starts(m) if s.method == "lesa" and s.plain]
+    order = [preset for preset in m.params.fit.presets if preset in presets]
+    lesa = plain(m, "lesa", order[0] if order else None)
+    raw = next((s for s in start.starts(m) if is_raw(s, order)), None)
+    found = {"lesa": lesa, "lesa_raw": raw, "llama_pro": start.of_method(m, "llama_pro")}
+    names = NAMES | {"lesa": "LESA", "lesa_raw": "LESA without SVD"}
+    rows: list[dict[str, Cell]] = [
+        {
+            "model": names[key],
+            "published": stated(published.get(key)),
+            "draws": len(one.rows) if one else None,
+            "perplexity before training here": float(np.median(one.perplexities)) if one else None,
+            "loss minus LESA's": minus(one, lesa),
+            "loss at the end, minus LESA's": at_end(m, key, "lesa"),
+            "loss at the end, minus LLaMA Pro's": at_end(m, key, "llama_pro"),
+        }
+        for key, one in found.items()
+    ]
+    return Table(
+        "paper_without_svd",
+        "Without SVD, published and here: median perplexity of the draws, losses in nats",
+        f"{PUBLISHED}, {start.SOURCES}, {budget.SOURCES}",
+        rows,
+    )
+
+
+def is_raw(one: start.Start, presets: list[str]) -> bool:
+    return (one.method, one.settings, one.options) == ("lesa", "without SVD", "") and (
+        not presets or one.preset == presets[0]
+    )
+
+
+def plain(m: Metrics, method: str, preset: str | None) -> start.Start | None:
+    found = (s for s in start.starts(m) if (s.method, s.preset) == (method, preset) and s.plain)
+    return next(found, None)
+
+
+def minus(one: start.Start | None, other: start.Start | None) -> Cell:
+    if one is other and one is not None:
+        return ""
+    return start.difference(one, other) if one and other else None
+
+
+def at_end(m: Metrics, ours: str, theirs: str) -> Cell:
+    """Difference of the final losses of two runs of the study `budget`."""
+    if ours == theirs:
+        return ""
+    a, b = budget.called(m, ours), budget.called(m, theirs)
+    return budget.difference(a, b) if a and b else None
+
+
+def freezing(m: Metrics, published: Json) -> Table:
+    """LESA's new layers trained alone, every layer, and new layers first."""
+    frozen = budget.called(m, "lesa")
+    rows: list[dict[str, Cell]] = []
+    for trains, words in {"new": "new layers alone", **c09_without_freezing.OTHERS}.items():
+        runs = budget.alike(m, frozen, trains, frozen.max_steps) if frozen else None
+        row: dict[str, Cell] = {
+            "trained": words,
+            "published": stated(published.get(trains)),
+            "seeds": len(runs.by_seed) if runs else None,
+            "final loss here": final(runs),
+            "minus that of new layers alone": "" if trains == "new" else None,
+            "fluctuation, times": "" if trains == "new" else None,
+        }
+        if frozen and runs and trains != "new":
+            row["minus that of new layers alone"] = budget.difference(runs, frozen)
+            row["fluctuation, times"] = c09_without_freezing.fluctuation(runs, frozen)[0]
+        rows.append(row)
+    return Table(
+        "paper_freezing",
+        "Which layers train, published and here: held-out loss in nats, and the standard deviation "
+        "of the training loss around its line over the last half of the steps",
+        f"{PUBLISHED}, {budget.SOURCES}",
+        rows,
+    )
+
+
+def final(runs: budget.Runs | None) -> float | None:
+    return float(runs.at(runs.tokens, list(runs.by_seed)).mean()) if runs else None
+
+
+def norm_weight(m: Metrics, published: Json) -> Table:
+    """λ, the weight of the norm term, against the size of the predictions and the loss."""
+    rows: list[dict[str, Cell]] = []
+    for preset in m.first_runs:
+        settings = m.params.fit.presets[preset]
+        lesa = plain(m, "lesa", preset)
+        found: list[start.Start | None] = [*varied(m, preset)]
+        for one in found or [None]:
+            own = one is None or one.plain
+            weight = settings.norm_weight
+            if one is not None and not own:
+                weight = float(one.settings.partition("=")[2])
+            said = published["without"] if weight == 0 else published.get(preset) if own else None
+            rows.append(
+                {
+                    "λ here": weight,
+                    "preset": preset,
+                    "epochs": settings.epochs,
+                    "published": stated(f"λ {said}" if said and weight else said),
+                    "norm ratio of predictions": ratio_of(m, preset, one),
+                    "draws": len(one.rows) if one else None,
+                    "perplexity before training": float(np.median(one.perplexities))
+                    if one
+                    else None,
+                    "loss, minus the preset's own λ": minus(one, lesa),
+                }
+            )
+    rows.sort(key=lambda row: (float(str(row["λ here"])), str(row["preset"])))
+    return Table(
+        "paper_norm_weight",
+        "The norm term's weight λ, published and here: ‖prediction‖ / ‖target‖ as a mean over "
+        "matrix kinds, median perplexity of the draws",
+        f"{PUBLISHED}, {files('fit', list(m.fit))}, {start.SOURCES}",
+        rows,
+    )
+
+
+def varied(m: Metrics, preset: str) -> list[start.Start]:
+    """LESA's starts of a preset that differ from it in λ at most."""
+    return [
+        one
+        for one in start.starts(m)
+        if (one.method, one.preset, one.options) == ("lesa", preset, "")
+        and (one.plain or (one.settings.startswith("norm_weight=") and " " not in one.settings))
+    ]
+
+
+def ratio_of(m: Metrics, preset: str, one: start.Start | None) -> Cell:
+    """Mean over kinds of the predictions' norm over the target's: of draws, else of the fit."""
+    if one is not None:
+        known = [list(row["norm_ratio"].values()) for row in one.rows if row["norm_ratio"]]
+        return float(np.mean(known)) if known else None
+    kinds = m.fit[m.first_runs[preset]]["kinds"].values()
+    return float(np.mean([kind["train"]["norm_ratio"] for kind in kinds]))
+
+
+def sft_and_code(m: Metrics, published: list[Json]) -> Table:
+    """After supervised fine-tuning, and after pre-training on code."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "model": NAMES[said["method"]],
+            "SFT average, published": stated(said["average"]),
+            "share of LESA's, published": stated(said["share"]),
+            "SFT loss here, minus LESA's": minus_lesa(m, "sft", said["method"]),
+            "HumanEval pass@1, published": stated(said["pass_at_1"]),
+            "bits a byte of code here, minus LESA's": minus_lesa(m, "code", said["method"]),
+        }
+        for said in published
+    ]
+    return Table(
+        "paper_sft_and_code",
+        "After SFT, and after pre-training on code (BigCode there), published and here: nats a "
+        "token of held-out completions, bits a byte of held-out packages",
+        f"{PUBLISHED}, metrics/sft/*.json, metrics/code/*.json",
+        rows,
+    )
+
+
+def minus_lesa(m: Metrics, study: str, method: str) -> Cell:
+    if method == "lesa":
+        return ""
+    content: dict[str, Json] = getattr(m, study)
+    if "lesa" not in content or method not in content:
+        return None
+    return domains.difference(content[method], content["lesa"], domains.DOMAINS[study])[0]
+
+
+def recipe(published: list[Json]) -> Table:
+    rows: list[dict[str, Cell]] = [
+        {key: stated(value) for key, value in row.items()} for row in published
+    ]
+    return Table("recipe", "Where the paper and its code disagree, or are silent", PUBLISHED, rows)

@@ -1,0 +1,366 @@
+"""The report's first paragraph, and what sets this run apart from the paper's.
+
+Every clause is chosen by what was measured, and says so where nothing was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from reports import budget, rerun, start
+from reports.claims import Claim, Verdict, above, below, in_short
+from reports.measured import Json, Metrics, files, losses_at, perplexity_at
+from reports.paired import Interval, paired
+from reports.tables import Table, number, show_interval
+
+PAPER = (
+    "**The paper:** LESA makes a language model deeper with layers that a small network predicts "
+    "from their neighbours, and says that this starts lower, costs less and ends better than "
+    "LLaMA Pro and SOLAR."
+)
+NEAR_RANK_ONE = 0.5  # of the squared norm of a matrix, in its largest singular value
+
+
+def paragraph(m: Metrics, judged: list[Claim]) -> str:
+    return " ".join([PAPER, found(m, judged), origin(m), advice(m)])
+
+
+def found(m: Metrics, judged: list[Claim]) -> str:
+    """Perplexities of this run, and the claims by their verdict."""
+    said = [f"**Here**, {setting(m)}: {perplexities(m)}."]
+    for verdict, words in WORDS.items():
+        named = []
+        for claim in judged:
+            of_claim, comma, limit = in_short(claim.findings).partition(",")
+            if of_claim == verdict:
+                cited = f"{claim.id}{comma}{limit}"
+                untested = verdict == Verdict.CANNOT
+                named.append(cited if untested else f"{claim.short} ({cited})")
+        if named:
+            said.append(f"{words}: {'; '.join(named)}.")
+    return " ".join(said)
+
+
+WORDS = {
+    str(Verdict.HOLDS): "What holds",
+    str(Verdict.FAILS): "What does not",
+    "differs": "What differs by preset, seed, size or rival",
+    str(Verdict.UNDECIDED): "Not decided",
+    str(Verdict.CANNOT): "Not tested yet",
+}
+
+
+def this_run(m: Metrics) -> str:
+    """Which predictors this run's LESA has: other draws are the study's."""
+    lesa = m.model_of("lesa")
+    fits = m.params.methods[lesa].needs if lesa else []
+    said = [f"preset {m.fit[name]['preset']}, seed {m.fit[name]['seed']}" for name in fits]
+    return f"This run's `{lesa}` is {'; '.join(said)}." if said else ""
+
+
+def setting(m: Metrics) -> str:
+    """The base, its depth before and after, and the budget."""
+    last = max(int(run["steps"][-1]["tokens"]) for run in m.pretrain.values())
+    deeper = {len(content["plan"]) for content in m.expand.values()}
+    layers = f"{m.base['num_hidden_layers']} → {max(deeper)} layers"
+    return f"a base of {short_count(m.base['parameters'])} parameters, {layers}, {last:,} tokens"
+
+
+def short_count(parameters: int) -> str:
+    for size, letter in ((10**9, "B"), (10**6, "M")):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{letter}"
+    return f"{parameters:,}"
+
+
+def three(value: float) -> str:
+    """Three significant digits, thousands separated."""
+    return number(float(f"{value:.3g}"))
+
+
+def perplexities(m: Metrics) -> str:
+    """Held-out perplexity of every model before and after training, lowest end first."""
+    ends = {
+        name: (perplexity_at(run, 0)[0], perplexity_at(run, -1)[0])
+        for name, run in m.pretrain.items()
+    }
+    order = sorted(ends, key=lambda name: ends[name][1])
+    listed = ", ".join(
+        f"`{name}` {three(ends[name][0])} → {three(ends[name][1])}" for name in order
+    )
+    return f"held-out perplexity before → after training: {listed}"
+
+
+def origin(m: Metrics) -> str:
+    """What LESA's start turned out to be."""
+    lesa = m.model_of("lesa")
+    if lesa is None:
+        return "**What its start is:** no model of this run is made by LESA."
+    said = [*rank(m, lesa), *spread(m), *fitted_on(m)]
+    if not start.lesa_starts(m):
+        said.append("over seeds and signs not measured yet (`make study NAME=start`)")
+    return f"**What its start is:** {'; '.join(said)}."
+
+
+def rank(m: Metrics, lesa: str) -> list[str]:
+    """How near the predicted matrices are to rank one, beside the base's own."""
+    shares = [
+        [float(c["rank_one_share"]) for c in kinds if c]
+        for kinds in (
+            list(m.expand[lesa]["new_weight_structure"].values()),
+            [content["structure"] for content in m.svd.values()],
+        )
+    ]
+    if not all(shares):
+        return []
+    new, own = (float(np.mean(of)) for of in shares)
+    near = (
+        "close to rank one, each row a multiple of one row"
+        if new >= NEAR_RANK_ONE
+        else "far from rank one"
+    )
+    return [
+        f"its matrices are {near}: {new:.0%} of their squared norm is in one direction "
+        f"({own:.0%} in the base's)"
+    ]
+
+
+def spread(m: Metrics) -> list[str]:
+    """What a draw of signs and seed does, and whether one constant row does the same."""
+    said = []
+    for lesa in start.lesa_starts(m):
+        low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
+        text = (
+            "the signs of U's columns and the predictor's seed, which no source fixes, move its "
+            f"perplexity from {three(low)} to {three(high)} (preset `{lesa.preset}`, "
+            f"{len(lesa.rows)} draws)"
+        )
+        if (correlation := start.rank_correlation(m, lesa)) is not None:
+            rho, p, _ = correlation
+            verb = "follows" if rho > 0 and p < 0.05 else "does not follow"
+            text += f", and it {verb} that of one constant row (rank correlation {rho:.2f})"
+        said.append(text)
+    return said
+
+
+FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "noise"}
+
+
+def fitted_on(m: Metrics) -> list[str]:
+    """Whether a predictor needs the layers' order, or the layers, to start as low."""
+    found: dict[str, list[str]] = {}
+    for lesa in start.lesa_starts(m)[:1]:
+        for other in start.starts(m):
+            own = (other.method, other.preset) == ("lesa", lesa.preset)
+            if own and other.settings in FITTED_ON:
+                gap = start.difference(lesa, other)
+                words = in_order(gap, "lower than", "higher than", "as far as told as low as")
+                found.setdefault(words, []).append(FITTED_ON[other.settings])
+    return [
+        f"it starts {words} with a predictor fitted on {' or '.join(on)}"
+        for words, on in found.items()
+    ]
+
+
+def in_order(gap: Interval, lower: str, higher: str, undecided: str) -> str:
+    """The words for a difference that its interval puts below 0, above 0 or neither."""
+    if below(gap) is Verdict.HOLDS:
+        return lower
+    return higher if above(gap) is Verdict.HOLDS else undecided
+
+
+Gap = Callable[[str, str], Interval | None]
+
+
+def contest(m: Metrics) -> tuple[dict[str, float], str | None, Gap, str]:
+    """Final losses by model, the base's name, differences of final losses, and where from.
+
+    Of the study's longest schedule if LESA is in it, else of this run; models that saw other
+    numbers of tokens are left out.
+    """
+    if (lesa := budget.called(m, "lesa")) is not None:
+        of_study = {
+            runs.name: runs
+            for runs in budget.groups(m)
+            if (runs.max_steps, runs.tokens) == (lesa.max_steps, lesa.tokens)
+        }
+        ends = {
+            name: float(runs.at(runs.tokens, list(runs.by_seed)).mean())
+            for name, runs in of_study.items()
+        }
+        base = next((n for n, r in of_study.items() if r.first["method"] == "base"), None)
+
+        def studied(a: str, b: str) -> Interval | None:
+            return budget.difference(of_study[a], of_study[b])
+
+        return ends, base, studied, f"{lesa.tokens:,} tokens, study `budget`"
+    last = {name: int(run["steps"][-1]["tokens"]) for name, run in m.pretrain.items()}
+    most = max(last.values())
+    ends = {n: float(losses_at(m.pretrain[n], -1).mean()) for n in last if last[n] == most}
+    base = m.model_of("base")
+
+    def run(a: str, b: str) -> Interval | None:
+        return paired(losses_at(m.pretrain[a], -1), losses_at(m.pretrain[b], -1))
+
+    return ends, base if base in ends else None, run, f"{most:,} tokens"
+
+
+def advice(m: Metrics) -> str:
+    """Which deepened model to take at the longest budget measured."""
+    ends, base, gap_of, budget_said = contest(m)
+    deep = {name: loss for name, loss in ends.items() if name != base}
+    if len(deep) < 2:
+        return "**Which to take:** too few deepened models were trained on equally many tokens."
+    best = min(deep, key=lambda name: deep[name])
+    gaps = {name: gap_of(name, best) for name in deep if name != best}
+    level = [n for n, gap in gaps.items() if gap is None or below_nothing(gap)]
+    said = f"**Which to take:** `{best}` has the lowest loss after training ({budget_said})"
+    if level:
+        said += f", not told apart from {', '.join(f'`{name}`' for name in level)}"
+    if (lesa := gaps.get("lesa")) is not None and "lesa" not in level:
+        said += f"; `lesa` is {show_interval(lesa)} nats above it"
+    if base is not None and (own := gap_of(base, best)) is not None:
+        words = in_order(own, "lower still", "higher", "level with it")
+        said += (
+            f"; the base trained whole on the same tokens, with no new layer, is {words} "
+            f"({show_interval(own)} nats)"
+        )
+    return said + "."
+
+
+def below_nothing(gap: Interval) -> bool:
+    """Whether an interval leaves open which of two is lower."""
+    return Verdict.HOLDS not in (below(gap), above(gap))
+
+
+def differences(m: Metrics) -> Table:
+    """What sets this run apart from the paper's, and what each difference can do."""
+    rows: list[tuple[str, str, str, str]] = [
+        (
+            "model",
+            "Llama-3-8B to 11.5B, 32 → 48 layers",
+            f"{m.base['source']}, {short_count(m.base['parameters'])} parameters, "
+            f"{m.base['num_hidden_layers']} layers",
+            "a small model has less to spare in a layer: starts and orders of methods may differ",
+        ),
+        ("weights", "not stated", *quantised(m)),
+        (
+            "text",
+            "Wikipedia 2024-11",
+            f"{m.corpus['source']}, {m.corpus['tokens']['train']:,} training tokens",
+            "what the base has read before gains less from training; perplexities do not compare",
+        ),
+        (
+            "budget",
+            "6,000 steps; batch, tokens and learning rate not stated",
+            budget_here(m),
+            "a short run sees the start and the first fall, and no crossing that comes later",
+        ),
+        (
+            "precision",
+            "not stated; the official code fits in float32",
+            ", ".join(
+                sorted({str(run.get("dtype", "not recorded")) for run in m.pretrain.values()})
+            )
+            + " for training",
+            "bfloat16 rounds small updates away; a difference of machines, not of methods",
+        ),
+        (
+            "perplexity",
+            "not stated; the official code takes the mean over documents of exp(loss), 2,048 "
+            "tokens each",
+            f"exp of the mean loss over blocks of {m.corpus['block_size']} tokens; the code's "
+            "beside it before training",
+            "a mean of exponentials is ruled by the worst documents: it spreads bad starts further",
+        ),
+        (
+            "signs of U's columns",
+            "not stated; the code keeps what its SVD returns",
+            signs(m),
+            "another choice trains another predictor: LESA starts elsewhere",
+        ),
+    ]
+    return Table(
+        "differences",
+        "How this differs from the paper",
+        "reports/published.yaml, params.yaml, metrics/base.json, metrics/corpus.json, "
+        f"{files('pretrain', m.models)}",
+        [
+            dict(zip(("what", "paper", "here", "what it can do to the result"), row, strict=True))
+            for row in rows
+        ],
+    )
+
+
+def quantised(m: Metrics) -> tuple[str, str]:
+    """Whether the base was rounded to few bits before, by the name of its file; what that does."""
+    if (bits := re.search(r"\.(Q(\d)\w*)\.gguf", str(m.base["source"]))) is None:
+        return "as its source has them", "none"
+    return (
+        f"rounded to {bits[2]} bits ({bits[1]}), then read as floating point",
+        "rounding noise differs from layer to layer: small singular values are noise, and "
+        "neighbours look less alike",
+    )
+
+
+def budget_here(m: Metrics) -> str:
+    ends = [run["steps"][-1] for run in m.pretrain.values()]
+    steps, tokens = (max(int(end[key]) for end in ends) for key in ("step", "tokens"))
+    rates = sorted({float(run["learning_rate"]) for run in m.pretrain.values()})
+    said = f"{steps:,} steps, {tokens:,} tokens; each model's rate from a grid ({number(rates[0])}"
+    said += f" to {number(rates[-1])})" if len(rates) > 1 else ")"
+    if (lesa := budget.called(m, "lesa")) is not None:
+        said += f"; study `budget`: {lesa.max_steps:,} steps, {lesa.tokens:,} tokens"
+    return said
+
+
+def signs(m: Metrics) -> str:
+    drawn = {str(row["signs"]) for row in m.start.values() if row["signs"] is not None}
+    said = "each column's largest entry is positive"
+    return f"{said}; {len(drawn)} choices in the study `start`" if drawn else said
+
+
+def agreement(m: Metrics, published: list[Json]) -> str:
+    """Where the independent re-run agrees with the paper's averages and with what is measured here.
+
+    published: rows of the paper's main table.
+    """
+    averages = {row["method"]: float(row["average"]) for row in published if row["share"] == 1}
+    said = []
+    for method in ("llama_pro", "solar"):
+        paper = averages["lesa"] - averages[method]
+        leads = [
+            f"{lead(size, method, paper)} at {size}"
+            for size in rerun.models()[::-1]
+            if rerun.minus_lesa(size, method, rerun.LAST)
+        ]
+        name = rerun.NAMES[method]
+        said.append(f"over {name} by {', '.join(leads)}, where the paper has {paper:.2f}")
+    return f"LESA ends {'; '.join(said)} points of mean accuracy. {here_too(m)}"
+
+
+def lead(size: str, method: str, paper: float) -> str:
+    """LESA's lead in points with its error, and whether it has the sign of the paper's."""
+    gap = rerun.minus_lesa(size, method, rerun.LAST)
+    if gap is None or gap.stderr is None:
+        return "not measured"
+    told = abs(gap.value) > 1.96 * gap.stderr
+    agrees = "agrees" if -gap.value * paper > 0 else "disagrees"
+    return f"{-gap.value:.2f} ± {gap.stderr:.2f} ({agrees if told else 'not told from 0'})"
+
+
+def here_too(m: Metrics) -> str:
+    """The same comparisons by the loss measured here."""
+    ends, _, gap_of, budget_said = contest(m)
+    parts = []
+    for method in ("llama_pro", "solar"):
+        if "lesa" not in ends or method not in ends or (gap := gap_of("lesa", method)) is None:
+            continue
+        words = in_order(gap, "below", "above", "not told apart from")
+        parts.append(f"{words} {rerun.NAMES[method]} ({show_interval(gap)} nats)")
+    if not parts:
+        return "The same comparison was not measured here."
+    return f"Here LESA's loss ({budget_said}) is {' and '.join(parts)}."

@@ -1,0 +1,423 @@
+"""The paper's tables beside this run's numbers, each recomputed from its files in another way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from lesa import params as parameters
+from reports import claims, measured, paper_figures, paper_tables, rerun, summary
+from reports.claims import Finding, Verdict
+from reports.markup import slug
+from reports.measured import Metrics
+from reports.paired import Interval
+from reports.render import HERE
+from reports.tables import Measured
+from tests.test_report_synthetic import KINDS, MODELS, SEEDS, blocks, change, params, write
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Metrics]:
+    folder = write(tmp_path_factory.mktemp("paper"))
+    return folder, measured.load(folder, params())
+
+
+@pytest.fixture(scope="module")
+def committed() -> Metrics:
+    return measured.load(ROOT / "metrics", parameters.load(ROOT / "params.yaml"))
+
+
+def content(folder: Path, name: str) -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+# --- the independent re-run
+
+
+def by_hand() -> dict[tuple[str, ...], tuple[float, float, float]]:
+    """Mean accuracy, its error and the word perplexity of every result file."""
+    accuracies, errors, words = defaultdict(list), defaultdict(list), {}
+    with (HERE / "opt_deus.csv").open() as lines:
+        for row in csv.DictReader(lines):
+            key = tuple(row[name] for name in ("model", "phase", "method", "step"))
+            if row["metric"] == "acc":
+                accuracies[key].append(float(row["value"]))
+                errors[key].append(float(row["stderr"]))
+            else:
+                words[key] = float(row["value"])
+    return {
+        key: (
+            100 * sum(values) / 7,
+            100 * math.sqrt(sum(error * error for error in errors[key])) / 7,
+            words[key],
+        )
+        for key, values in accuracies.items()
+    }
+
+
+def test_every_result_of_the_re_run_is_there() -> None:
+    expected = by_hand()
+    rows = rerun.every().rows
+    assert len(rows) == len(expected) == 87
+    names = {shown: method for method, shown in rerun.NAMES.items()}
+    for row in rows:
+        key = (row["model"], row["phase"], names[str(row["method"])], str(row["step"]))
+        accuracy, error, words = expected[key]  # type: ignore[index]
+        assert isinstance(row["accuracy"], Measured)
+        assert row["accuracy"].value == pytest.approx(accuracy)
+        assert row["accuracy"].stderr == pytest.approx(error)
+        assert row["word perplexity"] == pytest.approx(words)
+
+
+def test_differences_to_lesa_have_the_error_of_two_independent_means() -> None:
+    expected = by_hand()
+    ours = expected["11.5B", "pretrain", "llama_pro", "12100"]
+    lesa = expected["11.5B", "pretrain", "lesa_official", "12100"]
+    row = next(row for row in rerun.table("11.5B").rows if row["method"] == "LLaMA Pro")
+    gap = row["minus LESA's at 100%"]
+    assert isinstance(gap, Measured)
+    assert gap.value == pytest.approx(ours[0] - lesa[0])
+    assert gap.stderr == pytest.approx(math.sqrt(ours[1] ** 2 + lesa[1] ** 2))
+    # As the source's own summary has them, to its digits.
+    assert round(lesa[0], 2) == 68.77
+    assert round(ours[0], 2) == 68.56
+
+
+def test_the_re_run_is_compared_in_words(made: tuple[Path, Metrics]) -> None:
+    said = summary.agreement(made[1], PUBLISHED["main"])
+    assert "over LLaMA Pro by 0.21 ± 0.59 (not told from 0) at 11.5B" in said
+    assert "where the paper has 1.63" in said
+    assert "over SOLAR by 4.57 ± 0.59 (agrees) at 11.5B" in said
+    assert "is above LLaMA Pro (0.05" in said  # 3.11 and 3.06 in the mean over seeds
+
+
+# --- the paper's tables
+
+
+def test_published_digits_stand_in_columns_of_their_own(made: tuple[Path, Metrics]) -> None:
+    tables = paper_tables.all_of(made[1], PUBLISHED)
+    main = {(row["model"], row["steps here"]): row for row in tables["paper_main"].rows}
+    assert main["LESA", "half"]["perplexity, published"] == "5.27"
+    assert main["LESA", "half"]["time, published"] == "not stated"
+    assert main["LESA", "all"]["average, published"] == "64.30"
+    assert main["SOLAR", "all"]["relative time, published"] == "166%"
+    assert main["untouched base", "none"]["perplexity, published"] == "not stated"
+    after = {row["model"]: row for row in tables["paper_sft_and_code"].rows}
+    assert after["LLaMA Pro"]["SFT average, published"] == "not stated"
+    assert after["LLaMA Pro"]["share of LESA's, published"] == "77%"
+    assert after["LESA"]["HumanEval pass@1, published"] == "25.00"
+    for table in tables.values():  # a published column holds words or published digits alone
+        for row in table.rows:
+            for name, cell in row.items():
+                assert not name.endswith("published") or isinstance(cell, str)
+
+
+def test_the_main_table_is_of_the_longer_runs(made: tuple[Path, Metrics]) -> None:
+    folder, m = made
+    rows = {(r["model"], r["steps here"]): r for r in paper_tables.main(m, PUBLISHED["main"]).rows}
+    for share, index in (("half", 2), ("all", 4)):
+        losses = [
+            np.mean(content(folder, f"budget/lesa-{seed}")["steps"][index]["block_losses"])
+            for seed in SEEDS
+        ]
+        cell = rows["LESA", share]["perplexity here"]
+        assert isinstance(cell, Measured)
+        assert cell.value == pytest.approx(math.exp(np.mean(losses)))
+        assert cell.stderr == pytest.approx(cell.value * stats.sem(losses))
+    steps = content(folder, "benchmarks/training_steps")["methods"]
+    whole = {
+        name: np.median(np.add(method["seconds"], method["prefix_seconds_per_step"]))
+        for name, method in steps.items()
+    }
+    relative = rows["LLaMA Pro", "all"]["relative time here, %"]
+    assert isinstance(relative, Interval)
+    assert relative.estimate == pytest.approx(100 * whole["llama_pro"] / whole["lesa"])
+    half = rows["LESA", "half"]["relative time here, %"]
+    assert isinstance(half, Interval)
+    assert half.estimate == pytest.approx(50)
+    average = rows["LESA", "all"]["average here"]
+    assert isinstance(average, Measured)
+    assert average.value == 100  # right at every example of the made-up benchmarks
+    base = rows["untouched base", "none"]["average here"]
+    assert isinstance(base, Measured)
+    assert base.value == 50
+    # Two tasks of 40 examples, half of them right: sqrt(2 · (0.25 · 40 / 39) / 40) / 2.
+    assert base.stderr == pytest.approx(100 * math.sqrt(2 * 0.25 / 39) / 2)
+
+
+def test_without_longer_runs_it_is_of_this_run(tmp_path: Path) -> None:
+    m = measured.load(write(tmp_path, optional=False), params())
+    rows = {(r["model"], r["steps here"]): r for r in paper_tables.main(m, PUBLISHED["main"]).rows}
+    run = content(tmp_path, "pretrain/lesa")
+    (half,) = (step for step in run["steps"] if step["step"] == 20)
+    cell = rows["LESA", "half"]["perplexity here"]
+    assert isinstance(cell, Measured)
+    assert cell.value == half["heldout_perplexity"]
+    solar = content(tmp_path, "pretrain/solar")["seconds"]  # it has no frozen layers
+    lesa = run["seconds"] + run["prefix_seconds"]
+    assert rows["SOLAR", "all"]["relative time here, %"] == pytest.approx(100 * solar / lesa)
+    assert rows["LESA", "all"]["average here"] is None
+
+
+def test_profiles_that_the_paper_s_models_name_exist(made: tuple[Path, Metrics]) -> None:
+    there = {path.stem for path in (ROOT / "conf").glob("*.yaml")}
+    for said in PUBLISHED["initial"]:
+        usual = said["model"].lower().replace("llama-3", "llama3")
+        assert (usual in there) == (said["profile"] is not None), said["model"]
+        assert said["profile"] in (None, usual)
+    rows = paper_tables.initial(made[1], PUBLISHED["initial"]).rows
+    assert [row["LESA here"] is None for row in rows] == [True] * 6 + [False]
+    own = measured.load(made[0], params(profile="qwen2.5-1.5b"))
+    found = {
+        str(r["model"]): r["LESA here"]
+        for r in paper_tables.initial(own, PUBLISHED["initial"]).rows
+    }
+    assert [name for name, cell in found.items() if cell is not None] == ["Qwen2.5-1.5B"]
+
+
+def test_without_svd_by_hand(made: tuple[Path, Metrics]) -> None:
+    folder, m = made
+    lesa, raw, llama_pro = paper_tables.without_svd(m, PUBLISHED["without_svd"]).rows
+    assert lesa["draws"] == 8
+    assert raw["published"] == "worse than LESA, better than LLaMA Pro"
+    (own,) = (content(folder, "start/lesa_raw")["block_losses"],)
+    same = content(folder, "start/lesa-paper-0")["block_losses"]  # its seed and signs
+    gap = raw["loss minus LESA's"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx(np.mean(own) - np.mean(same))
+    end = raw["loss at the end, minus LLaMA Pro's"]
+    assert isinstance(end, Interval)
+    assert end.estimate == pytest.approx(3.25 - 3.05)
+    assert llama_pro["perplexity before training here"] == pytest.approx(math.exp(3.15))
+
+
+def test_freezing_by_hand(made: tuple[Path, Metrics]) -> None:
+    new, every, then = paper_tables.freezing(made[1], PUBLISHED["freezing"]).rows
+    assert new["final loss here"] == pytest.approx(3.11)
+    gap = every["minus that of new layers alone"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx(0.1)
+    assert every["fluctuation, times"] == pytest.approx(2.0)
+    assert every["published"] == "falls more slowly and fluctuates"
+    assert then["final loss here"] is None
+    assert then["published"] == "not stated"
+
+
+def test_the_norm_terms_weight_by_hand(made: tuple[Path, Metrics]) -> None:
+    rows = {
+        row["λ here"]: row
+        for row in paper_tables.norm_weight(made[1], PUBLISHED["norm_weight"]).rows
+    }
+    assert list(rows) == [0.0, 5e-5, 5e-4]
+    assert rows[0.0]["norm ratio of predictions"] == pytest.approx(0.1)
+    assert rows[0.0]["published"] == "predictions collapse towards zero"
+    assert rows[5e-5]["norm ratio of predictions"] == pytest.approx(0.5)
+    assert rows[5e-5]["published"] == "λ 5e-5"
+    assert rows[5e-4]["draws"] == 8
+    gap = rows[0.0]["loss, minus the preset's own λ"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx(3.9 - 3.2)  # the same seed and signs
+
+
+def test_this_runs_numbers_follow_from_the_committed_files(committed: Metrics) -> None:
+    """Of the committed metrics, by numpy and scipy alone."""
+    folder = ROOT / "metrics"
+    rows = {row["model"]: row for row in paper_tables.initial(committed, []).rows}
+    (row,) = rows.values()
+    for shown, model in (("LESA here", "lesa"), ("SOLAR here", "solar")):
+        run = content(folder, f"pretrain/{model}")
+        losses = run["steps"][0]["block_losses"]
+        documents = run["heldout_documents"]
+        means = [
+            np.mean([loss for loss, of in zip(losses, documents, strict=True) if of == name])
+            for name in dict.fromkeys(documents)
+        ]
+        cell = row[shown]
+        assert isinstance(cell, Measured)
+        assert cell.value == pytest.approx(run["steps"][0]["heldout_perplexity"])
+        assert cell.stderr == pytest.approx(cell.value * stats.sem(means))
+    ends = {
+        name: np.array(content(folder, f"pretrain/{name}")["steps"][-1]["block_losses"])
+        for name in ("lesa", "llama_pro")
+    }
+    if not committed.budget and committed.params.corpus.blocks_per_document == 1:
+        test = stats.ttest_rel(ends["lesa"], ends["llama_pro"]).confidence_interval(0.95)
+        _, _, gap_of, _ = summary.contest(committed)
+        gap = gap_of("lesa", "llama_pro")
+        assert gap is not None
+        assert (gap.low, gap.high) == pytest.approx((test.low, test.high))
+
+
+# --- the claims table
+
+
+def test_claims_lead_to_headings_of_the_report(made: tuple[Path, Metrics]) -> None:
+    template = (HERE / "templates" / "report.j2").read_text(encoding="utf-8")
+    anchors = {slug(title) for title in re.findall(r"h2\(\) %}(.*?){% endcall", template)}
+    rows = claims.table(claims.judge(made[1])).rows
+    assert [row["id"] for row in rows] == [f"C{i}" for i in range(1, 12)]
+    linked = [re.search(r"\]\(#(.*?)\)", str(row["shown in"])) for row in rows]
+    assert {found[1] for found in linked if found} <= anchors
+    assert all(linked)
+    for target in re.findall(r"\]\(#(.*?)\)", template):
+        assert target in anchors
+
+
+def test_verdicts_in_a_few_words() -> None:
+    def of(*verdicts: Verdict) -> str:
+        return claims.in_short([Finding("x", "", verdict, "") for verdict in verdicts])
+
+    holds, fails, _, cannot = Verdict
+    assert of(holds, holds) == "holds"
+    assert of(holds, fails) == "differs"
+    assert of(fails, cannot) == "does not hold, as far as measured"
+    assert of(cannot) == "cannot be tested here"
+    beside = Finding("y", "", fails, "", beside=True)
+    assert claims.in_short([Finding("x", "", holds, ""), beside]) == "holds"
+
+
+def test_what_was_found_names_whose_it_is(made: tuple[Path, Metrics]) -> None:
+    rows = {row["id"]: str(row["found here"]) for row in claims.table(claims.judge(made[1])).rows}
+    assert "preset paper: 1.00 [0.63, 1.00] of 8 draws below SOLAR" in rows["C7"]
+    assert rows["C7"].index("**holds:**") < rows["C7"].index("**not decided:**")
+    assert "this run" not in rows["C7"]  # stands beside the claim
+
+
+# --- the first paragraph
+
+
+def said(folder: Path, **changes: Any) -> str:
+    m = measured.load(folder, params(**changes))
+    return summary.paragraph(m, claims.judge(m))
+
+
+def test_the_paragraph_turns_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
+    first = said(made[0])
+    assert "its matrices are close to rank one, each row a multiple of one row: 93% of" in first
+    assert "(6% in the base's)" in first
+    assert "from 22.2 to 30 (preset `paper`, 8 draws), and it follows that of one constant" in first
+    assert "**Which to take:** `identity` has the lowest loss" in first
+    assert "the base trained whole on the same tokens, with no new layer, is lower still" in first
+    assert "without SVD it is worse" in first
+    metrics = write(tmp_path)
+    for model in MODELS:
+        for kind in KINDS:
+            if model not in ("base", "solar"):
+                found = {"rank_one_share": 0.25, "mean_cosine": 0.1}
+                change(metrics, f"expand/{model}", "new_weight_structure", kind, value=found)
+    for seed in SEEDS:
+        for name in ("lesa", "base"):
+            end = {"lesa": 2.5, "base": 2.6}[name]
+            at = (f"budget/{name}-{seed}", "steps", 4, "block_losses")
+            change(metrics, *at, value=blocks(end, seed))
+    for seed, loss in enumerate((9.0, 8.0, 9.5, 8.5, 7.0, 7.5, 8.2, 8.8)):
+        change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
+    second = said(tmp_path)
+    assert "its matrices are far from rank one: 25% of" in second
+    assert "it does not follow that of one constant row" in second
+    assert "**Which to take:** `lesa` has the lowest loss" in second
+    assert "with no new layer, is higher" in second
+
+
+def test_the_paragraph_says_what_was_not_measured(tmp_path: Path) -> None:
+    text = said(write(tmp_path, optional=False))
+    assert "over seeds and signs not measured yet (`make study NAME=start`)" in text
+    assert "draws" not in text
+    assert "Not tested yet: " in text
+    assert "study `budget`" not in text
+    alone = {"base": {"method": "base"}, "solar": {"method": "solar"}}
+    text = said(tmp_path, methods=alone)
+    assert "no model of this run is made by LESA" in text
+    assert "too few deepened models" in text
+    assert "`lesa`" not in text
+
+
+def test_models_that_are_level_are_named(tmp_path: Path) -> None:
+    metrics = write(tmp_path, optional=False)
+    for name, loss, spread in (("llama_pro", 2.9, 0.0), ("lesa", 2.91, 0.3)):
+        sign = np.where(np.arange(24) // 2 % 2, spread, -spread)
+        losses = (np.array(blocks(loss)) + sign).tolist()
+        change(metrics, f"pretrain/{name}", "steps", -1, "block_losses", value=losses)
+    text = said(metrics)
+    assert "`llama_pro` has the lowest loss" in text
+    assert "not told apart from `lesa`" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "here"),
+    [("a/model.Q4_1.gguf of a wheel", "rounded to 4 bits (Q4_1)"), ("a/model", "as its source")],
+)
+def test_what_differs_is_read_from_the_files(source: str, here: str, tmp_path: Path) -> None:
+    metrics = write(tmp_path, optional=False)
+    change(metrics, "base", "source", value=source)
+    change(metrics, "pretrain/solar", "dtype", value="bfloat16")
+    rows = {r["what"]: r for r in summary.differences(measured.load(metrics, params())).rows}
+    assert str(rows["weights"]["here"]).startswith(here)
+    assert rows["precision"]["here"] == "bfloat16, float32 for training"
+    assert "40 steps, 81,920 tokens" in str(rows["budget"]["here"])
+    assert "450,000 training tokens" in str(rows["text"]["here"])
+
+
+# --- figures
+
+
+def test_training_curves_are_means_over_steps_with_a_band_of_seeds(
+    made: tuple[Path, Metrics],
+) -> None:
+    folder, m = made
+    figure = paper_figures.training_loss(m)
+    assert figure is not None
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    assert set(lines) == {"base", "identity", "lesa", "lesa_all", "lesa_raw", "llama_pro", "solar"}
+    losses = np.array(
+        [[row["loss"] for row in content(folder, f"budget/lesa-{s}")["train"]] for s in SEEDS]
+    )
+    width = 5  # an eighth of 40 steps
+    means = np.lib.stride_tricks.sliding_window_view(losses, width, axis=1).mean(2)
+    x, y = (np.asarray(values) for values in lines["lesa"].get_data())
+    assert np.allclose(y, means.mean(0))
+    assert np.allclose(x, np.arange(3, 39))  # the middle of steps 1 to 5, 2 to 6, …
+    band = figure.axes[0].collections[list(lines).index("lesa")].get_paths()[0].vertices
+    assert band is not None
+    assert np.asarray(band)[:, 1].max() == pytest.approx(means.max(0).max())
+
+
+def test_predictor_curves_are_drawn_where_they_are_saved(tmp_path: Path) -> None:
+    metrics = write(tmp_path, optional=False)
+    assert paper_figures.predictor_curves(measured.load(metrics, params())) is None
+    curve = [
+        {"epoch": epoch, "fitted_mse": 3.0 - epoch, "heldout_mse": 4.0 - epoch, "zero_mse": 2.0}
+        for epoch in range(3)
+    ]
+    change(metrics, "fit/paper-0", "kinds", "q_proj", "curve", value=curve)
+    figure = paper_figures.predictor_curves(measured.load(metrics, params()))
+    assert figure is not None
+    (axes,) = figure.axes
+    heldout, fitted, _ = axes.lines
+    assert axes.get_title() == "paper"
+    assert list(heldout.get_ydata()) == [2.0, 1.5, 1.0]  # type: ignore[arg-type]
+    assert list(fitted.get_ydata()) == [1.5, 1.0, 0.5]  # type: ignore[arg-type]
+
+
+def test_continuity_shows_gate_proj_first_and_nothing_without_it(tmp_path: Path) -> None:
+    m = measured.load(write(tmp_path, optional=False, layers=8), params())
+    figure = paper_figures.continuity(m)
+    assert figure is not None
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["gate_proj", *(kind for kind in KINDS if kind != "gate_proj")]
+    few = [kind for kind in KINDS if kind != "gate_proj"]
+    m = measured.load(write(tmp_path / "b", optional=False, layers=8, kinds=few), params())
+    assert paper_figures.continuity(m) is None
