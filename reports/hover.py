@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from reports.tables import number
 
-MOST = 24  # points a line: a curve of a thousand would hide itself
+MOST = 40  # points a line: a curve of a thousand would hide itself
 POINTS_PER_INCH = 72.0  # matplotlib's unit of an SVG
 
 Array = npt.NDArray[np.float64]
