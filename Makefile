@@ -39,8 +39,8 @@ repro: $(STAMP) ## Run what is out of date of the pipeline (dvc repro)
 report: repro ## The whole experiment: pipeline, tables, figures, reports/REPORT.md
 	@echo "report: reports/REPORT.md and reports/report.html"
 
-test: $(STAMP) ## Tests, without those marked slow
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Tests, without those marked slow; files side by side, each on one core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP) ## The tests marked slow, on the pipeline's own artifacts
 	$(BIN)/python -m pytest -m slow

@@ -13,6 +13,8 @@ from lesa.upscaling import lesa
 from lesa.upscaling.methods import Layer, Method, Source
 from lesa.upscaling.plan import Slot, insert_between
 
+Gap = tuple[int, int]  # the base layers on both sides of it
+
 
 class Options(lesa.Options):
     """seed: of the permutation."""
@@ -29,13 +31,23 @@ def derangement(n: int, seed: int) -> list[int]:
             return order
 
 
-def layer(source: Source, slot: Slot) -> Layer:
-    """Raises UserError if the plan has one gap alone."""
-    assert slot.between is not None
-    gaps = [each.between for each in source.plan if each.between]
+def exchanged(source: Source) -> dict[Gap, Gap]:
+    """For each gap of the plan the one whose prediction it gets; drawn once for all layers.
+
+    Raises UserError if the plan has one gap alone.
+    """
+    gaps = [slot.between for slot in source.plan if slot.between]
     if len(gaps) < 2:
         raise UserError("params.yaml: gaps: lesa_permuted has 1 gap; it needs 2 or more")
-    other = gaps[derangement(len(gaps), source.options.seed)[gaps.index(slot.between)]]
+    order = derangement(len(gaps), source.options.seed)
+    return {gap: gaps[i] for gap, i in zip(gaps, order, strict=True)}
+
+
+def layer(source: Source, slot: Slot) -> Layer:
+    assert slot.between is not None
+    if not source.memo:
+        source.memo.update(exchanged(source))
+    other = source.memo[slot.between]
     return lesa.assembled(source, slot, lambda kind: lesa.predicted(source, kind, other))
 
 

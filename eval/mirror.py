@@ -25,8 +25,11 @@ def write(names: list[str], mirror: Path, folder: Path) -> None:
     They name files of lm-eval and of the mirror by absolute paths. Raises UserError where a task
     is unknown, or the mirror lacks the split it is scored on.
     """
-    if not mirror.is_dir():
-        raise UserError(f"evaluate.mirror: {mirror}: no such folder")
+    try:
+        if not mirror.is_dir():
+            raise UserError(f"evaluate.mirror: {mirror}: no such folder")
+    except OSError as error:  # too long a name
+        raise UserError(f"evaluate.mirror: {mirror}: cannot be read ({error.strerror})") from None
     index = task_manager(official_folders(names)).task_index
     pending = list(names)
     while pending:

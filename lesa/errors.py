@@ -1,8 +1,14 @@
 """The one exception of the project that a user is meant to read."""
 
+from lesa.redaction import redacted
+
 
 class UserError(Exception):
     """Bad input: one line naming the key or file, what was wrong and what would be right.
 
-    Stages print the line and exit with status 2, without a traceback.
+    Stages print the line and exit with status 2, without a traceback. What others' texts bring
+    into it is made fit for that: their lines become one, and their secrets are hidden.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(" ".join(message.splitlines())))

@@ -7,8 +7,11 @@ the key. Defaults live in `params.yaml`, not here: a reader finds every number i
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from reprlib import Repr
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -21,6 +24,10 @@ from pydantic import (
 )
 
 from lesa.errors import UserError
+from lesa.redaction import redacted
+
+INT32_MAX = 2**31 - 1
+RANDOM_PARAMETERS = 10**9  # of a random base, which is for tests
 
 
 def _name(value: str, extra: str = "") -> str:
@@ -32,13 +39,15 @@ def _name(value: str, extra: str = "") -> str:
 # Names of folders, stages of DVC and anchors of the report; a profile's, no stage's, may have dots.
 Name = Annotated[str, AfterValidator(_name)]
 ProfileName = Annotated[str, AfterValidator(lambda value: _name(value, "."))]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=INT32_MAX)]
+AtLeastTwo = Annotated[int, Field(ge=2, le=INT32_MAX)]
+Count = Annotated[int, Field(ge=0, le=INT32_MAX)]  # as a seed, every library's generators take it
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Command = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PackageBase(Strict):
@@ -77,8 +86,28 @@ class RandomBase(Strict):
     intermediate_size: Positive
     num_attention_heads: Positive
     num_key_value_heads: Positive
-    seed: int
+    seed: Count
     license: str
+
+    @model_validator(mode="after")
+    def can_be_made(self) -> RandomBase:
+        heads, kv_heads, d = self.num_attention_heads, self.num_key_value_heads, self.hidden_size
+        if d % (2 * heads):
+            raise ValueError(
+                f"hidden_size ({d}) must be an even multiple of num_attention_heads ({heads})"
+            )
+        if heads % kv_heads:
+            raise ValueError(
+                f"num_attention_heads ({heads}) must be a multiple of num_key_value_heads "
+                f"({kv_heads})"
+            )
+        layer = 2 * d * d * (heads + kv_heads) // heads + 3 * d * self.intermediate_size
+        if (parameters := self.num_hidden_layers * layer) > RANDOM_PARAMETERS:
+            raise ValueError(
+                f"{parameters} parameters; a random base is for tests and has at most "
+                f"{RANDOM_PARAMETERS}"
+            )
+        return self
 
 
 class WikipediaPackage(Strict):
@@ -115,9 +144,9 @@ class Corpus(Strict):
     min_characters: Positive  # shorter documents (stubs, redirects) are dropped
     max_documents: Positive | None  # None: all
     heldout_documents: Positive  # whole documents, never seen in training
-    block_size: Annotated[int, Field(ge=2)]  # tokens per packed sequence
+    block_size: AtLeastTwo  # tokens per packed sequence
     blocks_per_document: Positive  # held-out blocks that each held-out document gives
-    seed: int  # of the document shuffle
+    seed: Count  # of the document shuffle
 
     @property
     def test_documents(self) -> int:
@@ -128,8 +157,8 @@ class Corpus(Strict):
 class Gaps(Strict):
     """New layers between layers i and i+1, first <= i <= last, 0-based (docs/method.md step 6)."""
 
-    first: Annotated[int, Field(ge=0)]
-    last: Annotated[int, Field(ge=0)]
+    first: Count
+    last: Count
 
     @property
     def count(self) -> int:
@@ -156,7 +185,7 @@ class Predictor(Strict):
     hidden_size: Positive
     batch_size: Positive  # rows
     learning_rate: Rate
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
     # Controls: the layers in a random order, or Gaussian noise of each layer's size. A prediction
     # is asked for the true neighbours whatever the predictor was fitted on.
     fitted_on: Literal["layers", "shuffled", "noise"] = "layers"
@@ -166,7 +195,7 @@ class FitRun(Strict):
     """One fitted set of predictors, `artifacts/fit/<preset>/<seed>`."""
 
     preset: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Count
 
     @property
     def name(self) -> str:
@@ -176,7 +205,9 @@ class FitRun(Strict):
 class Fit(Strict):
     presets: dict[Name, Predictor]
     runs: dict[Name, FitRun]  # the methods name what they need
-    heldout_every: Annotated[int, Field(ge=2)]  # every n-th triple is held out in the diagnosis
+    heldout_every: Annotated[
+        int, Field(ge=2, le=INT32_MAX)
+    ]  # every n-th triple is held out in the diagnosis
 
     @model_validator(mode="after")
     def some(self) -> Fit:
@@ -212,12 +243,12 @@ class Train(Strict):
     save_every: Positive  # steps between resumable checkpoints
     per_device_batch_size: Positive
     gradient_accumulation_steps: Positive  # batches a step, shared by all processes
-    warmup_steps: Annotated[int, Field(ge=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_steps: Count
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     bf16: bool  # autocast, where the machine has bfloat16 (lesa.machine.has_bfloat16)
     prefix_cache: bool  # keep the output of the layers below the first trainable one on disk
-    seed: int
+    seed: Count
 
     @model_validator(mode="after")
     def half_is_measured(self) -> Train:
@@ -245,7 +276,9 @@ class Evaluate(Strict):
     limit: Positive | None  # examples per official task; None: all
     mirror: str | None  # folder in hub layout; None: the hub
     batch_size: Positive
-    document_tokens: Annotated[int, Field(ge=2)]  # of each document, for the mean of perplexities
+    document_tokens: Annotated[
+        int, Field(ge=2, le=INT32_MAX)
+    ]  # of each document, for the mean of perplexities
     dtype: Literal["bfloat16", "float32"]  # float32 where the machine has no bfloat16
     bootstrap_iters: Positive
 
@@ -283,6 +316,10 @@ class Params(Strict):
         return self
 
 
+SHORT = Repr()  # of a value in a message: aliases of aliases would be written out without end
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 2, 120, 120, 120
+
+
 def _key(loc: tuple[int | str, ...], tree: object) -> str:
     """The dotted key as in the file: pydantic's path has the chosen `source` as a level too."""
     parts: list[str] = []
@@ -294,16 +331,46 @@ def _key(loc: tuple[int | str, ...], tree: object) -> str:
     return ".".join(parts) or "(top level)"
 
 
+def _strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string of a nested value, after its dotted key."""
+    if isinstance(tree, str):
+        yield key, tree
+    elif isinstance(tree, dict | list):
+        for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _strings(value, f"{key}.{name}".lstrip("."))
+
+
 def parse(tree: object, where: str) -> Params:
     """Validate a nested dict; `where` names its file in the error."""
     try:
-        return Params.model_validate(tree)
+        found = Params.model_validate(tree)
+        secret = next((key for key, text in _strings(tree) if redacted(text) != text), None)
     except ValidationError as error:
         first = error.errors()[0]
         key = _key(first["loc"], tree)
-        given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        given = "" if isinstance(first["input"], dict) else f" (got {SHORT.repr(first['input'])})"
         line = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{given}"
         raise UserError(" ".join(line.split())) from None
+    except RecursionError:  # an alias may stand inside of what it names
+        raise UserError(f"{where}: is nested without end") from None
+    if secret is not None:
+        raise UserError(
+            f"{where}: {secret}: holds a secret, which DVC and MLflow would write down; put it "
+            "into a variable of the environment, $NAME in a command"
+        )
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC reads it: no key may stand twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, count in keys.items():
+            if count > 1:
+                problem = f"the key {key!r} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def load(path: str | Path = "params.yaml") -> Params:
@@ -312,7 +379,7 @@ def load(path: str | Path = "params.yaml") -> Params:
     if not path.is_file():
         raise UserError(f"{path}: not found; run from the repository's root, or `make profile`")
     try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or number beyond bounds
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
     return parse(tree, str(path))

@@ -265,7 +265,7 @@ def report(
         "Memory is a model (lesa/planning/) of what a stage holds at once, with the libraries.\n"
         "Time is an estimate from rates measured just now, without the stages' start; work beside\n"
         "the matrix products makes it longer. Not counted: inputs, corpus, tasks and report, as\n"
-        f"they depend on the text{official}; make grid.",
+        f"they depend on the text{official}; studies (make study), of which make grid is one.",
         machine_text(machine),
     ]
     return "\n\n".join(parts), found

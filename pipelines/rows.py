@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,7 +16,7 @@ from lesa.errors import UserError
 from lesa.files import key_of, whole_folder
 from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
 from lesa.method.fitting import Job, fit_kinds, kind_seed
-from lesa.params import Gaps, Params, Predictor, Strict
+from lesa.params import Gaps, Params, Predictor, Strict, load
 from lesa.upscaling.expand import expand
 from lesa.upscaling.methods import Source
 from lesa.upscaling.plan import LayerPlan
@@ -50,6 +52,19 @@ class Row(Strict):
 R = TypeVar("R", bound=Row)
 
 
+def settings_of(fit: Fitted, presets: Mapping[str, Predictor], key: str) -> Predictor:
+    """The settings that `fit`, asked for under `key`, comes to. Raises UserError naming the key."""
+    if fit.preset not in presets:
+        known = ", ".join(presets)
+        raise UserError(f"{key}.preset: no preset {fit.preset!r} in fit.presets; there are {known}")
+    try:
+        return Predictor.model_validate(presets[fit.preset].model_dump() | fit.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([f"{key}.settings", *map(str, first["loc"])])
+        raise UserError(f"{where}: {first['msg']}") from None
+
+
 def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
     """What pipelines/studies/<study>/params.yaml lists, each row checked as a `kind`.
 
@@ -57,6 +72,7 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
     """
     path = Path(f"pipelines/studies/{study}/params.yaml")
     listed = yaml.safe_load(path.read_text(encoding="utf-8"))[study]
+    presets = cache(lambda: load().fit.presets)  # read if a row has a fit
 
     def checked(key: str, said: dict[str, Any]) -> Any:
         if "method" not in said:
@@ -67,7 +83,12 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
             first = error.errors()[0]
             where = ".".join([key, *map(str, first["loc"])])
             raise UserError(f"{path}: {where}: {first['msg']}") from None
-        options(named(row.method, f"{path}: {key}"), row.options, f"{path}: {key}", row.method)
+        method = named(row.method, f"{path}: {key}")
+        options(method, row.options, f"{path}: {key}", row.method)
+        if row.fit is not None:
+            settings_of(row.fit, presets(), f"{path}: {key}.fit")
+        elif method.fits:
+            raise UserError(f"{path}: {key}.fit: {row.method} reads predictors, and this says none")
         return row
 
     return {name: checked(f"{study}.{name}", said) for name, said in listed.items()}
@@ -102,10 +123,10 @@ def bases(fit: Fitted, folder: Path) -> Path:
 
 def predictors(fit: Fitted, svd: Path, params: Params, folder: Path) -> tuple[Path, Any]:
     """The folder of the predictors, fitted if they are not there, and their metrics by kind."""
-    preset = params.fit.presets[fit.preset].model_dump() | fit.settings
+    settings = settings_of(fit, params.fit.presets, "fit")
     path = folder / f"fit-{key_of(fit.model_dump())[:16]}"
     path.mkdir(parents=True, exist_ok=True)
-    job = Job(BASE, svd, path, Predictor(**preset), fit.seed, ALL_TRIPLES)
+    job = Job(BASE, svd, path, settings, fit.seed, ALL_TRIPLES)
     return path, fit_kinds(job, f"fit {fit.preset} {fit.seed}")
 
 

@@ -35,7 +35,6 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         tasks: dict[str, int] = {}
         for suite in stored(folder, options.tasks, options.mirror):
             tasks |= suite.check()
-        write_json(folder / "left_out.json", built.left_out)
     for name, reason in {**built.left_out, **built.notes}.items():
         print(f"{name}: {'left out: ' * (name in built.left_out)}{reason}", flush=True)
     write_json(METRICS, {"tasks": tasks, "left_out": built.left_out, "notes": built.notes})

@@ -176,17 +176,19 @@ def save_family(
     return folder
 
 
+def logits_of(model: Any) -> Tensor:
+    """Logits (2, LENGTH, vocabulary) of transformers' model for fixed tokens."""
+    ids = torch.randint(1, 256, (2, LENGTH), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        found: Tensor = model.eval()(input_ids=ids).logits
+    return found
+
+
 def logits(folder: Path, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Logits (2, LENGTH, vocabulary) of a checkpoint for fixed tokens, by transformers."""
+    """The same of a checkpoint, loaded in `dtype`."""
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    model.eval()
-    generator = torch.Generator().manual_seed(7)
-    ids = torch.randint(1, 256, (2, LENGTH), generator=generator)
-    with torch.no_grad():
-        found: Tensor = model(input_ids=ids).logits
-    return found
+    return logits_of(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype))
 
 
 GAPS = Gaps(first=2, last=4)  # three new layers: they divide the six

@@ -12,7 +12,10 @@ import yaml
 
 from pipelines.closure import ROOMS, ROOT, WITHOUT_EFFECT, closure, code_digest, imported, source_of
 
-SHARED = {"lesa", "lesa.params", "lesa.files", "lesa.errors", "lesa.machine", "lesa.downloads"}
+SHARED = {
+    "lesa", "lesa.params", "lesa.files", "lesa.errors", "lesa.machine", "lesa.downloads",
+    "lesa.redaction",
+}  # fmt: skip
 BELOW = {  # what a room may import besides itself and the shared modules
     "lesa.checkpoints": set(),
     "lesa.method": {"lesa.checkpoints"},

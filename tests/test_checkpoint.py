@@ -40,6 +40,8 @@ def test_reads_every_tensor_as_stored(copy: Path) -> None:
         assert base.tensor(name).dtype == tensor.dtype
         assert torch.equal(base.tensor(name), tensor)
         assert base.stored_shape(name) == tuple(tensor.shape)
+        empty = base.empty(name)
+        assert (empty.shape, empty.dtype) == (tensor.shape, tensor.dtype)
     for kind in ("q_proj", "k_proj", "v_proj", "o_proj"):
         weight = getattr(model.model.layers[3].self_attn, kind).weight
         assert torch.equal(base.matrix(kind, 3), weight)

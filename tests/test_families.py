@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tests.families import (
     family_model,
     load,
     logits,
+    logits_of,
     save_family,
     stored,
 )
@@ -39,6 +42,34 @@ IDENTITY_STARTS = {
     "llama_pro", "identity", "identity_upper", "average_zeroed", "lesa_zeroed",
     "opt_deus", "opt_deus_code", "half_upper",
 }  # fmt: skip
+SAME_LOGITS = IDENTITY_STARTS | {"base", "original_layers"}
+# What depends on how a family stores a layer: matrices written into its tensors, its outputs
+# zeroed, its layers copied alone, and tensors told apart by the module they belong to.
+EVERYWHERE = ("lesa", "llama_pro", "solar", "half_upper")
+# Each way to store a layer: fused; transposed, with biases; experts; four norms and windows.
+LAYOUTS = ("phi3", "gpt2", "mixtral", "gemma2")
+PAIRS = [
+    pytest.param(
+        family,
+        method,
+        marks=() if method in EVERYWHERE or family in LAYOUTS else pytest.mark.slow,
+    )
+    for family in CONFIGS
+    for method in METHODS
+]
+every_pair = pytest.mark.parametrize(("family", "name"), PAIRS, indirect=["family"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_solver() -> Iterator[None]:
+    """OpT-DeUS's plans, which take seconds each, are looked at in test_opt_deus.py."""
+
+    def plan(lower: Tensor, upper: Tensor, **solver: object) -> Tensor:
+        return torch.eye(len(lower)) / len(lower)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("baselines.opt_deus.sinkhorn", plan)
+        yield
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
@@ -50,10 +81,16 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def deepened(
     family: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Path, LayerPlan]]:
-    """Every method's expansion of the family's checkpoint, and its plan."""
+) -> Callable[[str], tuple[Path, LayerPlan]]:
+    """A method's expansion of the family's checkpoint and its plan, made when first asked for."""
     work = tmp_path_factory.mktemp("work")
-    return {name: deepen(family, name, work) for name in METHODS}
+    return cache(lambda name: deepen(family, name, work))
+
+
+@pytest.fixture(scope="module")
+def wanted(family: Path) -> Callable[[torch.dtype], Tensor]:
+    """The logits of the family's checkpoint in a dtype."""
+    return cache(lambda dtype: logits(family, dtype))
 
 
 def test_every_family_has_a_config_here() -> None:
@@ -90,15 +127,18 @@ def test_reading_and_writing_a_view_are_inverse(family: Path) -> None:
         assert torch.equal(view.read(copy), base.matrix(kind, 1))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_pair
 def test_loads_and_keeps_what_is_not_new(
-    family: Path, deepened: dict[str, tuple[Path, LayerPlan]], name: str
+    family: Path,
+    deepened: Callable[[str], tuple[Path, LayerPlan]],
+    wanted: Callable[[torch.dtype], Tensor],
+    name: str,
 ) -> None:
-    folder, plan = deepened[name]
+    """Identity starts have the base's logits bit for bit, on sequences longer than the sliding
+    window; the other methods' are others."""
+    folder, plan = deepened(name)
     base, new = Checkpoint(family), Checkpoint(folder)
     before, after = stored(family), stored(folder)
-    model = load(folder)
-    assert model.config.num_hidden_layers == len(plan)
     for key, tensor in before.items():
         if base.family.split(key) is None:
             assert torch.equal(after[key], tensor), key
@@ -109,17 +149,23 @@ def test_loads_and_keeps_what_is_not_new(
             for suffix, tensor in base.layer(slot.copy_of).items():
                 assert torch.equal(after[new.layer_tensor(slot.layer_idx, suffix)], tensor)
     assert all(bool(tensor.isfinite().all()) for tensor in after.values())
-    assert bool(logits(folder).isfinite().all())
+    model = load(folder)
+    assert model.config.num_hidden_layers == len(plan)
     assert new.parameters() == model.num_parameters()
+    found = logits_of(model)
+    assert bool(found.isfinite().all())
+    assert torch.equal(found, wanted(torch.float32)) == (name in SAME_LOGITS)
+    if name in SAME_LOGITS:
+        assert torch.equal(logits(folder, torch.bfloat16), wanted(torch.bfloat16))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_pair
 def test_per_layer_settings_are_those_of_the_source(
-    family: Path, deepened: dict[str, tuple[Path, LayerPlan]], name: str
+    family: Path, deepened: Callable[[str], tuple[Path, LayerPlan]], name: str
 ) -> None:
     from transformers import AutoConfig
 
-    folder, plan = deepened[name]
+    folder, plan = deepened(name)
     before = per_layer(AutoConfig.from_pretrained(family))
     after = AutoConfig.from_pretrained(folder)
     written = json.loads((folder / "config.json").read_text())
@@ -138,20 +184,10 @@ def test_windows_and_ropes_are_of_several_kinds() -> None:
         assert any(len(set(row)) > 1 for row in lists.values()), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_identity_starts_have_the_bases_logits_bit_for_bit(
-    family: Path, deepened: dict[str, tuple[Path, LayerPlan]], dtype: torch.dtype
-) -> None:
-    """On sequences longer than the sliding window; the other methods' logits are others."""
-    wanted = logits(family, dtype)
-    same = {name for name in METHODS if torch.equal(logits(deepened[name][0], dtype), wanted)}
-    assert same == IDENTITY_STARTS | {"base", "original_layers"}
-
-
 def test_solar_equals_modules_stacked_by_hand(
-    family: Path, deepened: dict[str, tuple[Path, LayerPlan]]
+    family: Path, deepened: Callable[[str], tuple[Path, LayerPlan]]
 ) -> None:
-    folder, plan = deepened["solar"]
+    folder, plan = deepened("solar")
     model = load(family)
     layers = model.get_submodule(Checkpoint(family).family.layers)
     stack = [layers[slot.copy_of] for slot in plan]
@@ -168,10 +204,10 @@ def test_solar_equals_modules_stacked_by_hand(
 
 
 def test_lesa_predicts_every_kind(
-    family: Path, deepened: dict[str, tuple[Path, LayerPlan]]
+    family: Path, deepened: Callable[[str], tuple[Path, LayerPlan]]
 ) -> None:
     """New matrices are the predictor's, wherever a family stores them; the rest is as asked."""
-    folder, plan = deepened["lesa"]
+    folder, plan = deepened("lesa")
     base, new, work = Checkpoint(family), Checkpoint(folder), folder.parent
     router = base.family.router
     for slot in (slot for slot in plan if slot.new):
@@ -277,7 +313,7 @@ def test_inner_model_alone(tmp_path: Path, name: str, prefix: str) -> None:
             tensors[f"gpt_neox.layers.{i}.attention.masked_bias"] = torch.tensor(-1e9)
         resave(base, tensors)
     check(base)
-    for method in METHODS:
+    for method in EVERYWHERE:
         folder, _ = deepen(base, method, tmp_path / "work")
         load(folder)
     assert torch.equal(logits(tmp_path / "work" / "llama_pro"), logits(base))

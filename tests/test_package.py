@@ -5,12 +5,21 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+
+import yaml
 
 import lesa
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_citation_is_of_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["version"], cited["license"]) == (lesa.__version__, project["license"])
 
 
 def test_installs_the_library_alone(tmp_path: Path) -> None:

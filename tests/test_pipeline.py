@@ -139,6 +139,18 @@ def test_files_outside_are_inputs_by_content(clone: Path, tmp_path: Path) -> Non
     assert "Running stage 'corpus'" in dvc(clone, "repro", "corpus")
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke profile's artifacts before any fit. Read only."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "params.yaml").write_text(yaml.safe_dump(smoke()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("inputs", "base", "corpus", "extract", "svd"):
+            stage(name, parse(smoke(), "params.yaml"))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("name", "heavy", "args", "folder"),
     [
@@ -154,6 +166,7 @@ def test_unfinished_work_of_older_code_is_thrown_away(
     heavy: str,
     args: dict[str, str],
     folder: str,
+    prepared: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -166,8 +179,7 @@ def test_unfinished_work_of_older_code_is_thrown_away(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, heavy, killed)
     params = parse(smoke(), "params.yaml")
-    for earlier in ("inputs", "base", "corpus", "extract", "svd"):
-        stage(earlier, params)
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     shutil.copytree("artifacts/base", "artifacts/init/base")
     shutil.copytree(ROOT / "pipelines" / "studies", "pipelines/studies")
     Path("artifacts/fit/paper/0").mkdir(parents=True)

@@ -15,10 +15,12 @@ from datasets import Dataset
 
 from lesa.errors import UserError
 from lesa.files import read_json, write_json
+from lesa.params import load
 from lesa.training import processes
 from lesa.training.pretrain import Run, train
+from pipelines.stage import on_this_machine
 from tests.conftest import tensors_of
-from tests.pipeline import TIMINGS
+from tests.pipeline import TIMINGS, stage
 from tests.test_eval_harness import save_tiny
 from tests.test_eval_offline import write_heldout
 from tests.test_pretrain import HELD_OUT, HELD_OUT_ROWS, RATE, deepened, settings, tokens
@@ -197,34 +199,35 @@ def assert_close(found: Any, wanted: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "arguments", "metrics"),
+    ("name", "arguments", "metrics"),
     [
-        ("pretrain", ["lesa"], "metrics/pretrain/lesa.json"),
-        ("evaluate", ["init", "lesa"], "metrics/evaluate/init/lesa.json"),
+        ("pretrain", {"model": "lesa"}, "metrics/pretrain/lesa.json"),
+        ("evaluate", {"phase": "init", "model": "lesa"}, "metrics/evaluate/init/lesa.json"),
     ],
 )
 def test_stages_in_two_processes_write_what_one_writes(
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
-    stage: str,
-    arguments: list[str],
+    name: str,
+    arguments: dict[str, str],
     metrics: str,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers there
-    module = f"pipelines.{stage}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for words in (["pipelines.tasks"], [module, *arguments]):
-        subprocess.run([sys.executable, "-m", *words], cwd=project, env=environment, check=True)
+    monkeypatch.chdir(project)
+    params = on_this_machine(load())
+    stage("tasks", params)
+    stage(name, params, **arguments)
     one = read_json(project / metrics)
     (project / metrics).unlink()
-    said = launch(ACCELERATE / "ddp_cpu_2.yaml", module, *arguments, cwd=project)
+    words = (f"pipelines.{name}", *arguments.values())
+    said = launch(ACCELERATE / "ddp_cpu_2.yaml", *words, cwd=project)
     assert said.count("MLflow tracking is off") == 1
     assert_close(comparable(read_json(project / metrics)), comparable(one))
     work = project / "artifacts" / "work"
-    if stage == "evaluate":  # of twice seven documents, with four and with one request each
+    if name == "evaluate":  # of twice seven documents, with four and with one request each
         assert "20/20" in said  # the first process has four of either seven
         assert "35/35" not in said
-    if stage == "pretrain":
+    if name == "pretrain":
         assert list((work / "pretrain").iterdir()) == []
         trained = tensors_of(project / "artifacts" / "trained" / "lesa")
         assert trained.keys() == tensors_of(project / "artifacts" / "init" / "lesa").keys()

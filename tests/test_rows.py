@@ -12,6 +12,7 @@ from pipelines.rows import Row, rows_of
 from pipelines.start import Start
 
 PARAMS = Path("pipelines/studies/start/params.yaml")
+LESA: dict[str, object] = {"method": "lesa", "options": {"unpredicted": "layer_0"}}
 
 
 def test_every_row_of_the_study_can_be_made() -> None:
@@ -35,12 +36,27 @@ def test_every_row_of_the_study_can_be_made() -> None:
             r"a\.b\.seed: .*; options of base: none",
         ),
         ({"method": "base", "gap": 1}, r"start\.a\.b\.gap: Extra"),
+        (LESA, r"start\.a\.b\.fit: lesa reads predictors"),
+        (
+            LESA | {"fit": {"preset": "papr", "seed": 0}},
+            r"start\.a\.b\.fit\.preset: no preset 'papr' .*; there are paper, official_code",
+        ),
+        (
+            LESA | {"fit": {"preset": "paper", "seed": 0, "settings": {"epoch": 3}}},
+            r"start\.a\.b\.fit\.settings\.epoch: Extra",
+        ),
+        (
+            LESA | {"fit": {"preset": "paper", "seed": 0, "settings": {"epochs": 0}}},
+            r"start\.a\.b\.fit\.settings\.epochs: .*greater than 0",
+        ),
     ],
 )
 def test_a_wrong_row_is_one_line(
     row: dict[str, object], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    default = Path("conf/default.yaml").read_text()
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(default)
     PARAMS.parent.mkdir(parents=True)
     PARAMS.write_text(yaml.safe_dump({"start": {"a": {"b": row}}}))
     with pytest.raises(UserError, match=says) as raised:

@@ -196,6 +196,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     monkeypatch.setattr(stage, "track", lambda *args: nullcontext(Tracker()))
     monkeypatch.setattr(sys, "argv", ["toy"])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     threads = torch.get_num_threads()
     yield sys.argv
     torch.set_num_threads(threads)

@@ -61,9 +61,12 @@ def describe(base: Base) -> str:
 
 
 def local_folder(base: PathBase) -> Path:
-    folder = Path(base.path).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"base.path: {base.path}: no such folder; give one with config.json")
+    try:
+        folder = Path(base.path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"base.path: {base.path}: no such folder; give one with config.json")
+    except (OSError, RuntimeError) as error:  # too long a name, a home that is not known
+        raise UserError(f"base.path: {base.path}: cannot be read ({error})") from None
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,11 +39,12 @@ def check(folder: str | Path) -> dict[str, Any]:
             f"{where}: quantization_config: quantised weights cannot be deepened; where the "
             "weights are plain floats, take the entry out"
         )
-    check_depth_settings(config, where)
     checkpoint = Checkpoint(folder)
+    check_depth_settings(checkpoint.family, checkpoint.explicit, where)
     check_index(folder)
     check_floats(checkpoint)
-    check_loading(checkpoint)
+    unread = check_loading(checkpoint)
+    check_values(checkpoint, unread)
     check_tied(checkpoint)
     check_tokenizer(checkpoint)
     return {
@@ -95,8 +97,11 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def check_loading(checkpoint: Checkpoint) -> None:
-    """Compare names and shapes with the model's own, which transformers loads without memory."""
+def check_loading(checkpoint: Checkpoint) -> list[str]:
+    """Compare names and shapes with the model's own, which transformers loads without memory.
+
+    Returns the patterns of stored names that the model's class leaves unread: masks of old.
+    """
     from transformers import AutoModelForCausalLM
 
     folder = checkpoint.folder
@@ -109,7 +114,7 @@ def check_loading(checkpoint: Checkpoint) -> None:
             local_files_only=True,
             trust_remote_code=False,
         )
-    _, info = loaded
+    built, info = loaded
     model = f"a model of type {checkpoint.config['model_type']!r} with this config.json"
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: lacks {missing[0]}, which {model} has")
@@ -118,6 +123,21 @@ def check_loading(checkpoint: Checkpoint) -> None:
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise UserError(f"{folder}: {name} is {tuple(stored)}, but {tuple(wanted)} in {model}")
+    return list(built._keys_to_ignore_on_load_unexpected or [])
+
+
+def check_values(checkpoint: Checkpoint, unread: list[str]) -> None:
+    """Every tensor that the model reads is of finite floating point numbers."""
+    for name in checkpoint.names():
+        if any(re.search(pattern, name) for pattern in unread):
+            continue
+        tensor = checkpoint.tensor(name)
+        if tensor.dtype not in FLOATS:
+            raise UserError(
+                f"{checkpoint.folder}: {name} is of {tensor.dtype}; expected floating point"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{checkpoint.folder}: {name} holds numbers that are not finite")
 
 
 def check_tied(checkpoint: Checkpoint) -> None:
@@ -143,13 +163,14 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    if not tokenizer("text", add_special_tokens=False)["input_ids"]:
+        ids = tokenizer("text", add_special_tokens=False)["input_ids"]
+        vocabulary = tokenizer.get_vocab().items()
+    if not ids:
         # transformers makes an empty one where there is no file of it.
         raise UserError(f"{folder}: has no tokenizer; tokenizer.json (or its kin) must be there")
     size = checkpoint.explicit.vocab_size
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special -= {tokenizer.eos_token_id, tokenizer.bos_token_id}
-    vocabulary = tokenizer.get_vocab().items()
     if beyond := {i: token for token, i in vocabulary if i >= size and i not in special}:
         index, token = min(beyond.items())
         raise UserError(

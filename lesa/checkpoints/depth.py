@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lesa.checkpoints.families import family_of
+from lesa.checkpoints.families import Family
 from lesa.checkpoints.reader import read_config
 from lesa.errors import UserError
 
@@ -23,10 +23,9 @@ def per_layer(explicit: Any) -> dict[str, list[Any]]:
     }
 
 
-def check_depth_settings(config: dict[str, Any], where: str) -> None:
+def check_depth_settings(family: Family, explicit: Any, where: str) -> None:
     """Refuse a config from which the model's code derives something by a layer's index."""
-    explicit = read_config(config, where)
-    for key, required in family_of(config, where).depth_settings:
+    for key, required in family.depth_settings:
         if (value := getattr(explicit, key, required)) != required:
             raise UserError(
                 f"{where}: {key}: {value!r} makes layers differ by their index, which a deeper "

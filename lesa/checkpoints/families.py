@@ -76,7 +76,7 @@ class Family:
         A checkpoint of the model without its output layer lacks the first part of the prefix.
         """
         first, _, rest = self.layers.partition(".")
-        return re.compile(rf"((?:{re.escape(first)}\.)?{re.escape(rest)}\.)(\d+)\.(.+)")
+        return re.compile(rf"((?:{re.escape(first)}\.)?{re.escape(rest)}\.)([0-9]{{1,5}})\.(.+)")
 
     def split(self, name: str) -> tuple[int, str] | None:
         """`model.layers.7.mlp.up_proj.weight` to `(7, "mlp.up_proj.weight")`; None for the rest."""
@@ -211,8 +211,9 @@ FAMILIES: dict[str, Family] = {
 def family_of(config: dict[str, Any], where: str) -> Family:
     """The family of a raw config; `where` names it in the error."""
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(
-            f"{where}: model type {model_type!r} is not supported; known are {', '.join(FAMILIES)}"
+            f"{where}: model type {model_type!r:.100} is not supported; known are "
+            f"{', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]

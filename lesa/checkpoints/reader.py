@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +15,13 @@ from safetensors import SafetensorError, safe_open
 
 from lesa.checkpoints.families import Views, family_of
 from lesa.errors import UserError
-from lesa.files import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SHARD = re.compile(r"[^/\\\0\n]{1,200}\.safetensors")
+# Of layers and experts, of each of which transformers makes an object when it reads a config.
+COUNTS = {"num_hidden_layers", "n_layer", "num_local_experts", "num_experts"}
+MANY = 10_000
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -24,9 +29,12 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: missing; a checkpoint folder has it")
     try:
-        value = read_json(path)
-    except ValueError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, allow_nan=False)  # Python reads NaN and infinities, JSON has none
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return value
@@ -38,14 +46,18 @@ def weight_files(folder: Path) -> list[str]:
     Others that lie beside them are not the model's.
     """
     names = weight_names(folder)
+    there = {path.name for path in folder.iterdir() if path.is_file()}
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
+        if name not in there:
             raise UserError(f"{folder / INDEX}: names the file {name}, which is not there")
     return names
 
 
 def weight_names(folder: Path) -> list[str]:
-    """The single file where there is one, else what the index names, sorted."""
+    """The single file where there is one, else what the index names, sorted.
+
+    Names of files in the same folder: no path leads out of it.
+    """
     if (folder / SINGLE).is_file():
         return [SINGLE]
     if not (folder / INDEX).is_file():
@@ -53,6 +65,12 @@ def weight_names(folder: Path) -> list[str]:
     where = read_object(folder / INDEX).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise UserError(f"{folder / INDEX}: has no weight_map")
+    for name in where.values():
+        if not (isinstance(name, str) and SHARD.fullmatch(name)):
+            raise UserError(
+                f"{folder / INDEX}: names the file {str(name)[:100]!r}; a shard's name ends in "
+                ".safetensors and has no folder in it"
+            )
     return sorted(set(where.values()))
 
 
@@ -62,14 +80,16 @@ def read_config(config: dict[str, Any], where: str) -> Any:
     Raises UserError, one line with `where`, for a family that is not in the table or a config that
     its class refuses.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     family_of(config, where)
+    for key in sorted(COUNTS & config.keys()):
+        if isinstance(config[key], int) and config[key] > MANY:
+            raise UserError(f"{where}: {key}: {config[key]}; must be {MANY} at most")
     try:
         return AutoConfig.for_model(**config)
-    except (AttributeError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        line = " ".join(str(error).split())
+    except Exception as error:  # the class's own arithmetic on numbers of any kind: anything
+        line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where}: transformers refuses it ({line[:200]})") from None
 
 
@@ -89,9 +109,13 @@ class Checkpoint:
             path = self.folder / name
             try:
                 with safe_open(path, framework="pt") as shard:
-                    self._where.update(dict.fromkeys(shard.keys(), path))
-            except SafetensorError as error:
+                    names = list(shard.keys())
+            except (SafetensorError, OSError) as error:
                 raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+            if twice := self._where.keys() & names:
+                other = self._where[min(twice)].name
+                raise UserError(f"{path}: holds {min(twice)}, which {other} holds too")
+            self._where.update(dict.fromkeys(names, path))
         pattern = self.family.layer_pattern()
         matches = [match for name in self._where if (match := pattern.fullmatch(name))]
         if not matches:
@@ -169,6 +193,12 @@ class Checkpoint:
             return view.read(self.tensor(name))
         with safe_open(self._where[name], framework="pt") as shard:
             return replace(view, expert=None).read(shard.get_slice(name)[view.expert])
+
+    def empty(self, name: str) -> torch.Tensor:
+        """A tensor of the shape and dtype of a stored one, whose values are not read."""
+        with safe_open(self._where[name], framework="pt") as shard:
+            stored = shard.get_slice(name)
+            return torch.empty(stored.get_shape(), dtype=stored[:0].dtype)
 
     def stored_shape(self, name: str) -> tuple[int, ...]:
         """Shape of a stored tensor, which is not read."""

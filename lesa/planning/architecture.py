@@ -126,8 +126,8 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     """
     from transformers import AutoModelForCausalLM
 
-    check_depth_settings(config, where)
     family, explicit = family_of(config, where), read_config(config, where)
+    check_depth_settings(family, explicit, where)
     dtype = explicit.dtype or torch.float32
     if not isinstance(dtype, torch.dtype):
         raise UserError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16")

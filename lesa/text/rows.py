@@ -92,7 +92,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                         row = {name: column[index].as_py() for name, column in columns.items()}
                         yield f"{path}, row {number}", row
                         number += 1
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: damaged at row {number} or later ({reason})") from None
 

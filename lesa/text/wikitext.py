@@ -70,7 +70,7 @@ def articles(dump: Path) -> Iterator[Document]:
                     }
                 element.clear()  # the tree would grow to the whole dump
                 bar.update(raw.tell() - bar.n)
-        except (ElementTree.ParseError, EOFError, OSError) as error:
+        except (ElementTree.ParseError, EOFError, OSError, ValueError) as error:
             raise UserError(f"{dump}: not a whole Wikipedia .xml.bz2 dump ({error})") from None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -75,7 +74,7 @@ def assembled(source: Source, slot: Slot, matrix: Callable[[str], Tensor]) -> La
     made: Layer = {}
     for suffix in base.suffixes():
         made[suffix] = (
-            torch.empty_like(base.tensor(base.layer_tensor(slot.between[0], suffix)))
+            base.empty(base.layer_tensor(slot.between[0], suffix))
             if suffix in fused
             else unpredicted(source, slot.between, suffix)
         )

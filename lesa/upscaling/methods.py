@@ -37,7 +37,7 @@ class Source:
     fits: tuple[Path, ...]
     options: Any
     plan: LayerPlan = field(default_factory=list)
-    memo: dict[str, Any] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
 
 
 MakeLayer = Callable[[Source, Slot], Layer]
