@@ -16,7 +16,7 @@ BIN := $(abspath $(VENV))/bin
 # Stages call `python`: the environment's, whether make or a user's shell starts DVC.
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help setup report repro test test-slow lint profile plan study grid bench ui clean
+.PHONY: help setup report repro verify test test-slow lint profile plan study grid bench ui clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -38,6 +38,9 @@ repro: $(STAMP) ## Run what is out of date of the pipeline (dvc repro)
 
 report: repro ## The whole experiment: pipeline, tables, figures, reports/REPORT.md
 	@echo "report: reports/REPORT.md and reports/report.html"
+
+verify: $(STAMP) ## Check report, metrics and dvc.lock; RERUN="stage…" or all: run again and compare
+	@$(RUN) python -m pipelines.verify $(RERUN)
 
 test: $(STAMP) ## Tests, without those marked slow
 	$(BIN)/python -m pytest

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 MAIN = "dvc.lock"
 STUDIES = Path("pipelines/studies")
@@ -53,12 +53,17 @@ class Locks:
                         )
 
 
+def read_yaml(path: Path) -> Any:
+    """As DVC does: YAML 1.2, in which 1e-06 is a number."""
+    return YAML(typ="safe").load(path)
+
+
 def load(root: Path) -> Locks:
     paths = [root / MAIN, *sorted((root / STUDIES).glob("*/dvc.lock"))]
     return Locks(
         root,
         {
-            str(path.relative_to(root)): yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+            str(path.relative_to(root)): read_yaml(path)["stages"]
             for path in paths
             if path.is_file()
         },
@@ -71,7 +76,7 @@ def differing_params(locks: Locks) -> Iterator[str]:
         for stage, content in stages.items():
             for name, recorded in content.get("params", {}).items():
                 path = locks.root / name
-                now = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+                now = read_yaml(path) if path.is_file() else {}
                 for key, value in recorded.items():
                     for place, before, after in differing(key, value, looked_up(now, key)):
                         yield f"{name}: {place} is {after}, but {lock} has {before} (stage {stage})"
@@ -108,9 +113,8 @@ def disagreeing(locks: Locks) -> Iterator[str]:
         verb = "wrote" if origin.out else "read"
         for entry in group:
             if (entry.md5, entry.size) != (origin.md5, origin.size):
-                yield (
-                    f"{entry.place}: {shown(entry)}, but stage {origin.stage} {verb} {shown(origin)}"
-                )
+                there = f"stage {origin.stage} {verb} {shown(origin)}"
+                yield f"{entry.place}: {shown(entry)}, but {there}"
 
 
 def shown(entry: Entry) -> str:
@@ -238,10 +242,11 @@ def older_code(locks: Locks) -> Iterator[str]:
 
 def unlike(locks: Locks) -> Iterator[Entry]:
     for entry in locks.entries:
+        if entry.out or entry.path.startswith(ARTIFACTS) or not is_code(entry.path):
+            continue
         path = locks.root / entry.path
-        if not entry.out and not entry.path.startswith(ARTIFACTS) and is_code(entry.path):
-            if not path.exists() or md5(path) != entry.md5:
-                yield entry
+        if not path.exists() or md5(path) != entry.md5:
+            yield entry
 
 
 @cache

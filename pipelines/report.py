@@ -21,4 +21,4 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_stage("report", work)
+    run_stage("report", work, measures=False)

@@ -42,7 +42,7 @@ OUTPUTS = (  # tracked files that a pipeline run itself rewrites
     "reports/figures",
     "reports/tables",
 )
-DIGESTS = {"model_digest": Path("metrics/base.json"), "data_digest": Path("metrics/corpus.json")}
+DIGESTS = {"model": Path("metrics/base.json"), "data": Path("metrics/corpus.json")}
 
 
 class Tracker:
@@ -153,7 +153,7 @@ def is_dvc(process: psutil.Process) -> bool:
     )
 
 
-def git_state() -> dict[str, str]:
+def git_state() -> dict[str, Any]:
     """Commit and whether tracked sources differ from it; the pipeline's own outputs don't count."""
     try:
         commit = git("rev-parse", "HEAD")
@@ -163,7 +163,7 @@ def git_state() -> dict[str, str]:
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"mlflow.source.git.commit": commit, "git_dirty": str(bool(changed)).lower()}
+    return {"commit": commit, "uncommitted_changes": bool(changed)}
 
 
 def git(*words: str) -> str:
@@ -175,12 +175,24 @@ def git(*words: str) -> str:
 def digests() -> dict[str, str]:
     """Digests of the base model and of the text, as far as their stages have run."""
     found = {}
-    for tag, path in DIGESTS.items():
+    for name, path in DIGESTS.items():
         try:
-            found[tag] = str(read_json(path)["digest"])
+            found[name] = str(read_json(path)["digest"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def git_tags() -> dict[str, str]:
+    state = git_state()
+    if not state:
+        return {}
+    dirty = str(state["uncommitted_changes"]).lower()
+    return {"mlflow.source.git.commit": state["commit"], "git_dirty": dirty}
+
+
+def digest_tags() -> dict[str, str]:
+    return {f"{name}_digest": digest for name, digest in digests().items()}
 
 
 class Run:
@@ -196,7 +208,7 @@ class Run:
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self.find_or_create_experiment()
         self.parent = self.find_or_create_parent(profile, params)
-        tags = {"mlflow.parentRunId": self.parent, "profile": profile, **git_state()}
+        tags = {"mlflow.parentRunId": self.parent, "profile": profile, **git_tags()}
         run = self.client.create_run(self.experiment, run_name=name, tags=tags)
         self.tracker = MlflowTracker(self.client, run.info.run_id)
 
@@ -211,7 +223,7 @@ class Run:
         query = f"tags.pipeline_run = '{clean(key)}'"
         for found in self.client.search_runs([self.experiment], query, max_results=1):
             return str(found.info.run_id)
-        tags = {"pipeline_run": clean(key), "profile": profile, **git_state()}
+        tags = {"pipeline_run": clean(key), "profile": profile, **git_tags()}
         run = self.client.create_run(
             self.experiment, run_name=f"{profile} {time.strftime('%Y-%m-%d %H:%M')}", tags=tags
         )
@@ -224,7 +236,7 @@ class Run:
         Nobody knows which stage is a pipeline run's last; a failure is not painted over.
         """
         log = self.tracker
-        log.tags(digests())
+        log.tags(digest_tags())
         log.safely(self.client.set_terminated, log.run_id, status)
         log.safely(self.close_parent, status)
 
@@ -232,7 +244,7 @@ class Run:
         if self.client.get_run(self.parent).info.status in ("FAILED", "KILLED"):
             status = "FAILED"
         self.client.set_terminated(self.parent, status)
-        MlflowTracker(self.client, self.parent).tags(digests())
+        MlflowTracker(self.client, self.parent).tags(digest_tags())
 
 
 def open_run(name: str, profile: str, params: Mapping[str, Any]) -> Run | None:

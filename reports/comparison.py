@@ -31,8 +31,8 @@ ROUNDING = Kind(
 SHARE = Kind("share", 0, 2e-3, "as rounding, of cosines and shares, which may be near zero")
 TRAINED = Kind("trained", 5e-3, 0, "AdamW's steps amplify rounding")
 CHAOTIC = Kind(
-    "chaotic", 5e-2, 0, "the predictors' training from one seed amplifies rounding: five records of "
-    "LESA's first perplexity, preset `paper`, lie from 28.0 to 28.8"
+    "chaotic", 5e-2, 0, "the predictors' training from one seed amplifies rounding: five records "
+    "of LESA's first perplexity, preset `paper`, lie from 28.0 to 28.8"
 )  # fmt: skip
 CHAOTIC_SHARE = Kind("chaotic share", 0, 5e-2, "as chaotic, of cosines and shares")
 WILD = Kind(

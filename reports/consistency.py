@@ -1,4 +1,4 @@
-"""What the numbers of a metrics file say of each other: a changed one contradicts its neighbours."""
+"""What the metrics' numbers say of each other: a changed one contradicts its neighbours."""
 
 from __future__ import annotations
 
