@@ -24,8 +24,8 @@ PACKAGES = ("accelerate", "datasets", "lm_eval", "numpy", "safetensors", "scipy"
             "torch", "transformers")  # fmt: skip
 
 
-def record(stage: str, arguments: list[str], params: Params, seconds: float) -> None:
-    """Write metrics/provenance/<stage>-<arguments>.json once a stage has written its outputs.
+def record(stage: str, arguments: list[str], params: Params, seconds: float) -> Path:
+    """Write metrics/provenance/<stage>-<arguments>.json, once the stage has written its outputs.
 
     `params`: as the stage used them on this machine. What of them the stage depends on is in
     dvc.lock, value by value; the seeds are here, too.
@@ -54,7 +54,9 @@ def record(stage: str, arguments: list[str], params: Params, seconds: float) -> 
         "seconds": seconds,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    write_json(FOLDER / f"{'-'.join([stage, *arguments])}.json", content)
+    path = FOLDER / f"{'-'.join([stage, *arguments])}.json"
+    write_json(path, content)
+    return path
 
 
 def seeds(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

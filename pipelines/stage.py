@@ -16,7 +16,7 @@ from lesa import params as parameters
 from lesa.errors import UserError
 from lesa.machine import has_bfloat16, set_threads
 from lesa.params import Params
-from pipelines import provenance
+from pipelines import found, provenance
 from pipelines.tracking import Tracker, track
 
 Work = Callable[[Params, Tracker, argparse.Namespace], None]
@@ -53,7 +53,12 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
             log.tags({"stage": name, **vars(args)})
             work(params, log, args)
             if first and measures:
-                provenance.record(name, arguments, params, time.perf_counter() - start)
+                log.artifact(
+                    provenance.record(name, arguments, params, time.perf_counter() - start)
+                )
+                if said := found.line(name, arguments):
+                    print(f"{' '.join([name, *arguments])}: {said}", flush=True)
+                    log.tags({"mlflow.note.content": said})
     except UserError as error:
         fail(str(error))
     except Exception as error:

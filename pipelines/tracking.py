@@ -41,12 +41,21 @@ OUTPUTS = (  # tracked files that a pipeline run itself rewrites
     "reports/results.md",
     "reports/figures",
     "reports/tables",
+    "reports/plots",
+    "reports/summary.json",
+    "reports/initialisation.md",
+    "README.md",  # its block of results
 )
 DIGESTS = {"model": Path("metrics/base.json"), "data": Path("metrics/corpus.json")}
 
 
 class Tracker:
     """The no-op tracker, and the interface that stages see."""
+
+    @property
+    def parent(self) -> Tracker:
+        """The tracker of the pipeline run as a whole."""
+        return self
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; nested mappings become dotted names."""
@@ -64,8 +73,13 @@ class Tracker:
 class MlflowTracker(Tracker):
     """Writes to one run; after the first error it warns once and writes no more."""
 
-    def __init__(self, client: Any, run_id: str) -> None:
+    def __init__(self, client: Any, run_id: str, parent: MlflowTracker | None = None) -> None:
         self.client, self.run_id, self.alive = client, run_id, True
+        self.of_pipeline = parent or self
+
+    @property
+    def parent(self) -> Tracker:
+        return self.of_pipeline
 
     def safely(self, call: Callable[..., object], *args: object, **named: object) -> None:
         """Make one call to MLflow; an error is a warning and ends tracking."""
@@ -210,7 +224,8 @@ class Run:
         self.parent = self.find_or_create_parent(profile, params)
         tags = {"mlflow.parentRunId": self.parent, "profile": profile, **git_tags()}
         run = self.client.create_run(self.experiment, run_name=name, tags=tags)
-        self.tracker = MlflowTracker(self.client, run.info.run_id)
+        whole = MlflowTracker(self.client, self.parent)
+        self.tracker = MlflowTracker(self.client, run.info.run_id, whole)
 
     def find_or_create_experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT

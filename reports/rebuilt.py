@@ -13,6 +13,7 @@ from matplotlib.image import imread
 
 from lesa.errors import UserError
 from lesa.params import Params
+from reports import first, measured, summary
 from reports.render import render, replace_results
 
 CONTEXT = 50  # characters that a message shows of a line on either side of a difference
@@ -25,6 +26,8 @@ def changed(params: Params, root: Path) -> Iterator[str]:
         shutil.copy(root / "README.md", again)
         try:
             render(params, root / "metrics", again / "reports")
+            summary.write(measured.load(root / "metrics", params), again / "reports")
+            first.write(params, root / "metrics", again / "reports")
             replace_results(again / "README.md", again / "reports" / "results.md")
         except UserError as error:
             yield str(error)
