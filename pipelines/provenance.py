@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ import torch
 from lesa.files import write_json
 from lesa.machine import compute_device, has_bfloat16, processor, usable_cores
 from lesa.params import Params
-from pipelines.tracking import digests, git_state
-from reports.comparison import leaves
+from pipelines.tracking import digests, flatten, git_state
 
 FOLDER = Path("metrics/provenance")
 # They read no text: the one that is there may be of another run.
@@ -37,7 +37,7 @@ def record(stage: str, arguments: list[str], params: Params, seconds: float) -> 
         "command": " ".join(["python -m", f"pipelines.{stage}", *arguments]),
         **git_state(),
         "profile": params.profile,
-        "seeds": dict(seeds(params.model_dump(mode="json"))),
+        "seeds": seeds(params.model_dump(mode="json")),
         "digests": read,
         "packages": {"python": platform.python_version()} | {n: version(n) for n in PACKAGES},
         "machine": {
@@ -59,11 +59,10 @@ def record(stage: str, arguments: list[str], params: Params, seconds: float) -> 
     return path
 
 
-def seeds(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def seeds(params: Mapping[str, Any]) -> dict[str, Any]:
     """Every seed among the parameters, by its key in params.yaml."""
-    for place, value in leaves(params, ":"):
-        if place.endswith("seed"):
-            yield place.removeprefix(":"), value
+    flat = flatten(params)
+    return {key: json.loads(value) for key, value in flat.items() if key.endswith("seed")}
 
 
 def device() -> str:

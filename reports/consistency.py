@@ -108,7 +108,11 @@ def within_file(name: str, content: Part) -> Iterator[str]:
         known = {key for key, value in part.items() if value is not None}
         for keys, key, relation in RELATIONS:
             if known.issuperset(keys):
-                recorded, given = relation(part)
+                try:
+                    recorded, given = relation(part)
+                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    yield f"{name}: {place}{key} cannot be checked ({error!r})"
+                    continue
                 if not agree(recorded, given):
                     said = f"{recorded}, but {', '.join(k for k in keys if k != key)}"
                     yield f"{name}: {place}{key} is {said} there give {given}"

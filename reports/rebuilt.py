@@ -19,20 +19,26 @@ from reports.render import render, replace_results
 CONTEXT = 50  # characters that a message shows of a line on either side of a difference
 
 
+def rebuild(params: Params, root: Path, again: Path) -> None:
+    """Write below `again` what the report's stages write below `root`; raises UserError as they."""
+    metrics, out = root / "metrics", again / "reports"
+    again.mkdir(exist_ok=True)
+    shutil.copy(root / "README.md", again)
+    render(params, metrics, out)
+    summary.write(measured.load(metrics, params), out)
+    first.write(params, metrics, out)
+    replace_results(again / "README.md", out / "results.md")
+
+
 def changed(params: Params, root: Path) -> Iterator[str]:
     """A line for each file of the report, README's results among them, that is not as rebuilt."""
     with TemporaryDirectory() as scratch:
-        again = Path(scratch)
-        shutil.copy(root / "README.md", again)
         try:
-            render(params, root / "metrics", again / "reports")
-            summary.write(measured.load(root / "metrics", params), again / "reports")
-            first.write(params, root / "metrics", again / "reports")
-            replace_results(again / "README.md", again / "reports" / "results.md")
+            rebuild(params, root, Path(scratch))
         except UserError as error:
             yield str(error)
             return
-        yield from compare_folders(root, again)
+        yield from compare_folders(root, Path(scratch))
 
 
 def compare_folders(root: Path, again: Path) -> Iterator[str]:
