@@ -240,6 +240,29 @@ def older_code(locks: Locks) -> Iterator[str]:
         yield f"{lock}: stage {stage} ran with other code: {', '.join(paths)}"
 
 
+def unknown_commits(locks: Locks) -> Iterator[str]:
+    """A line for each file of metrics/provenance whose commit git does not have."""
+    for path in sorted((locks.root / "metrics" / "provenance").glob("*.json")):
+        commit = str(json.loads(path.read_text(encoding="utf-8")).get("commit"))
+        if history(locks.root) and not has_commit(locks.root, commit):
+            yield f"{path.relative_to(locks.root)}: git has no commit {commit}"
+
+
+def has_commit(root: Path, commit: str) -> bool:
+    try:
+        git(root, "cat-file", "-e", f"{commit}^{{commit}}")
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def uncommitted(locks: Locks) -> Iterator[str]:
+    """A line for each file of metrics/provenance of a stage that ran changes not committed."""
+    for path in sorted((locks.root / "metrics" / "provenance").glob("*.json")):
+        if json.loads(path.read_text(encoding="utf-8")).get("uncommitted_changes"):
+            yield f"{path.relative_to(locks.root)}: the stage ran with uncommitted changes"
+
+
 def unlike(locks: Locks) -> Iterator[Entry]:
     for entry in locks.entries:
         if entry.out or entry.path.startswith(ARTIFACTS) or not is_code(entry.path):
@@ -253,15 +276,21 @@ def unlike(locks: Locks) -> Iterator[Entry]:
 def versions(root: Path, path: str) -> frozenset[str] | None:
     """DVC's digest of every version of a file or folder in git's history.
 
-    None where history is not here: no repository, or a shallow clone.
+    None where history is not here.
     """
-    try:
-        if git(root, "rev-parse", "--is-shallow-repository").strip() != b"false":
-            return None
-        commits = git(root, "log", "--format=%H", "--", path).split()
-        return frozenset(version(root, commit.decode(), path) for commit in commits)
-    except (OSError, subprocess.CalledProcessError):
+    if not history(root):
         return None
+    commits = git(root, "log", "--format=%H", "--", path).split()
+    return frozenset(version(root, commit.decode(), path) for commit in commits)
+
+
+@cache
+def history(root: Path) -> bool:
+    """Is all of git's history here? Not without a repository or in a shallow clone."""
+    try:
+        return git(root, "rev-parse", "--is-shallow-repository").strip() == b"false"
+    except (OSError, subprocess.CalledProcessError):
+        return False
 
 
 def version(root: Path, commit: str, path: str) -> str:

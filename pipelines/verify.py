@@ -31,6 +31,7 @@ def checks() -> list[tuple[str, Callable[[], Iterable[str]]]]:
         ("metrics files by the stage that wrote them", lambda: locks.without_origin(known)),
         ("locks against themselves", lambda: locks.disagreeing(known)),
         ("code in the locks against git's history", lambda: locks.unknown_code(known)),
+        ("commits of metrics/provenance", lambda: locks.unknown_commits(known)),
     ]
 
 
@@ -42,7 +43,8 @@ def verify() -> int:
         print(f"{'differs' if found else 'ok':8}{name}")
         print(*(f"        {line}" for line in found), sep="\n", end="\n" * bool(found))
         count += len(found)
-    for line in locks.older_code(locks.load(ROOT)):
+    known = locks.load(ROOT)
+    for line in [*locks.older_code(known), *locks.uncommitted(known)]:
         print(f"note    {line}")
     return count
 

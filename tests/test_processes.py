@@ -17,8 +17,8 @@ from lesa.errors import UserError
 from lesa.files import read_json, write_json
 from lesa.training import processes
 from lesa.training.pretrain import Run, train
+from reports.comparison import TIMINGS
 from tests.conftest import tensors_of
-from tests.pipeline import TIMINGS
 from tests.test_eval_harness import save_tiny
 from tests.test_eval_offline import write_heldout
 from tests.test_pretrain import HELD_OUT, HELD_OUT_ROWS, RATE, deepened, settings, tokens
