@@ -74,7 +74,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose report, metrics, parameters and locks agree."""
     root = tmp_path_factory.mktemp("record")
     consistent(write(root / "metrics", optional=False))
-    (root / "params.yaml").write_text(yaml.safe_dump(params().model_dump(mode="json")))
+    (root / "params.yaml").write_text(
+        yaml.safe_dump(params().model_dump(mode="json"), sort_keys=False)
+    )
     (root / "README.md").write_text("# A\n<!-- results -->\n<!-- /results -->\n")
     (root / "lesa").mkdir()
     (root / "lesa" / "method.py").write_text("SEED = 0\n")
@@ -297,7 +299,9 @@ def test_stages_run_again_are_compared(
 ) -> None:
     """One gives the same but for rounding, the other does not: in the scratch clone alone."""
     (tmp_path / "make.py").write_text(MAKE)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params().model_dump(mode="json")))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump(params().model_dump(mode="json"), sort_keys=False)
+    )
     names = {"near": 1e-4, "far": 0.1}
     made = {
         name: {"cmd": f"python make.py {name} {shift}", "deps": ["make.py"],
