@@ -91,7 +91,7 @@ def looked_up(tree: Any, dotted: str) -> Any:
 def differing(place: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
     """The places, keys joined by dots, at which two trees of parameters differ."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in before | after:
+        for key in {**before, **after}:
             yield from differing(f"{place}.{key}", before.get(key), after.get(key))
     elif before != after:
         yield place, before, after
@@ -218,9 +218,9 @@ def without_origin(locks: Locks) -> Iterator[str]:
             rows = rows_of(locks, entry) if entry.md5.endswith(".dir") else [name[:-5]]
             written |= {f"metrics/{study}/{row}.json" for row in rows}
     for path in sorted((locks.root / "metrics").rglob("*.json")):
-        name = path.relative_to(locks.root)
-        if str(name) not in written and name.parts[1] not in BY_HAND:
-            yield f"{name}: no stage of a lock wrote it"
+        relative = path.relative_to(locks.root)
+        if str(relative) not in written and relative.parts[1] not in BY_HAND:
+            yield f"{relative}: no stage of a lock wrote it"
 
 
 def unknown_code(locks: Locks) -> Iterator[str]:
