@@ -21,7 +21,6 @@ from reports import first
 from tests.test_report_synthetic import params, write
 from tests.test_verify import consistent
 
-
 PERPLEXITY = f"{math.exp(3.25):.4g}"  # of every model's documents, in the consistent metrics
 
 
