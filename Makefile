@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 # SYSTEM_SITE=1: the environment sees the interpreter's own packages and keeps its torch.
 SYSTEM_SITE ?=
 PROFILE ?= default
+PORT ?= 5000
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -16,7 +17,7 @@ BIN := $(abspath $(VENV))/bin
 # Stages call `python`: the environment's, whether make or a user's shell starts DVC.
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help setup report repro test test-slow lint profile plan study studies grid bench ui clean
+.PHONY: help setup report repro verify test test-slow lint profile plan study studies grid bench ui clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -34,10 +35,16 @@ setup: $(STAMP) ## Make the environment in .venv from pinned requirements
 repro: $(STAMP) ## Run what is out of date of the pipeline (dvc repro)
 	@# Killed while it wrote its file of locks, DVC leaves it empty and then wants it removed.
 	@find .dvc/tmp -maxdepth 1 -name rwlock -empty -delete 2>/dev/null || true
-	$(RUN) dvc repro
+	$(RUN) dvc repro $(STAGE)
 
-report: repro ## The whole experiment: pipeline, tables, figures, reports/REPORT.md
-	@echo "report: reports/REPORT.md and reports/report.html"
+report: $(STAMP) ## The whole experiment: a first report before training, then reports/REPORT.md
+	@export LESA_PIPELINE_RUN="$${LESA_PIPELINE_RUN:-$$(date +%s)-$$$$}" && \
+	$(MAKE) --no-print-directory repro STAGE=first_report && \
+	echo "first report: reports/initialisation.md" && $(MAKE) --no-print-directory repro
+	@echo "report: reports/REPORT.md, reports/report.html and reports/report.pdf"
+
+verify: $(STAMP) ## Check report, metrics and dvc.lock; RERUN="stage…" or all: run again and compare
+	@$(RUN) python -m pipelines.verify $(RERUN)
 
 test: $(STAMP) ## Tests, without those marked slow; files side by side, each on one core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -76,8 +83,9 @@ $(MERGEKIT)/.installed: benchmarks/requirements-mergekit.txt requirements.txt co
 bench: $(STAMP) $(MERGEKIT)/.installed ## Speed and memory beside peers (BENCH=name: one of them)
 	$(RUN) python -m benchmarks $(BENCH)
 
-ui: $(STAMP) ## Open MLflow's pages on the runs so far
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+ui: $(STAMP) ## MLflow's pages on the runs so far, at the address that it prints
+	@echo "MLflow: http://127.0.0.1:$(PORT); stop with Ctrl-C"
+	$(BIN)/mlflow ui --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 clean: ## Remove artifacts and unfinished work; the environment and git's files stay
 	rm -rf artifacts .dvc/cache .dvc/tmp mlruns mlflow.db

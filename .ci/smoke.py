@@ -11,12 +11,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+
+from reports.comparison import untimed
 
 KILLED = "pretrain@lesa"
 OUTPUT = Path("metrics/pretrain/lesa.json")
 CHECKPOINTS = Path("artifacts/work/pretrain/lesa")
-TIMINGS = {"seconds", "prefix_seconds", "tokens_per_second"}
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -28,13 +28,6 @@ def run(*command: str, cwd: Path) -> str:
     if done.returncode:
         sys.exit(f"{done.stdout[-8000:]}\nfailed: {' '.join(command)}")
     return done.stdout
-
-
-def untimed(value: Any) -> Any:
-    """A metrics tree without what a clock measured."""
-    if isinstance(value, dict):
-        return {k: untimed(v) for k, v in value.items() if k not in TIMINGS}
-    return [untimed(v) for v in value] if isinstance(value, list) else value
 
 
 def kill_midway(folder: Path) -> None:

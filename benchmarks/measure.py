@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks.summary import compared
+from lesa.machine import processor, processor_line
 
 RESULTS = Path(__file__).parents[1] / "metrics" / "benchmarks"  # where the report finds them
 ENDED = 0.02  # seconds between two looks whether a side has ended, and at its own memory
@@ -172,26 +173,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    """Its model, as Linux tells it; elsewhere the architecture."""
-    return processor_line("model name") or platform.machine()
-
-
 def instructions() -> str:
     """Of those that products of matrices live on, the ones it has; as Linux tells it on x86."""
     flags = processor_line("flags").split()
     return " ".join(
         name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags
     )
-
-
-def processor_line(key: str) -> str:
-    """What Linux says of the first processor, or nothing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
 def save(name: str, found: dict[str, Any]) -> Path:

@@ -1,8 +1,10 @@
-"""Where this machine computes: its device, its usable cores, whether it multiplies bfloat16."""
+"""What this machine computes with: device, usable cores, processor, whether in bfloat16."""
 
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
 import torch
 
@@ -36,3 +38,17 @@ def set_threads(processes: int = 1) -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // processes))
+
+
+def processor() -> str:
+    """Its model, as Linux tells it; elsewhere the architecture."""
+    return processor_line("model name") or platform.machine()
+
+
+def processor_line(key: str) -> str:
+    """What Linux says of the first processor, or nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

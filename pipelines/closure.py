@@ -18,6 +18,8 @@ WITHOUT_EFFECT = {
     "lesa/redaction.py": "hides secrets in what is said",
     "lesa/params.py": "refuses what is wrong; the values that a stage reads are its params",
     "pipelines/closure.py": "tells what code there is",
+    "pipelines/found.py": "says on the terminal what metrics hold",
+    "pipelines/provenance.py": "says where numbers come from",
     "pipelines/stage.py": "starts a stage and reports its errors; params go through as they are",
     "pipelines/tracking.py": "writes to MLflow alone",
 }

@@ -55,4 +55,4 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_stage("inputs", work)
+    run_stage("inputs", work, measures=False)

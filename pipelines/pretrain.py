@@ -7,7 +7,9 @@ writes (docs/scaling.md).
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,11 @@ def rate_warnings(path: Path, grid: dict[str, Any], own: dict[str, Any]) -> list
     return lines
 
 
+def logged(log: Tracker, tokens_per_step: int, numbers: Mapping[str, float], step: int) -> None:
+    """A point of a curve, by training tokens: what runs of other batches are compared by."""
+    log.metrics(numbers, step * tokens_per_step)
+
+
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name, settings = args.model, params.train
     init, unfinished = Path("artifacts/init") / name, Path(f"artifacts/work/pretrain/{name}")
@@ -77,7 +84,8 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     with work_folder(unfinished, key) if group.is_main_process else nullcontext():
         group.wait_for_everyone()  # the folder may have been emptied
         prefix_cache = PREFIX if settings.prefix_cache else None
-        trained, curve = train(run, unfinished, log.metrics, prefix_cache=prefix_cache)
+        by_tokens = partial(logged, log, run.tokens_per_step)
+        trained, curve = train(run, unfinished, by_tokens, prefix_cache=prefix_cache)
         if group.is_main_process:
             save(trained, init, Path("artifacts/trained") / name)
             said = {"rate_warnings": warnings} if warnings else {}

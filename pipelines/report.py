@@ -8,17 +8,34 @@ from pathlib import Path
 from lesa.params import Params
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
+from reports import measured, outcome, tables, terminal
 from reports.render import render, replace_results
 
-OUT = Path("reports")
+OUT, METRICS, README = Path("reports"), Path("metrics"), Path("README.md")
+SHOWN = (
+    "REPORT.md",
+    "report.html",
+    "report.pdf",
+    "results.md",
+    "summary.json",
+    "figures",
+    "tables",
+)
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    render(params, "metrics", OUT)
-    replace_results("README.md", OUT / "results.md")
-    for name in ("REPORT.md", "report.html", "report.pdf", "results.md", "figures", "tables"):
-        log.artifact(OUT / name)
+    render(params, METRICS, OUT)
+    m = measured.load(METRICS, params)
+    found = outcome.write(m, OUT)
+    replace_results(README, OUT / "results.md")
+    print(terminal.text(tables.main(m)))
+    print("claims:", ", ".join(f"{n} {name}" for name, n in found["claims"].items()), flush=True)
+    # Of the pipeline run as a whole: what two of them are compared by.
+    log.parent.metrics(dict(outcome.flat(found)))
+    log.parent.tags({"mlflow.note.content": (OUT / "results.md").read_text(encoding="utf-8")})
+    for name in SHOWN:
+        log.parent.artifact(OUT / name)
 
 
 if __name__ == "__main__":
-    run_stage("report", work)
+    run_stage("report", work, measures=False)

@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -15,6 +16,7 @@ from lesa import params as parameters
 from lesa.errors import UserError
 from lesa.machine import has_bfloat16, set_threads
 from lesa.params import Params
+from pipelines import found, provenance
 from pipelines.tracking import Tracker, track
 
 Work = Callable[[Params, Tracker, argparse.Namespace], None]
@@ -23,30 +25,40 @@ FULL = (os.strerror(errno.ENOSPC), "database or disk is full", "basic_ios::clear
 SEED = 0  # of whatever draws without a seed of its own; real seeds are params
 
 
-def run_stage(name: str, work: Work, *argument_names: str) -> None:
+def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True) -> None:
     """Run one stage as a command: exit status 0, or 2 after one line on stderr for bad input.
 
     `argument_names` are positional arguments of the command, found in `args`; they tell the
     instances of a stage apart. Errors that are not the user's keep their traceback. Of several
-    processes that a launcher started for one stage, the first alone tracks.
+    processes that a launcher started for one stage, the first alone tracks, and records in
+    metrics/provenance where the numbers come from, if the stage `measures` any.
     """
     parser = argparse.ArgumentParser(prog=f"pipelines.{name}")
     for argument in argument_names:
         parser.add_argument(argument)
     args = parser.parse_args()
-    instance = "-".join([name, *(getattr(args, argument) for argument in argument_names)])
+    arguments = [getattr(args, argument) for argument in argument_names]
+    first = os.environ.get("RANK", "0") == "0"  # set by torchrun and `accelerate launch`
+    start = time.perf_counter()
     try:
         params = on_this_machine(parameters.load())
         check_methods(params)
         prepare_process()
         tracker = (
-            track(instance, params.profile, params.model_dump(mode="json"))
-            if os.environ.get("RANK", "0") == "0"  # set by torchrun and `accelerate launch`
+            track("-".join([name, *arguments]), params.profile, params.model_dump(mode="json"))
+            if first
             else nullcontext(Tracker())
         )
         with tracker as log:
             log.tags({"stage": name, **vars(args)})
             work(params, log, args)
+            if first and measures:
+                log.artifact(
+                    provenance.record(name, arguments, params, time.perf_counter() - start)
+                )
+                if said := found.line(name, arguments):
+                    print(f"{' '.join([name, *arguments])}: {said}", flush=True)
+                    log.tags({"mlflow.note.content": said})
     except UserError as error:
         fail(str(error))
     except Exception as error:

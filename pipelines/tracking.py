@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from lesa.files import read_json
+from lesa.redaction import redacted
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXPERIMENT = "lesa"
@@ -38,15 +39,25 @@ OUTPUTS = (  # tracked files that a pipeline run itself rewrites
     "dvc.lock",
     "reports/REPORT.md",
     "reports/report.html",
+    "reports/report.pdf",
     "reports/results.md",
     "reports/figures",
     "reports/tables",
+    "reports/plots",
+    "reports/summary.json",
+    "reports/initialisation.md",
+    "README.md",  # its block of results
 )
-DIGESTS = {"model_digest": Path("metrics/base.json"), "data_digest": Path("metrics/corpus.json")}
+DIGESTS = {"model": Path("metrics/base.json"), "data": Path("metrics/corpus.json")}
 
 
 class Tracker:
     """The no-op tracker, and the interface that stages see."""
+
+    @property
+    def parent(self) -> Tracker:
+        """The tracker of the pipeline run as a whole."""
+        return self
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; nested mappings become dotted names."""
@@ -64,8 +75,13 @@ class Tracker:
 class MlflowTracker(Tracker):
     """Writes to one run; after the first error it warns once and writes no more."""
 
-    def __init__(self, client: Any, run_id: str) -> None:
+    def __init__(self, client: Any, run_id: str, parent: MlflowTracker | None = None) -> None:
         self.client, self.run_id, self.alive = client, run_id, True
+        self.of_pipeline = parent or self
+
+    @property
+    def parent(self) -> Tracker:
+        return self.of_pipeline
 
     def safely(self, call: Callable[..., object], *args: object, **named: object) -> None:
         """Make one call to MLflow; an error is a warning and ends tracking."""
@@ -103,12 +119,12 @@ class MlflowTracker(Tracker):
     def tags(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
-        self.batch(tags=[RunTag(clean(k), str(v)[:5000]) for k, v in values.items()])
+        self.batch(tags=[RunTag(clean(k), redacted(str(v))[:5000]) for k, v in values.items()])
 
 
 def warn(error: BaseException | str) -> None:
     """One line on stderr."""
-    text = " ".join(str(error).split())[:200] or type(error).__name__
+    text = redacted(" ".join(str(error).split()))[:200] or type(error).__name__
     print(f"warning: MLflow tracking is off for this stage: {text}", file=sys.stderr)
 
 
@@ -125,9 +141,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{name}.")
         elif isinstance(value, str):
-            flat[name] = value
+            flat[name] = redacted(value)
         else:
-            flat[name] = json.dumps(value, default=str)
+            flat[name] = redacted(json.dumps(value, default=str))
     return flat
 
 
@@ -153,7 +169,7 @@ def is_dvc(process: psutil.Process) -> bool:
     )
 
 
-def git_state() -> dict[str, str]:
+def git_state() -> dict[str, Any]:
     """Commit and whether tracked sources differ from it; the pipeline's own outputs don't count."""
     try:
         commit = git("rev-parse", "HEAD")
@@ -163,7 +179,7 @@ def git_state() -> dict[str, str]:
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"mlflow.source.git.commit": commit, "git_dirty": str(bool(changed)).lower()}
+    return {"commit": commit, "uncommitted_changes": bool(changed)}
 
 
 def git(*words: str) -> str:
@@ -175,12 +191,24 @@ def git(*words: str) -> str:
 def digests() -> dict[str, str]:
     """Digests of the base model and of the text, as far as their stages have run."""
     found = {}
-    for tag, path in DIGESTS.items():
+    for name, path in DIGESTS.items():
         try:
-            found[tag] = str(read_json(path)["digest"])
+            found[name] = str(read_json(path)["digest"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def git_tags() -> dict[str, str]:
+    state = git_state()
+    if not state:
+        return {}
+    dirty = str(state["uncommitted_changes"]).lower()
+    return {"mlflow.source.git.commit": state["commit"], "git_dirty": dirty}
+
+
+def digest_tags() -> dict[str, str]:
+    return {f"{name}_digest": digest for name, digest in digests().items()}
 
 
 class Run:
@@ -196,9 +224,10 @@ class Run:
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self.find_or_create_experiment()
         self.parent = self.find_or_create_parent(profile, params)
-        tags = {"mlflow.parentRunId": self.parent, "profile": profile, **git_state()}
+        tags = {"mlflow.parentRunId": self.parent, "profile": profile, **git_tags()}
         run = self.client.create_run(self.experiment, run_name=name, tags=tags)
-        self.tracker = MlflowTracker(self.client, run.info.run_id)
+        whole = MlflowTracker(self.client, self.parent)
+        self.tracker = MlflowTracker(self.client, run.info.run_id, whole)
 
     def find_or_create_experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
@@ -211,7 +240,7 @@ class Run:
         query = f"tags.pipeline_run = '{clean(key)}'"
         for found in self.client.search_runs([self.experiment], query, max_results=1):
             return str(found.info.run_id)
-        tags = {"pipeline_run": clean(key), "profile": profile, **git_state()}
+        tags = {"pipeline_run": clean(key), "profile": profile, **git_tags()}
         run = self.client.create_run(
             self.experiment, run_name=f"{profile} {time.strftime('%Y-%m-%d %H:%M')}", tags=tags
         )
@@ -224,7 +253,7 @@ class Run:
         Nobody knows which stage is a pipeline run's last; a failure is not painted over.
         """
         log = self.tracker
-        log.tags(digests())
+        log.tags(digest_tags())
         log.safely(self.client.set_terminated, log.run_id, status)
         log.safely(self.close_parent, status)
 
@@ -232,7 +261,7 @@ class Run:
         if self.client.get_run(self.parent).info.status in ("FAILED", "KILLED"):
             status = "FAILED"
         self.client.set_terminated(self.parent, status)
-        MlflowTracker(self.client, self.parent).tags(digests())
+        MlflowTracker(self.client, self.parent).tags(digest_tags())
 
 
 def open_run(name: str, profile: str, params: Mapping[str, Any]) -> Run | None:

@@ -166,7 +166,7 @@ def files(stage: str, names: list[str]) -> str:
     return f"metrics/{stage}/{inner}.json"
 
 
-def _read(folder: Path, name: str) -> Json:
+def read(folder: Path, name: str) -> Json:
     """The file of `name`, such as `pretrain/lesa`: the stage that wrote it comes first."""
     path, stage = folder / f"{name}.json", name.partition("/")[0]
     if not path.is_file():
@@ -218,7 +218,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
     folder = Path(folder)
 
     def every(stage: str, names: list[str]) -> dict[str, Json]:
-        return {name: _read(folder, f"{stage}/{name}".lstrip("/")) for name in names}
+        return {name: read(folder, f"{stage}/{name}".lstrip("/")) for name in names}
 
     def present(stage: str, names: list[str]) -> dict[str, Json]:
         return every(stage, [n for n in names if (folder / stage / f"{n}.json").is_file()])
@@ -231,9 +231,9 @@ def load(folder: str | Path, params: Params) -> Metrics:
 
     found = Metrics(
         params=params,
-        base=_read(folder, "base"),
-        corpus=_read(folder, "corpus"),
-        svd=_read(folder, "svd"),
+        base=read(folder, "base"),
+        corpus=read(folder, "corpus"),
+        svd=read(folder, "svd"),
         fit=every("fit", list(params.fit.runs)),
         expand=every("expand", params.models),
         pretrain=every("pretrain", params.models),

@@ -15,7 +15,6 @@ from pipelines.profile import compose
 from pipelines.tracking import Tracker
 
 ROOT = Path(__file__).parents[1]
-TIMINGS = {"seconds", "prefix_seconds", "tokens_per_second"}  # what a clock measured, of metrics
 
 
 def smoke(base: dict[str, Any] | None = None, **methods: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from lesa.files import tree_digest
-from tests.pipeline import TIMINGS
+from reports.comparison import untimed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -37,13 +37,6 @@ STAGES: dict[str, tuple[str, str | None]] = {
 }
 KILLS = 8  # of each stage
 FULL = 3  # times that each stage meets a full disk
-
-
-def untimed(value: Any) -> Any:
-    """A metrics tree without what a clock measured."""
-    if isinstance(value, dict):
-        return {k: untimed(v) for k, v in value.items() if k not in TIMINGS}
-    return [untimed(v) for v in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

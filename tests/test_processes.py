@@ -19,8 +19,9 @@ from lesa.params import load
 from lesa.training import processes
 from lesa.training.pretrain import Run, train
 from pipelines.stage import on_this_machine
+from reports.comparison import TIMINGS
 from tests.conftest import tensors_of
-from tests.pipeline import TIMINGS, stage
+from tests.pipeline import stage
 from tests.test_eval_harness import save_tiny
 from tests.test_eval_offline import write_heldout
 from tests.test_pretrain import HELD_OUT, HELD_OUT_ROWS, RATE, deepened, settings, tokens

@@ -80,6 +80,19 @@ def test_stages_of_one_pipeline_run_share_a_parent(here: Path, store: str) -> No
     assert nested[0].data.tags["stage"] == "svd"
 
 
+def test_a_stage_gives_the_pipeline_run_numbers_of_its_own(here: Path, store: str) -> None:
+    """Two pipeline runs are compared by what their reports found."""
+    Path("REPORT.md").write_text("found")
+    with track("report", "smoke", {}) as log:
+        log.parent.metrics({"perplexity/lesa/trained": 23.5})
+        log.parent.tags({"mlflow.note.content": "in words"})
+        log.parent.artifact("REPORT.md")
+    parent, (nested,) = runs(store, here.name)
+    assert parent.data.metrics == {"perplexity/lesa/trained": 23.5}
+    assert parent.data.tags["mlflow.note.content"] == "in words"
+    assert nested.data.metrics == {}
+
+
 def test_failed_stage_fails_its_run_and_the_parent_for_good(here: Path, store: str) -> None:
     with pytest.raises(ZeroDivisionError), track("svd", "smoke", {}):
         _ = 1 / 0

@@ -1,0 +1,312 @@
+"""DVC's locks against what lies in the repository: parameters, metrics, code, and themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+MAIN = "dvc.lock"
+STUDIES = Path("pipelines/studies")
+ARTIFACTS = "artifacts/"  # out of git: the locks alone know them
+BY_HAND = ("benchmarks", "provenance")  # of metrics/, what no lock's stage is the origin of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder that a stage read or wrote, as its lock records it."""
+
+    lock: str
+    stage: str
+    out: bool
+    path: str
+    md5: str
+    size: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.lock}: stage {self.stage}: {self.path}"
+
+
+@dataclass(frozen=True)
+class Locks:
+    """Every lock of the repository `root`: the main pipeline's first, then the studies'."""
+
+    root: Path
+    stages: dict[str, dict[str, Any]]  # lock -> stage -> its entry
+
+    @property
+    def entries(self) -> Iterator[Entry]:
+        for lock, stages in self.stages.items():
+            for stage, content in stages.items():
+                for role in ("deps", "outs"):
+                    for item in content.get(role, ()):
+                        yield Entry(
+                            lock, stage, role == "outs", item["path"], item["md5"], item["size"]
+                        )
+
+
+def read_yaml(path: Path) -> Any:
+    """As DVC does: YAML 1.2, in which 1e-06 is a number."""
+    return YAML(typ="safe").load(path)
+
+
+def load(root: Path) -> Locks:
+    paths = [root / MAIN, *sorted((root / STUDIES).glob("*/dvc.lock"))]
+    return Locks(
+        root,
+        {
+            str(path.relative_to(root)): read_yaml(path)["stages"]
+            for path in paths
+            if path.is_file()
+        },
+    )
+
+
+def differing_params(locks: Locks) -> Iterator[str]:
+    """A line for each recorded parameter that its file has otherwise now."""
+    for lock, stages in locks.stages.items():
+        for stage, content in stages.items():
+            for name, recorded in content.get("params", {}).items():
+                path = locks.root / name
+                now = read_yaml(path) if path.is_file() else {}
+                for key, value in recorded.items():
+                    for place, before, after in differing(key, value, looked_up(now, key)):
+                        yield f"{name}: {place} is {after}, but {lock} has {before} (stage {stage})"
+
+
+def looked_up(tree: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def differing(place: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The places, keys joined by dots, at which two trees of parameters differ."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in {**before, **after}:
+            yield from differing(f"{place}.{key}", before.get(key), after.get(key))
+    elif before != after:
+        yield place, before, after
+
+
+def disagreeing(locks: Locks) -> Iterator[str]:
+    """A line for each path that two stages of one lock record with different content.
+
+    What a stage read is what another one wrote; where none did, what most stages read.
+    """
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in locks.entries:
+        groups.setdefault((entry.lock, entry.path), []).append(entry)
+    for group in groups.values():
+        contents = [(entry.md5, entry.size) for entry in group]
+        origin = next((entry for entry in group if entry.out), None) or max(
+            group, key=lambda entry: contents.count((entry.md5, entry.size))
+        )
+        verb = "wrote" if origin.out else "read"
+        for entry in group:
+            if (entry.md5, entry.size) != (origin.md5, origin.size):
+                there = f"stage {origin.stage} {verb} {shown(origin)}"
+                yield f"{entry.place}: {shown(entry)}, but {there}"
+
+
+def shown(entry: Entry) -> str:
+    return f"{entry.md5[:8]} of {entry.size} bytes"
+
+
+def changed_files(locks: Locks) -> Iterator[str]:
+    """A line for each committed file that is not the one that a stage read or wrote."""
+    for entry in locks.entries:
+        path = locks.root / entry.path
+        if entry.path.startswith(ARTIFACTS) or is_code(entry.path):
+            continue
+        if not path.exists():
+            yield f"{entry.path}: not there, but {entry.lock} has it of stage {entry.stage}"
+        elif (md5(path), size(path)) != (entry.md5, entry.size):
+            verb = "wrote" if entry.out else "read"
+            yield f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
+
+
+def is_code(path: str) -> bool:
+    """Sources of the program, of which git keeps every version."""
+    return not path.startswith(("metrics", "reports/")) or (
+        path.endswith((".py", ".yaml")) or path in ("reports/claims", "reports/templates")
+    )
+
+
+def files_of(path: Path) -> list[Path]:
+    """What DVC counts of a file or folder (.dvcignore)."""
+    if path.is_file():
+        return [path]
+    found = (inner for inner in path.rglob("*") if inner.is_file())
+    return [f for f in found if "__pycache__" not in f.parts and f.suffix != ".partial"]
+
+
+def size(path: Path) -> int:
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def md5(path: Path) -> str:
+    """DVC's digest of a file, or of a folder: that of its listing."""
+    if path.is_file():
+        return md5_of(path.read_bytes())
+    return listing({str(f.relative_to(path)): md5_of(f.read_bytes()) for f in files_of(path)})
+
+
+def md5_of(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def listing(digests: Mapping[str, str]) -> str:
+    """DVC's digest of a folder, from those of its files by their path in it."""
+    rows = [
+        {"md5": digests[name], "relpath": name}
+        for name in sorted(digests, key=lambda name: name.split("/"))
+    ]
+    return md5_of(json.dumps(rows, sort_keys=True).encode()) + ".dir"
+
+
+def changed_copies(locks: Locks) -> Iterator[str]:
+    """A line for each file of metrics/<study> that is not the copy of what the study wrote.
+
+    A study's stage writes a file, or a folder with a file for each row that its parameters name.
+    """
+    for entry in locks.entries:
+        study = Path(entry.lock).parent.name
+        if not entry.out or entry.lock == MAIN or not entry.path.startswith(f"artifacts/{study}"):
+            continue
+        folder, name = locks.root / "metrics" / study, Path(entry.path).name
+        said = f"the copy of what stage {entry.stage} wrote ({entry.lock})"
+        if not entry.md5.endswith(".dir"):
+            copy = folder / name
+            if not copy.is_file() or md5_of(copy.read_bytes()) != entry.md5:
+                yield f"metrics/{study}/{name}: not {said}"
+            continue
+        rows = rows_of(locks, entry)
+        copies = {f"{row}.json": folder / f"{row}.json" for row in rows}
+        missing = [name for name, path in copies.items() if not path.is_file()]
+        if missing:
+            yield f"metrics/{study}/{missing[0]}: not there; it is {said}"
+        elif listing({n: md5_of(p.read_bytes()) for n, p in copies.items()}) != entry.md5:
+            yield f"metrics/{study}/{{{','.join(rows)}}}.json: one is not {said}"
+
+
+def rows_of(locks: Locks, entry: Entry) -> list[str]:
+    """Names of the rows of a study's stage, from the parameters that its lock records."""
+    params = locks.stages[entry.lock][entry.stage].get("params", {})
+    group = entry.stage.partition("@")[2]
+    for recorded in params.values():
+        for key, value in recorded.items():
+            if key.rpartition(".")[2] == group and isinstance(value, Mapping):
+                return list(value)
+    return []
+
+
+def without_origin(locks: Locks) -> Iterator[str]:
+    """A line for each metrics file that no stage of a lock wrote."""
+    written = {entry.path for entry in locks.entries if entry.out}
+    for entry in locks.entries:
+        if entry.out and entry.lock != MAIN:
+            study, name = Path(entry.lock).parent.name, Path(entry.path).name
+            rows = rows_of(locks, entry) if entry.md5.endswith(".dir") else [name[:-5]]
+            written |= {f"metrics/{study}/{row}.json" for row in rows}
+    for path in sorted((locks.root / "metrics").rglob("*.json")):
+        relative = path.relative_to(locks.root)
+        if str(relative) not in written and relative.parts[1] not in BY_HAND:
+            yield f"{relative}: no stage of a lock wrote it"
+
+
+def unknown_code(locks: Locks) -> Iterator[str]:
+    """A line for each recorded source that is neither the one here nor any that git has had."""
+    for entry in unlike(locks):
+        known = versions(locks.root, entry.path)
+        if known is not None and entry.md5 not in known:
+            yield f"{entry.place}: {shown(entry)}, which git has never had"
+
+
+def older_code(locks: Locks) -> Iterator[str]:
+    """A line for each stage that ran with other code than is here."""
+    stages: dict[tuple[str, str], list[str]] = {}
+    for entry in unlike(locks):
+        stages.setdefault((entry.lock, entry.stage), []).append(entry.path)
+    for (lock, stage), paths in stages.items():
+        yield f"{lock}: stage {stage} ran with other code: {', '.join(paths)}"
+
+
+def unknown_commits(locks: Locks) -> Iterator[str]:
+    """A line for each file of metrics/provenance whose commit git does not have."""
+    for path in sorted((locks.root / "metrics" / "provenance").glob("*.json")):
+        commit = str(json.loads(path.read_text(encoding="utf-8")).get("commit"))
+        if history(locks.root) and not has_commit(locks.root, commit):
+            yield f"{path.relative_to(locks.root)}: git has no commit {commit}"
+
+
+def has_commit(root: Path, commit: str) -> bool:
+    try:
+        git(root, "cat-file", "-e", f"{commit}^{{commit}}")
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def uncommitted(locks: Locks) -> Iterator[str]:
+    """A line for each file of metrics/provenance of a stage that ran changes not committed."""
+    for path in sorted((locks.root / "metrics" / "provenance").glob("*.json")):
+        if json.loads(path.read_text(encoding="utf-8")).get("uncommitted_changes"):
+            yield f"{path.relative_to(locks.root)}: the stage ran with uncommitted changes"
+
+
+def unlike(locks: Locks) -> Iterator[Entry]:
+    for entry in locks.entries:
+        if entry.out or entry.path.startswith(ARTIFACTS) or not is_code(entry.path):
+            continue
+        path = locks.root / entry.path
+        if not path.exists() or md5(path) != entry.md5:
+            yield entry
+
+
+@cache
+def versions(root: Path, path: str) -> frozenset[str] | None:
+    """DVC's digest of every version of a file or folder in git's history.
+
+    None where history is not here.
+    """
+    if not history(root):
+        return None
+    commits = git(root, "log", "--format=%H", "--", path).split()
+    return frozenset(version(root, commit.decode(), path) for commit in commits)
+
+
+@cache
+def history(root: Path) -> bool:
+    """Is all of git's history here? Not without a repository or in a shallow clone."""
+    try:
+        return git(root, "rev-parse", "--is-shallow-repository").strip() == b"false"
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def version(root: Path, commit: str, path: str) -> str:
+    found = {}
+    for line in git(root, "ls-tree", "-r", "-z", commit, "--", path).decode().split("\0")[:-1]:
+        about, _, name = line.partition("\t")
+        found[name] = blob_md5(root, about.split()[2])
+    if list(found) == [path]:
+        return found[path]
+    return listing({name[len(path) + 1 :]: digest for name, digest in found.items()})
+
+
+@cache
+def blob_md5(root: Path, blob: str) -> str:
+    return md5_of(git(root, "cat-file", "blob", blob))
+
+
+def git(root: Path, *words: str) -> bytes:
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, check=True).stdout

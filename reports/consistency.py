@@ -1,0 +1,163 @@
+"""What the metrics' numbers say of each other: a changed one contradicts its neighbours."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+RELATIVE = 1e-6  # losses are means of float32 numbers
+Part = Mapping[str, Any]
+Relation = Callable[[Part], tuple[Any, Any]]  # the recorded value, and what the others give for it
+
+
+def mean_of(losses: str, loss: str) -> Relation:
+    return lambda part: (part[loss], fmean(part[losses]))
+
+
+def exponential(loss: str, perplexity: str) -> Relation:
+    return lambda part: (part[perplexity], math.exp(part[loss]))
+
+
+def mean_exponential(losses: str, value: str) -> Relation:
+    return lambda part: (part[value], fmean(map(math.exp, part[losses])))
+
+
+def mean_accuracy(part: Part) -> tuple[Any, Any]:
+    """Of examples that are right or wrong; a perplexity's are not."""
+    examples, value = part["examples"], part["value"]
+    yes_or_no = isinstance(examples, list) and examples and all(e in (0, 1) for e in examples)
+    return value, fmean(examples) if yes_or_no else value
+
+
+def best_rate(part: Part) -> tuple[Any, Any]:
+    return part["best"], min(part["runs"], key=lambda run: run["validation_loss"])["learning_rate"]
+
+
+def tokens_of_steps(part: Part) -> tuple[Any, Any]:
+    steps = part["steps"]
+    return [s["tokens"] for s in steps], [s["step"] * part["tokens_per_step"] for s in steps]
+
+
+def blocks_of_documents(part: Part) -> tuple[Any, Any]:
+    return len(part["heldout_documents"]), len(part["block_losses"])
+
+
+def tokens_of_blocks(part: Part) -> tuple[Any, Any]:
+    return part["tokens"], {k: n * part["block_size"] for k, n in part["blocks"].items()}
+
+
+def layers_in_order(part: Part) -> tuple[Any, Any]:
+    return [slot["layer_idx"] for slot in part["plan"]], list(range(len(part["plan"])))
+
+
+def new_layers(part: Part) -> tuple[Any, Any]:
+    new = sum(slot["new"] for slot in part["plan"])
+    norms = part["new_weight_norms"]
+    return {k: len(v) for k, v in norms.items()}, dict.fromkeys(norms, new)
+
+
+# A relation holds of every part of a file, at any depth, that has all of its keys.
+RELATIONS: tuple[tuple[tuple[str, ...], str, Relation], ...] = (
+    (("block_losses", "heldout_loss"), "heldout_loss", mean_of("block_losses", "heldout_loss")),
+    (("block_losses", "loss"), "loss", mean_of("block_losses", "loss")),
+    (
+        ("heldout_loss", "heldout_perplexity"),
+        "heldout_perplexity",
+        exponential("heldout_loss", "heldout_perplexity"),
+    ),
+    (("block_losses", "loss", "perplexity"), "perplexity", exponential("loss", "perplexity")),
+    (
+        ("document_losses", "document_perplexity"),
+        "document_perplexity",
+        mean_exponential("document_losses", "document_perplexity"),
+    ),
+    (("documents", "losses", "value"), "value", mean_exponential("losses", "value")),
+    (("heldout_documents", "block_losses"), "heldout_documents", blocks_of_documents),
+    (("steps", "tokens_per_step"), "steps.*.tokens", tokens_of_steps),
+    (("examples", "value"), "value", mean_accuracy),
+    (("runs", "best"), "best", best_rate),
+    (("tokens", "blocks", "block_size"), "tokens", tokens_of_blocks),
+    (("plan",), "plan.*.layer_idx", layers_in_order),
+    (("plan", "new_weight_norms"), "new_weight_norms", new_layers),
+)
+
+
+def parts(value: Any, place: str) -> Iterator[tuple[str, Part]]:
+    """Every mapping of a metrics tree by its place, the whole tree first."""
+    if isinstance(value, Mapping):
+        yield place, value
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, child in inner:
+        if isinstance(child, Mapping | list):
+            yield from parts(child, f"{place}{key}.")
+
+
+def agree(one: Any, other: Any) -> bool:
+    if isinstance(one, float) or isinstance(other, float):
+        return math.isclose(one, other, rel_tol=RELATIVE)
+    return bool(one == other)
+
+
+def within_file(name: str, content: Part) -> Iterator[str]:
+    """A line for each number of a metrics file that others of the same file contradict."""
+    for place, part in parts(content, ""):
+        known = {key for key, value in part.items() if value is not None}
+        for keys, key, relation in RELATIONS:
+            if known.issuperset(keys):
+                try:
+                    recorded, given = relation(part)
+                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    yield f"{name}: {place}{key} cannot be checked ({error!r})"
+                    continue
+                if not agree(recorded, given):
+                    said = f"{recorded}, but {', '.join(k for k in keys if k != key)}"
+                    yield f"{name}: {place}{key} is {said} there give {given}"
+
+
+def links(metrics: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Pairs of places, a file and keys, that hold the same number."""
+    for kind in read(metrics, "svd.json"):
+        yield ("svd.json", kind, "layers"), ("base.json", "num_hidden_layers")
+    for path in sorted(metrics.glob("expand/*.json")):
+        expand, pretrain, grid = (
+            f"{stage}/{path.name}" for stage in ("expand", "pretrain", "grid")
+        )
+        yield (expand, "parameters_before"), ("base.json", "parameters")
+        yield (pretrain, "trainable_parameters"), (expand, "trainable_parameters")
+        yield (pretrain, "learning_rate"), (grid, "best")
+
+
+def read(metrics: Path, name: str) -> Part:
+    path = metrics / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def between_files(metrics: Path) -> Iterator[str]:
+    """A line for each number that another metrics file has otherwise."""
+    for places in links(metrics):
+        found: list[Any] = []
+        for name, *keys in places:
+            value: Any = read(metrics, name)
+            for key in keys:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            found.append(value)
+        if None not in found and found[0] != found[1]:
+            (name, *keys), (other, *other_keys) = places
+            there = f"metrics/{other}: {'.'.join(other_keys)} is {found[1]}"
+            yield f"metrics/{name}: {'.'.join(keys)} is {found[0]}, but {there}"
+
+
+def contradictions(metrics: Path) -> Iterator[str]:
+    """A line for each number below `metrics` that another one contradicts."""
+    for path in sorted(metrics.rglob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            yield f"{path}: not JSON ({error})"
+            return
+        yield from within_file(str(path), content)
+    yield from between_files(metrics)
