@@ -1,8 +1,15 @@
-"""The one exception of the project that a user is meant to read."""
+"""The exceptions of the project that a user is meant to read."""
 
 
 class UserError(Exception):
     """Bad input: one line naming the key or file, what was wrong and what would be right.
 
     Stages print the line and exit with status 2, without a traceback.
+    """
+
+
+class CheckError(Exception):
+    """A result that is no model: one line that names the checkpoint and says why.
+
+    The command `lesa` prints the line and exits with status 1.
     """

@@ -13,7 +13,7 @@ ROOMS = ("lesa", "baselines", "eval", "reports", "pipelines")
 TABLES = {"baselines", "reports/claims"}  # folders that import all of their files
 # Files whose code changes no output, with what they import.
 WITHOUT_EFFECT = {
-    "lesa/__init__.py": "the version alone",
+    "lesa/__init__.py": "loads the commands, which no stage runs, when it is asked for them",
     "lesa/errors.py": "an exception without code",
     "lesa/params.py": "refuses what is wrong; the values that a stage reads are its params",
     "pipelines/closure.py": "tells what code there is",

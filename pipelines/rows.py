@@ -8,19 +8,18 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from baselines import named, options, table
+from baselines import table
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import key_of, whole_folder
 from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
-from lesa.method.fitting import Job, fit_kinds, kind_seed
+from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds, kind_seed
 from lesa.params import Gaps, Params, Predictor, Strict
-from lesa.upscaling.expand import expand
-from lesa.upscaling.methods import Source
+from lesa.upscaling import expand
+from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
 
 BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
-ALL_TRIPLES = 10**6  # of so many triples none is held out
 
 
 class Fitted(Strict):
@@ -67,7 +66,8 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
             first = error.errors()[0]
             where = ".".join([key, *map(str, first["loc"])])
             raise UserError(f"{path}: {where}: {first['msg']}") from None
-        options(named(row.method, f"{path}: {key}"), row.options, f"{path}: {key}", row.method)
+        method = named(row.method, table(), f"{path}: {key}.method")
+        options(method, row.options, f"{path}: {key}", row.method)
         return row
 
     return {name: checked(f"{study}.{name}", said) for name, said in listed.items()}
@@ -120,11 +120,10 @@ def deepen(row: Row, params: Params, work: Path, folder: Path) -> tuple[LayerPla
         svd = bases(row.fit, work)
         path, fitted = predictors(row.fit, svd, params, work)
         fits = (path,)
-    method, base = table()[row.method], Checkpoint(BASE)
+    method = table()[row.method]
     own = method.options.model_validate(row.options)
-    plan = method.plan(base.num_layers, row.gaps or params.gaps)
-    expand(Source(base, svd, fits, own), row.method, method, plan, folder)
-    return plan, fitted
+    source = Source(Checkpoint(BASE), svd, fits, own)
+    return expand.deepen(source, row.method, method, row.gaps or params.gaps, folder), fitted
 
 
 def described(row: Row) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lesa.params import Gaps, Params, parse
 from lesa.planning.architecture import Architecture, architecture, find_config
 from lesa.planning.cost import Cost
 from lesa.planning.rates import Machine
-from lesa.upscaling.plan import LayerPlan, Slot
+from lesa.upscaling.plan import LayerPlan, Slot, plan_line
 from pipelines.profile import compose
 from tests.conftest import tiny_config
 from tests.test_machine import GPU, MACHINE
@@ -62,7 +62,7 @@ def words(text: str) -> LayerPlan:
 def test_a_plans_line_says_all_of_it(name: str, layers: int, first: int, last: int) -> None:
     plan = table()[name].plan(layers, Gaps(first=first, last=last))
     trains = [replace(slot, trainable=slot.new) for slot in plan]
-    assert words(stage.plan_line(plan)) == trains
+    assert words(plan_line(plan)) == trains
 
 
 def test_the_layer_table_of_the_papers_model() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lesa.errors import UserError
-from reports import claims, conclusions, continuity, figures, measured, speed, tables
+from lesa.method import continuity
+from reports import claims, conclusions, figures, measured, speed, tables
 from reports.paired import Interval
 from reports.render import HERE, environment, inline, render, replace_results
 from tests.test_report_synthetic import (
