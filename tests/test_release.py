@@ -239,7 +239,7 @@ def test_weights_that_were_not_measured_are_not_released(
 
 @pytest.mark.parametrize("model", ["solar", "nobody"])
 def test_what_is_not_there_is_not_released(model: str, params: Params) -> None:
-    with pytest.raises(UserError, match="dvc repro pretrain@solar|not among the models"):
+    with pytest.raises(UserError, match=r"dvc repro pretrain@solar|not among the models"):
         release(model, params)
 
 
@@ -258,7 +258,7 @@ def test_a_refused_push_is_one_line(
     params: Params, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = release(MODEL, params)
-    with pytest.raises(UserError, match="^PUSH: cannot upload to other/name: ") as refused:
+    with pytest.raises(UserError, match=r"^PUSH: cannot upload to other/name: ") as refused:
         push(folder, "other/name")
     assert TOKEN not in str(refused.value)
 
