@@ -388,9 +388,8 @@ def main() -> None:
         status = app(standalone_mode=False)
     except TyperException as error:
         context = getattr(error, "ctx", None)
-        fail(
-            f"{error.format_message()} See {context.command_path if context else 'lesa'} --help", 2
-        )
+        path = context.command_path if context else "lesa"
+        fail(f"{error.format_message().rstrip('.')}; see {path} --help", 2)
     except typer.Abort:
         sys.exit(130)  # as a shell has it for an interrupted command
     except UserError as error:

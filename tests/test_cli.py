@@ -27,10 +27,10 @@ from lesa.commands import plan as planning
 from lesa.commands.evaluate import windows
 from lesa.commands.growth import gaps_of
 from lesa.commands.presets import PRESETS, RANK_TOLERANCE
+from lesa.commands.registry import installed
 from lesa.errors import UserError
 from lesa.files import tree_digest
 from lesa.params import Gaps
-from lesa.upscaling.registry import installed
 from tests.families import CONFIGS, deepen, load, logits, save_family, stored
 from tests.test_machine import MACHINE
 
@@ -239,7 +239,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no folder": (("inspect", "nowhere"), "nowhere: no such folder"),
     "no layers": (("plan", "BASE"), "layers: "),
     "fewer layers": (("plan", "BASE", "--layers", "6"), "layers: 6 must be more"),
-    "not a number": (("plan", "BASE", "--layers", "many"), "'many' is not a valid integer"),
+    "not a number": (("plan", "BASE", "--layers", "many"), "should be a valid integer"),
     "unknown method": (("plan", "BASE", "-n", "8", "-m", "magic"), "unknown method 'magic'"),
     "unknown place": (("plan", "BASE", "-n", "8", "--positions", "left"), "positions: 'left'"),
     "outside": (("plan", "BASE", "--positions", "3-5"), "layers, positions: gaps.last: 5"),

@@ -36,7 +36,7 @@ def test_installs_the_library_and_the_command(tmp_path: Path) -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "import lesa, lesa.cli, lesa.training.pretrain, lesa.text.corpus\n"
-        "from lesa.upscaling.registry import installed\n"
+        "from lesa.commands.registry import installed\n"
         "assert {'lesa', 'llama_pro', 'solar'} <= installed().keys()\n"
         f"assert lesa.__file__.startswith({str(tmp_path)!r})\n"
         "print(lesa.__version__)"

@@ -15,10 +15,10 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import check_text, evaluate
 from lesa.commands.growth import chosen, gaps_of, layer_plan
 from lesa.commands.presets import preset_of
+from lesa.commands.registry import installed
 from lesa.commands.workshop import Model, Workshop, check_depth
 from lesa.errors import UserError
 from lesa.upscaling.methods import named
-from lesa.upscaling.registry import installed
 
 BASE = "(base)"  # the base itself, among the methods' names
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lesa.commands.registry import installed
 from lesa.errors import UserError
 from lesa.params import Gaps, Strict
 from lesa.upscaling.methods import Method, named, options
 from lesa.upscaling.plan import LayerPlan
-from lesa.upscaling.registry import installed
 
 # The lowest gap of `new` ones in a row, of a base of `layers` layers.
 PLACES: dict[str, Callable[[int, int], int]] = {

@@ -13,12 +13,12 @@ from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.growth import sizes
 from lesa.commands.presets import RANK_TOLERANCE
+from lesa.commands.registry import installed
 from lesa.machine import compute_device
 from lesa.method.basis import Basis, from_gram, gram
 from lesa.method.continuity import continuity
 from lesa.method.structure import span_coordinates
 from lesa.upscaling.lesa import is_router
-from lesa.upscaling.registry import installed
 
 HELD = 0.9  # share of the squared singular values that `rank_90` of them hold
 
