@@ -246,6 +246,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "backwards": (("plan", "BASE", "--positions", "4-2"), "positions: 4-2"),
     "contradiction": (("plan", "BASE", "-n", "8", "--positions", "2-4"), "layers: 8: 2-4 adds 3"),
     "not divided": (("plan", "BASE", "-n", "10", "-m", "llama_pro"), "a number of new layers"),
+    "no deeper": (("plan", "BASE", "-n", "8", "-m", "base"), "method: it makes 6 layers of 6"),
     "unknown preset": (("plan", "BASE", "-n", "8", "--preset", "best"), "unknown preset 'best'"),
     "no value": (("plan", "BASE", "-n", "8", "-o", "seed"), "--option seed: must be KEY=VALUE"),
     "unknown option": (("plan", "BASE", "-n", "8", "-o", "x=1"), "option.x: "),

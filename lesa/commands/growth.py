@@ -53,10 +53,16 @@ def gaps_of(num_layers: int, layers: int | None, positions: str | None) -> Gaps:
 def layer_plan(method: Method, num_layers: int, gaps: Gaps) -> LayerPlan:
     """The method's plan; where it has none, a UserError that names the command's arguments."""
     try:
-        return method.plan(num_layers, gaps)
+        plan = method.plan(num_layers, gaps)
     except UserError as error:
         said = str(error).removeprefix("params.yaml: ")
         raise UserError(f"layers, positions: {said}") from None
+    if len(plan) != num_layers + gaps.count:
+        raise UserError(
+            f"method: it makes {len(plan)} layers of {num_layers}, where {num_layers + gaps.count} "
+            "are asked for; name another one"
+        )
+    return plan
 
 
 def chosen(name: str, seed: int, given: Mapping[str, Any]) -> tuple[Method, Strict]:
@@ -75,9 +81,9 @@ def sizes(method: Method, num_layers: int) -> list[int]:
 
     def possible(new: int) -> bool:
         try:
-            plan = method.plan(num_layers, gaps_of(num_layers, num_layers + new, None))
+            layer_plan(method, num_layers, gaps_of(num_layers, num_layers + new, None))
         except UserError:
             return False
-        return len(plan) == num_layers + new
+        return True
 
     return [new for new in range(1, num_layers + 1) if possible(new)]
