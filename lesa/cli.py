@@ -235,7 +235,9 @@ def evaluate(path: Checkpoint, text: Text, as_json: AsJson = False) -> None:
     """Measure a checkpoint's perplexity on a text."""
     use_threads()
     found = lesa.evaluate(path, text)
-    print_json(found) if as_json else print_pairs(("perplexity", said(found)))
+    if as_json:
+        return print_json(found)
+    print_pairs(("perplexity", said(found)))
 
 
 @app.command(
@@ -302,7 +304,8 @@ def print_json(found: Any) -> None:
 
 def console() -> Console:
     """Of a terminal its width; what goes into a file or a pipe is not wrapped to one."""
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def print_pairs(*pairs: tuple[str, str]) -> None:
