@@ -108,6 +108,7 @@ def card(model: str, m: Metrics, checkpoint: Checkpoint) -> str:
         tokens_per_step=number(run["tokens_per_step"]),
         trained_tokens=number(last["tokens"]),
         rate=number(run["learning_rate"]),
+        warnings=run.get("rate_warnings", []),
         seed=params.train.seed,
         dtype=run["dtype"],
         points=points(m, model),

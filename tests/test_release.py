@@ -165,6 +165,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     # The one number that is of the weights: by transformers' own loss.
     path = metrics / "pretrain" / f"{MODEL}.json"
     run = json.loads(path.read_text())
+    run["rate_warnings"] = ["metrics/grid/llama_pro.json: chosen on something else"]
     run["steps"][-1]["block_losses"][0] = own_loss(Path("artifacts/trained") / MODEL, blocks[:1])
     path.write_text(json.dumps(run))
     return synthetic.params()
@@ -197,6 +198,7 @@ def test_a_release_is_a_checkpoint_with_a_card(params: Params) -> None:
     assert "## What it is not for" in text
     assert "0-1 +1 2-3 +3 4-5 +5" in text
     assert "make release MODEL=llama_pro" in text
+    assert "\n- metrics/grid/llama_pro.json: chosen on something else\n" in text
     assert not re.search(r"\{[{%]|\n\n\n", card)
 
 
