@@ -148,9 +148,10 @@ def plan(
     option: OptionList = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what `lesa expand` would make, and its memory, disk and time on this machine.
+    """Say what `lesa expand` would make, and what it takes here.
 
-    Of the checkpoint config.json alone is read. Time is an estimate from rates measured just now.
+    That is memory, disk and time of each step on this machine; time is an estimate from rates
+    measured just now. Of the checkpoint config.json alone is read.
     Exit status 1 where memory or disk will not do.
     """
     use_threads()
@@ -257,9 +258,10 @@ def compare(
     option: OptionList = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure where several methods start, before any training, beside the base.
+    """Measure where several methods start, beside the base.
 
-    Where a model starts says little of where it ends: see docs/method.md and the report.
+    That is before any training. Where a model starts says little of where it ends: the report of
+    the reproduction has both.
     """
     use_threads()
     names = [name.strip() for name in methods.split(",") if name.strip()]
