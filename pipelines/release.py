@@ -148,8 +148,7 @@ def fit_line(params: Params, name: str) -> str:
 
 def perplexity(loss: Interval) -> str:
     """An interval of losses as one of perplexities."""
-    ends = (exp(end) for end in (loss.estimate, loss.low, loss.high))
-    return show_interval(Interval(*ends, loss.n))
+    return show_interval(Interval(exp(loss.estimate), exp(loss.low), exp(loss.high), loss.n))
 
 
 def points(m: Metrics, model: str) -> list[list[str]]:
