@@ -15,6 +15,7 @@ from baselines import table
 from lesa.files import GIB
 from lesa.params import Gaps, Params, parse
 from lesa.planning.architecture import Architecture, architecture, find_config
+from lesa.planning.budget import duration
 from lesa.planning.cost import Cost
 from lesa.planning.rates import Machine
 from lesa.upscaling.plan import LayerPlan, Slot, plan_line
@@ -152,7 +153,7 @@ def test_stages_of_equal_cost_share_a_row_and_the_last_is_the_sum() -> None:
     [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h"), (216000, "2.5 d")],
 )
 def test_durations(amount: float, text: str) -> None:
-    assert stage.duration(amount) == text
+    assert duration(amount) == text
 
 
 def run(machine: Machine, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
