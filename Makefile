@@ -17,7 +17,7 @@ BIN := $(abspath $(VENV))/bin
 # Stages call `python`: the environment's, whether make or a user's shell starts DVC.
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help setup report repro verify test test-slow lint profile plan study studies grid bench ui clean
+.PHONY: help setup report repro verify test test-slow lint profile plan study studies grid release bench ui clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -73,6 +73,9 @@ studies: ## All studies, one after another; days
 
 grid: ## The learning-rate grid of every model; training reads metrics/grid/<model>.json
 	@$(MAKE) study NAME=grid
+
+release: $(STAMP) ## release/MODEL to hand on: weights, tokenizer, card; PUSH=owner/name uploads it
+	$(RUN) python -m pipelines.release $(MODEL) $(if $(PUSH),--push $(PUSH))
 
 $(MERGEKIT)/.installed: benchmarks/requirements-mergekit.txt requirements.txt constraints.txt
 	$(PYTHON) -m venv $(if $(SYSTEM_SITE),--system-site-packages) $(MERGEKIT)

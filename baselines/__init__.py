@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
-
-from pydantic import ValidationError
 
 from lesa.errors import UserError
 from lesa.params import Params, Strict
 from lesa.upscaling import lesa
-from lesa.upscaling.methods import Method
+from lesa.upscaling.methods import Method, named, options
 
 
 def table() -> dict[str, Method]:
@@ -39,32 +36,12 @@ def method_of(params: Params, model: str) -> tuple[Method, Strict]:
     if model not in params.methods:
         raise UserError(f"{key}: not among the methods; they are {', '.join(params.methods)}")
     entry = params.methods[model]
-    method = named(entry.method, key)
+    method = named(entry.method, table(), f"{key}.method")
     if len(entry.needs) != method.fits:
         raise UserError(
             f"{key}.needs: {entry.method} reads {method.fits} of fit.runs, not {len(entry.needs)}"
         )
     return method, options(method, entry.model_extra or {}, key, entry.method)
-
-
-def named(name: str, key: str) -> Method:
-    """The method `name`, asked for under `key`. Raises UserError if there is none."""
-    methods = table()
-    if name not in methods:
-        raise UserError(
-            f"{key}.method: unknown method {name!r}; known are {', '.join(sorted(methods))}"
-        )
-    return methods[name]
-
-
-def options(method: Method, given: dict[str, Any], key: str, name: str) -> Strict:
-    try:
-        return method.options.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
-        known = ", ".join(method.options.model_fields) or "none"
-        raise UserError(f"{key}.{option}: {first['msg']}; options of {name}: {known}") from None
 
 
 def check_methods(params: Params) -> None:

@@ -102,4 +102,4 @@ def plan(num_layers: int, gaps: Gaps) -> LayerPlan:
     return insert_between(num_layers, gaps)
 
 
-METHODS = {"ridge": Method(plan, layer, options=Options)}
+METHODS = {"ridge": Method(plan, layer, bases=True, options=Options)}

@@ -1,4 +1,4 @@
-"""The one exception of the project that a user is meant to read."""
+"""The exceptions of the project that a user is meant to read."""
 
 from lesa.redaction import redacted
 
@@ -12,3 +12,10 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(" ".join(message.splitlines())))
+
+
+class CheckError(Exception):
+    """A result that is no model: one line that names the checkpoint and says why.
+
+    The command `lesa` prints the line and exits with status 1.
+    """

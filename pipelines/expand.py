@@ -13,7 +13,7 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.files import write_json
 from lesa.method.structure import structure
 from lesa.params import Params
-from lesa.upscaling.expand import expand
+from lesa.upscaling import expand
 from lesa.upscaling.methods import Source
 from lesa.upscaling.plan import LayerPlan, everything_trains, to_json
 from pipelines.stage import run_stage
@@ -25,12 +25,11 @@ BASE, SVD, FITS = Path("artifacts/base"), Path("artifacts/svd"), Path("artifacts
 def deepen(params: Params, model: str, folder: Path) -> LayerPlan:
     """Write the checkpoint of `model` into `folder`; returns its layer plan."""
     method, options = method_of(params, model)
-    entry, base = params.methods[model], Checkpoint(BASE)
+    entry = params.methods[model]
     runs = [params.fit.runs[need] for need in entry.needs]
     fits = tuple(FITS / run.preset / str(run.seed) for run in runs)
-    plan = method.plan(base.num_layers, params.gaps_of(model))
-    expand(Source(base, SVD, fits, options), entry.method, method, plan, folder)
-    return plan
+    source = Source(Checkpoint(BASE), SVD, fits, options)
+    return expand.deepen(source, entry.method, method, params.gaps_of(model), folder)
 
 
 def describe(folder: Path, plan: LayerPlan) -> dict[str, Any]:

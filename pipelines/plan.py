@@ -18,11 +18,11 @@ from lesa.files import gib
 from lesa.params import Params, load, parse
 from lesa.planning import method_costs, model_costs
 from lesa.planning.architecture import Architecture, architecture, find_config
-from lesa.planning.budget import check, disk_peak, need, seconds
+from lesa.planning.budget import check, disk_peak, duration, need, seconds
 from lesa.planning.cost import Cost
 from lesa.planning.launch import launch
 from lesa.planning.rates import Machine, this_machine
-from lesa.upscaling.plan import LayerPlan
+from lesa.upscaling.plan import LayerPlan, plan_line
 from pipelines.profile import compose
 from pipelines.stage import fail, on_this_machine
 
@@ -103,29 +103,6 @@ def evaluate_costs(
     }
 
 
-def plan_line(plan: LayerPlan) -> str:
-    """A plan in one line: `0-14` copies of base layers, `+` a new layer between its neighbours,
-    `+3` a new layer made of layer 3."""
-    runs: list[list[int]] = []
-    words: list[str] = []
-
-    def close() -> None:
-        words.extend(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-        runs.clear()
-
-    for slot in plan:
-        if slot.new:
-            close()
-            words.append("+" if slot.copy_of is None else f"+{slot.copy_of}")
-        elif slot.copy_of is not None:
-            if runs and slot.copy_of == runs[-1][-1] + 1:
-                runs[-1].append(slot.copy_of)
-            else:
-                runs.append([slot.copy_of])
-    close()
-    return " ".join(words)
-
-
 def by_value(values: Mapping[str, T]) -> list[tuple[list[str], T]]:
     """Names of equal values together, in the order of the first of them."""
     groups: list[tuple[list[str], T]] = []
@@ -196,14 +173,6 @@ def memory(cost: Cost, machine: Machine) -> str:
         return gib(amount.memory)
     each = f"{cost.launch.local} x " if cost.launch.local > 1 else ""
     return f"{gib(amount.memory)} + {each}{gib(amount.accelerator)} GPU"
-
-
-def duration(amount: float) -> str:
-    """Seconds in the largest unit of which there are at least two."""
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if amount >= 2 * size:
-            return f"{amount / size:.1f} {unit}"
-    return f"{amount:.1f} s"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -10,19 +10,18 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from baselines import named, options, table
+from baselines import table
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import key_of, whole_folder
 from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
-from lesa.method.fitting import Job, fit_kinds, kind_seed
+from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds, kind_seed
 from lesa.params import Gaps, Params, Predictor, Strict, load
-from lesa.upscaling.expand import expand
-from lesa.upscaling.methods import Source
+from lesa.upscaling import expand
+from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
 
 BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
-ALL_TRIPLES = 10**6  # of so many triples none is held out
 
 
 class Fitted(Strict):
@@ -83,7 +82,7 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
             first = error.errors()[0]
             where = ".".join([key, *map(str, first["loc"])])
             raise UserError(f"{path}: {where}: {first['msg']}") from None
-        method = named(row.method, f"{path}: {key}")
+        method = named(row.method, table(), f"{path}: {key}.method")
         options(method, row.options, f"{path}: {key}", row.method)
         if row.fit is not None:
             settings_of(row.fit, presets(), f"{path}: {key}.fit")
@@ -141,11 +140,10 @@ def deepen(row: Row, params: Params, work: Path, folder: Path) -> tuple[LayerPla
         svd = bases(row.fit, work)
         path, fitted = predictors(row.fit, svd, params, work)
         fits = (path,)
-    method, base = table()[row.method], Checkpoint(BASE)
+    method = table()[row.method]
     own = method.options.model_validate(row.options)
-    plan = method.plan(base.num_layers, row.gaps or params.gaps)
-    expand(Source(base, svd, fits, own), row.method, method, plan, folder)
-    return plan, fitted
+    source = Source(Checkpoint(BASE), svd, fits, own)
+    return expand.deepen(source, row.method, method, row.gaps or params.gaps, folder), fitted
 
 
 def described(row: Row) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import continuity
+from lesa.method import continuity
 from reports.measured import PHASES, Metrics, files, losses_at, perplexity_at, whole_seconds
 from reports.paired import Interval, paired
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+ROOT = Path(__file__).parents[1]
 LAYERS = 6
 VOCABULARY = 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -78,6 +82,18 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen") / "base"
     model = Qwen2ForCausalLM(tiny_config("qwen2", tie_word_embeddings=True))
     return save_random(model, folder, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def entry_points(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What pyproject.toml declares, as an installation has it: these tests need none."""
+    folder = str(tmp_path_factory.mktemp("metadata"))
+    setup = ["-c", "from setuptools import setup; setup()"]
+    command = [sys.executable, *setup, "--quiet", "egg_info", "--egg-base", folder]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    sys.path.append(folder)
+    yield
+    sys.path.remove(folder)
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
-"""`pip install .` gives the library, its version and nothing of the pipeline."""
+"""`pip install .` gives the library, its methods, the command, and nothing of the pipeline."""
 
 from __future__ import annotations
 
+import configparser
 import shutil
 import subprocess
 import sys
@@ -22,12 +23,12 @@ def test_citation_is_of_this_version() -> None:
     assert (cited["version"], cited["license"]) == (lesa.__version__, project["license"])
 
 
-def test_installs_the_library_alone(tmp_path: Path) -> None:
+def test_installs_the_library_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, source / name)
-    for name in ("lesa", "eval", "pipelines"):
+    for name in ("lesa", "baselines", "eval", "pipelines"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
@@ -38,11 +39,14 @@ def test_installs_the_library_alone(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         archive.extractall(tmp_path / "site")
-    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "lesa").rglob("*.py")}
+    rooms = (ROOT / "lesa", ROOT / "baselines")
+    wanted = {str(path.relative_to(ROOT)) for room in rooms for path in room.rglob("*.py")}
     assert packed == wanted | {"lesa/py.typed"}
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "import lesa, lesa.upscaling.lesa, lesa.training.pretrain, lesa.text.corpus\n"
+        "import lesa, lesa.cli, lesa.training.pretrain, lesa.text.corpus\n"
+        "from lesa.commands.registry import installed\n"
+        "assert {'lesa', 'llama_pro', 'solar'} <= installed().keys()\n"
         f"assert lesa.__file__.startswith({str(tmp_path)!r})\n"
         "print(lesa.__version__)"
     )
@@ -50,3 +54,7 @@ def test_installs_the_library_alone(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == lesa.__version__
+    (metadata,) = (tmp_path / "site").glob("*.dist-info")
+    scripts = configparser.ConfigParser()
+    scripts.read(metadata / "entry_points.txt")
+    assert dict(scripts["console_scripts"]) == {"lesa": "lesa.cli:main"}

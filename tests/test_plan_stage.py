@@ -15,9 +15,10 @@ from baselines import table
 from lesa.files import GIB
 from lesa.params import Gaps, Params, parse
 from lesa.planning.architecture import Architecture, architecture, find_config
+from lesa.planning.budget import duration
 from lesa.planning.cost import Cost
 from lesa.planning.rates import Machine
-from lesa.upscaling.plan import LayerPlan, Slot
+from lesa.upscaling.plan import LayerPlan, Slot, plan_line
 from pipelines.profile import compose
 from tests.conftest import tiny_config
 from tests.test_machine import GPU, MACHINE
@@ -62,7 +63,7 @@ def words(text: str) -> LayerPlan:
 def test_a_plans_line_says_all_of_it(name: str, layers: int, first: int, last: int) -> None:
     plan = table()[name].plan(layers, Gaps(first=first, last=last))
     trains = [replace(slot, trainable=slot.new) for slot in plan]
-    assert words(stage.plan_line(plan)) == trains
+    assert words(plan_line(plan)) == trains
 
 
 def test_the_layer_table_of_the_papers_model() -> None:
@@ -152,7 +153,7 @@ def test_stages_of_equal_cost_share_a_row_and_the_last_is_the_sum() -> None:
     [(0.04, "0.0 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h"), (216000, "2.5 d")],
 )
 def test_durations(amount: float, text: str) -> None:
-    assert stage.duration(amount) == text
+    assert duration(amount) == text
 
 
 def run(machine: Machine, name: str, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lesa.errors import UserError
-from reports import conclusions, continuity, figures, measured, paper_figures, speed, tables
+from lesa.method import continuity
+from reports import conclusions, figures, measured, paper_figures, speed, tables
 from reports.paired import Interval
 from reports.render import HERE, environment, render, replace_results
 from tests.test_report_synthetic import (

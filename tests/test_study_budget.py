@@ -23,7 +23,8 @@ from pipelines.rows import rows_of
 from pipelines.tracking import Tracker
 from reports import budget as tables
 from reports import measured
-from tests.pipeline import TIMINGS, smoke, stage
+from reports.comparison import TIMINGS
+from tests.pipeline import smoke, stage
 from tests.test_report_synthetic import params as synthetic_params
 from tests.test_report_synthetic import write
 

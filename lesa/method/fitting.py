@@ -32,6 +32,7 @@ from lesa.method.basis import load_basis
 from lesa.method.predictor import fit, score
 from lesa.params import Predictor as Settings
 
+ALL_TRIPLES = 10**6  # as `heldout_every`: none is held out
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 

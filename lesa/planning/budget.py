@@ -36,6 +36,14 @@ def seconds(cost: Cost, machine: Machine) -> float:
     return sum(amount / rates[unit] for unit, amount in cost.work.items() if amount)
 
 
+def duration(amount: float) -> str:
+    """Seconds in the largest unit of which there are at least two."""
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if amount >= 2 * size:
+            return f"{amount / size:.1f} {unit}"
+    return f"{amount:.1f} s"
+
+
 def disk_peak(costs: Sequence[Cost], machine: Machine) -> int:
     """Bytes at the fullest moment of a run from nothing.
 

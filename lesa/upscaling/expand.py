@@ -12,6 +12,7 @@ from tqdm import tqdm
 from lesa.checkpoints.depth import deepened_config
 from lesa.checkpoints.writer import PLAN_FILE, copy_side_files, write_checkpoint
 from lesa.files import whole_folder, write_json, write_text
+from lesa.params import Gaps
 from lesa.upscaling.card import CARD, card
 from lesa.upscaling.methods import Method, Source
 from lesa.upscaling.plan import LayerPlan, to_json
@@ -53,3 +54,10 @@ def expand(source: Source, name: str, method: Method, plan: LayerPlan, folder: P
         write_json(partial / "config.json", config)
         write_json(partial / PLAN_FILE, to_json(plan))
         write_text(partial / CARD, card(base, name, plan))
+
+
+def deepen(source: Source, name: str, method: Method, gaps: Gaps, folder: Path) -> LayerPlan:
+    """`expand` by the plan that method `name` makes of `gaps`; returns that plan."""
+    plan = method.plan(source.base.num_layers, gaps)
+    expand(source, name, method, plan, folder)
+    return plan

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from lesa.checkpoints.families import ends_block
 from lesa.checkpoints.reader import Checkpoint
+from lesa.errors import UserError
 from lesa.params import Gaps, Strict
 from lesa.upscaling.plan import LayerPlan, Slot
 
@@ -52,14 +54,38 @@ def no_layer(source: Source, slot: Slot) -> Layer:
 class Method:
     """`plan(num_layers, gaps)`, and `layer(source, slot)` of each new slot of that plan.
 
-    fits: how many sets of fitted predictors it reads. options: the class of its own params, which
-    are refused where it does not have them.
+    fits: how many sets of fitted predictors it reads. bases: does it read the bases, though no
+    predictors? options: the class of its own params, which are refused where it does not have them.
     """
 
     plan: Callable[[int, Gaps], LayerPlan]
     layer: MakeLayer = no_layer
     fits: int = 0
+    bases: bool = False
     options: type[Strict] = NoOptions
+
+    @property
+    def reads_bases(self) -> bool:
+        """Predictors are of no use without the bases that they were fitted in."""
+        return self.bases or self.fits > 0
+
+
+def named(name: str, methods: Mapping[str, Method], key: str) -> Method:
+    """The method `name`, asked for under `key`. Raises UserError if there is none."""
+    if name not in methods:
+        raise UserError(f"{key}: unknown method {name!r}; known are {', '.join(sorted(methods))}")
+    return methods[name]
+
+
+def options(method: Method, given: Mapping[str, Any], key: str, name: str) -> Strict:
+    """The options of method `name`, checked. Raises UserError naming one of `key` that is wrong."""
+    try:
+        return method.options.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(map(str, first["loc"]))
+        known = ", ".join(method.options.model_fields) or "none"
+        raise UserError(f"{key}.{option}: {first['msg']}; options of {name}: {known}") from None
 
 
 def neighbours_mean(lower: Tensor, upper: Tensor) -> Tensor:

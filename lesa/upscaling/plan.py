@@ -79,6 +79,29 @@ def everything_trains(plan: LayerPlan) -> bool:
     return all(slot.trainable for slot in plan)
 
 
+def plan_line(plan: LayerPlan) -> str:
+    """A plan in one line: `0-14` copies of base layers, `+` a new layer between its neighbours,
+    `+3` a new layer made of layer 3."""
+    runs: list[list[int]] = []
+    words: list[str] = []
+
+    def close() -> None:
+        words.extend(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        runs.clear()
+
+    for slot in plan:
+        if slot.new:
+            close()
+            words.append("+" if slot.copy_of is None else f"+{slot.copy_of}")
+        elif slot.copy_of is not None:
+            if runs and slot.copy_of == runs[-1][-1] + 1:
+                runs[-1].append(slot.copy_of)
+            else:
+                runs.append([slot.copy_of])
+    close()
+    return " ".join(words)
+
+
 def to_json(plan: LayerPlan) -> list[dict[str, Any]]:
     return [asdict(slot) for slot in plan]
 

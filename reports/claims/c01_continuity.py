@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lesa.method.continuity import continuity, smallest_p
 from reports.claims import CannotTestError, Finding, Verdict, cannot
-from reports.continuity import continuity, smallest_p
 from reports.measured import Metrics
 from reports.tables import number
 

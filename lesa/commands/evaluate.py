@@ -1,0 +1,95 @@
+"""`lesa evaluate`: perplexity of checkpoints on a text."""
+
+from __future__ import annotations
+
+import gc
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lesa.checkpoints.check import quiet_transformers
+from lesa.downloads import explained
+from lesa.errors import CheckError, UserError
+from lesa.machine import compute_device, has_bfloat16
+from lesa.text.corpus import beginning
+from lesa.text.rows import read_text
+from lesa.training.heldout import block_losses
+
+WINDOW = 512  # tokens that are read at once
+
+
+@dataclass(frozen=True)
+class Score:
+    """loss: mean of the next token's loss in nats over `tokens` predicted tokens; perplexity: its
+    exponential, None where a float cannot hold it. dtype: of the computation."""
+
+    loss: float
+    perplexity: float | None
+    tokens: int
+    dtype: str
+
+
+def evaluate(path: str | Path, text: str | Path) -> Score:
+    """Score a checkpoint on a UTF-8 text file.
+
+    The text is cut into windows of 512 tokens, or as many as the model has positions; each is read
+    alone, begins as the tokenizer begins texts, and counts by the tokens that are predicted in it.
+    Raises UserError for a text of no two tokens, CheckError for a model that transformers does not
+    load whole or whose loss is no number.
+    """
+    model, tokenizer = load(Path(path))
+    blocks = windows(tokenizer, model.config, Path(text))
+    losses = block_losses(model, blocks, bf16=False, batch_size=1)
+    counts = [len(block) - 1 for block in blocks]
+    loss = math.fsum(x * n for x, n in zip(losses, counts, strict=True)) / sum(counts)
+    dtype = str(model.dtype).removeprefix("torch.")
+    del model
+    gc.collect()  # the next checkpoint is loaded into the same memory
+    if not math.isfinite(loss):
+        raise CheckError(f"{path}: its loss on {text} is {loss}, no number")
+    return Score(loss, math.exp(loss) if loss < 700 else None, sum(counts), dtype)
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """transformers' model and tokenizer of a folder, of which no tensor is missing or left over.
+
+    In bfloat16 if it is stored so and this machine multiplies it, else in float32.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with quiet_transformers(), explained(f"{folder}: transformers cannot load it"):
+        stored = AutoConfig.from_pretrained(folder, **given).dtype
+        fast = stored == torch.bfloat16 and has_bfloat16()
+        dtype = torch.bfloat16 if fast else torch.float32
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, **given
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
+    model, info = loaded
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(info[problem]):
+            raise CheckError(f"{folder}: transformers reports {problem}: {names[0]}")
+    return model.to(compute_device()).eval(), tokenizer
+
+
+def check_text(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"text: {path}: no such file; give a text in UTF-8")
+
+
+def windows(tokenizer: Any, config: Any, path: Path) -> list[Tensor]:
+    """The text's tokens as windows (n,) int64, the last one shorter, none of one token alone."""
+    check_text(path)
+    first = beginning(tokenizer)
+    ids = tokenizer(read_text(path), add_special_tokens=False, verbose=False)["input_ids"]
+    size = min(WINDOW, getattr(config, "max_position_embeddings", None) or WINDOW) - len(first)
+    parts = [[*first, *ids[i : i + size]] for i in range(0, len(ids), size)]
+    found = [torch.tensor(part) for part in parts if len(part) > 1]
+    if not found:
+        raise UserError(f"text: {path}: {len(ids)} tokens; a model predicts from the second on")
+    return found

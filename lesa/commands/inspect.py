@@ -1,0 +1,124 @@
+"""`lesa inspect`: what a checkpoint is made of, and by what it can be deepened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lesa.checkpoints.check import check
+from lesa.checkpoints.reader import Checkpoint
+from lesa.commands.growth import sizes
+from lesa.commands.presets import RANK_TOLERANCE
+from lesa.commands.registry import installed
+from lesa.machine import compute_device
+from lesa.method.basis import Basis, from_gram, gram
+from lesa.method.continuity import continuity
+from lesa.method.structure import span_coordinates
+from lesa.upscaling.lesa import is_router
+
+HELD = 0.9  # share of the squared singular values that `rank_90` of them hold
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Of the concatenation of a kind's matrices over all layers, `W = U Σ Vᵀ`.
+
+    rank: singular values above 1e-6 of the largest. largest_share: σ₁² / Σ σ². rank_90: how many
+    of the largest hold 90% of Σ σ². continuity: mean distance of neighbouring layers' top
+    coefficient rows over that of all pairs, 1 for no order; p_value: share of random orders of the
+    layers in which neighbours are as near. Both None for fewer than three layers.
+    """
+
+    rank: int
+    largest_share: float
+    rank_90: int
+    continuity: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A matrix kind: its shape (d1, d2), PyTorch's (out, in); its spectrum, if asked for."""
+
+    shape: tuple[int, int]
+    spectrum: Spectrum | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """dtype: of the matrices. tied: is the output layer the input embedding? unpredicted: tensors
+    of a layer that hold no matrix that LESA predicts; routers: those among them that choose a
+    mixture's experts. new_layers: by method, how many layers it can add at the top."""
+
+    path: str
+    model_type: str
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    dtype: str
+    parameters: int
+    layer_parameters: int
+    tied: bool
+    kinds: dict[str, Kind]
+    unpredicted: list[str]
+    routers: list[str]
+    new_layers: dict[str, list[int]]
+
+
+def inspect(path: str | Path, *, spectra: bool = True) -> Inspection:
+    """Read a checkpoint of a family of the table (lesa/checkpoints/families.py).
+
+    Without `spectra` no matrix is read, which takes seconds. Raises UserError, one line, for a
+    checkpoint that cannot be deepened: it says what is wrong with it.
+    """
+    found = check(path)
+    base = Checkpoint(path)
+    explicit: Any = base.explicit
+    holding = {view.tensor for view in base.views.values()}
+    rest = [suffix for suffix in base.suffixes() if suffix not in holding]
+    first = base.views[base.kinds[0]].tensor
+    kinds = tqdm(base.kinds, desc="spectra", unit="kind", leave=False, disable=not spectra)
+    return Inspection(
+        path=str(path),
+        model_type=found["model_type"],
+        layers=base.num_layers,
+        hidden_size=explicit.hidden_size,
+        vocab_size=explicit.vocab_size,
+        dtype=str(base.tensor(base.layer_tensor(0, first)).dtype).removeprefix("torch."),
+        parameters=found["parameters"],
+        layer_parameters=base.layer_parameters(),
+        tied=bool(explicit.tie_word_embeddings),
+        kinds={
+            kind: Kind(base.shape(kind), spectrum(base, kind) if spectra else None)
+            for kind in kinds
+        },
+        unpredicted=rest,
+        routers=[suffix for suffix in rest if is_router(base, suffix)],
+        new_layers={name: sizes(m, base.num_layers) for name, m in sorted(installed().items())},
+    )
+
+
+def spectrum(base: Checkpoint, kind: str) -> Spectrum:
+    """The spectrum of a kind, a layer in memory at a time, and the order of the layers in it."""
+    device = compute_device()
+
+    def weights() -> Any:
+        return (base.matrix(kind, i).to(device) for i in range(base.num_layers))
+
+    basis = from_gram(gram(weights()), RANK_TOLERANCE)
+    squares = basis.s.double().square()
+    shares = squares.cumsum(0) / squares.sum()
+    top = Basis(basis.u[:, :1], basis.s[:1])
+    rows = span_coordinates(torch.cat([top.coefficients(weight) for weight in weights()]))
+    order = continuity(rows.cpu().numpy(), "raw") if base.num_layers > 2 else None
+    return Spectrum(
+        rank=len(basis.s),
+        largest_share=float(shares[0]),
+        rank_90=int((shares < HELD).sum()) + 1,
+        continuity=order.ratio if order else None,
+        p_value=order.p_value if order else None,
+    )

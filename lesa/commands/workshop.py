@@ -1,0 +1,119 @@
+"""What a method reads and what it makes of a base, in a folder for unfinished work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lesa.checkpoints.check import check
+from lesa.checkpoints.reader import Checkpoint
+from lesa.commands.evaluate import Score, evaluate
+from lesa.commands.presets import RANK_TOLERANCE
+from lesa.errors import CheckError, UserError
+from lesa.files import whole_file
+from lesa.machine import compute_device
+from lesa.method.basis import from_gram, gram, save_basis
+from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds
+from lesa.params import Gaps, Predictor, Strict
+from lesa.planning.model_costs import trained_layers
+from lesa.upscaling.expand import deepen
+from lesa.upscaling.methods import Method, Source
+from lesa.upscaling.plan import LayerPlan, everything_trains, plan_line
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model before any training. layer_plan: in words, as `lesa.upscaling.plan.plan_line` has it;
+    score: on the text, if there was one."""
+
+    method: str
+    layers: int
+    layer_plan: str
+    parameters: int
+    trainable_parameters: int
+    score: Score | None
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes models of one base. Bases and predictors stay in `folder`, for the next method or,
+    after a kill, the next run. seconds: of each step of the last model."""
+
+    base: Checkpoint
+    folder: Path
+    settings: Predictor
+    seed: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - start
+
+    def bases(self) -> Path:
+        """The folder of the bases, a file a kind; those that are there are kept."""
+        folder, device = self.folder / "svd", compute_device()
+        for kind in tqdm(self.base.kinds, desc="bases", unit="kind"):
+            path = folder / f"{kind}.safetensors"
+            if not path.is_file():
+                layers = range(self.base.num_layers)
+                total = gram(self.base.matrix(kind, i).to(device) for i in layers)
+                with whole_file(path) as partial:
+                    save_basis(from_gram(total, RANK_TOLERANCE), partial)
+        return folder
+
+    def predictors(self) -> Path:
+        """The folder of the predictors, of which those that are there are kept."""
+        folder = self.folder / "fit"
+        folder.mkdir(exist_ok=True)
+        svd = self.folder / "svd"
+        job = Job(self.base.folder, svd, folder, self.settings, self.seed, ALL_TRIPLES)
+        fit_kinds(job, "predictors")
+        return folder
+
+    def make(
+        self, name: str, method: Method, options: Strict, gaps: Gaps, out: Path, text: Path | None
+    ) -> Model:
+        """Write the checkpoint that method `name` makes into `out`, check it and score it.
+
+        Raises CheckError if transformers would not load it whole or its loss is no number.
+        """
+        fits: tuple[Path, ...] = ()
+        self.seconds.clear()
+        if method.reads_bases:
+            with self.timed("bases"):
+                self.bases()
+        if method.fits:
+            with self.timed("predictors"):
+                fits = (self.predictors(),) * method.fits
+        source = Source(self.base, self.folder / "svd", fits, options)
+        with self.timed("checkpoint"):
+            plan = deepen(source, name, method, gaps, out)
+        with self.timed("check"):
+            return self.checked(name, plan, out, text)
+
+    def checked(self, name: str, plan: LayerPlan, out: Path, text: Path | None) -> Model:
+        try:
+            parameters = check(out)["parameters"]
+        except UserError as error:
+            raise CheckError(str(error)) from None
+        moving = self.base.layer_parameters() * trained_layers(plan)
+        return Model(
+            method=name,
+            layers=len(plan),
+            layer_plan=plan_line(plan),
+            parameters=parameters,
+            trainable_parameters=parameters if everything_trains(plan) else moving,
+            score=evaluate(out, text) if text is not None else None,
+        )
+
+
+def check_depth(method: Method, num_layers: int, where: Path) -> None:
+    if method.fits and num_layers < 3:
+        raise UserError(f"{where}: {num_layers} layers; a predictor needs at least 3")

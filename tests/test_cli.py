@@ -1,0 +1,381 @@
+"""The command `lesa`, in this process as its console script would run it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import lesa
+from lesa import cli
+from lesa.checkpoints.base import byte_tokenizer
+from lesa.commands import plan as planning
+from lesa.commands.evaluate import windows
+from lesa.commands.growth import gaps_of
+from lesa.commands.presets import PRESETS, RANK_TOLERANCE
+from lesa.commands.registry import installed
+from lesa.errors import UserError
+from lesa.files import tree_digest
+from lesa.params import Gaps
+from tests.families import CONFIGS, deepen, load, logits, save_family, stored
+from tests.test_machine import MACHINE
+
+TEXT = "Depth up-scaling adds layers to a model that is trained already.\n" * 11
+Run = Callable[..., tuple[int, str, str]]
+
+pytestmark = pytest.mark.usefixtures("entry_points")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit status, stdout and stderr of `lesa` with these arguments."""
+
+    def command(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lesa", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family("llama", tmp_path_factory.mktemp("cli") / "base")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "held out.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def last_line(err: str) -> str:
+    """What is said last; progress bars end with carriage returns."""
+    return err.strip().splitlines()[-1].split("\r")[-1]
+
+
+def reference_loss(folder: Path, window: int) -> tuple[float, int]:
+    """Loss a token over windows of the text, as transformers computes it from labels."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+    total, count = 0.0, 0
+    for start in range(0, len(ids), window):
+        part = torch.tensor([ids[start : start + window]])
+        if part.shape[1] > 1:
+            with torch.no_grad():
+                total += float(model(input_ids=part, labels=part).loss) * (part.shape[1] - 1)
+            count += part.shape[1] - 1
+    return total / count, count
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_inspects_every_family(name: str, tmp_path: Path, run: Run) -> None:
+    folder = save_family(name, tmp_path / "model")
+    status, out, _ = run("inspect", folder, "--json")
+    assert status == 0
+    found, model = json.loads(out), load(folder)
+    assert found["model_type"] == CONFIGS[name][0]
+    assert (found["layers"], found["dtype"]) == (6, "float32")
+    assert found["parameters"] == model.num_parameters()
+    assert found["tied"] == bool(model.config.tie_word_embeddings)
+    assert found["kinds"].keys() >= {"q_proj", "o_proj"}
+    for kind in found["kinds"].values():
+        spectrum = kind["spectrum"]
+        assert 1 <= spectrum["rank_90"] <= spectrum["rank"] <= kind["shape"][0]
+        assert 1 / spectrum["rank"] <= spectrum["largest_share"] <= 1
+        assert 0 < spectrum["p_value"] <= 1
+    assert bool(found["routers"]) == (name in ("mixtral", "qwen3_moe"))
+    assert found["new_layers"]["lesa"] == [1, 2, 3, 4, 5]
+    assert found["new_layers"]["llama_pro"] == [1, 2, 3, 6]  # what divides the six
+    assert found["new_layers"]["solar"] == [1, 2, 3, 4, 5, 6]
+    assert found["new_layers"]["base"] == []
+
+
+def test_a_spectrum_is_that_of_the_concatenation(base: Path) -> None:
+    tensors = stored(base)
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(6)]
+    side_by_side = np.concatenate([tensors[name].double().numpy() for name in names], axis=1)
+    squares = np.linalg.svd(side_by_side, compute_uv=False) ** 2
+    shares = np.cumsum(squares) / squares.sum()
+    kind = lesa.inspect(base).kinds["up_proj"]
+    assert kind.shape == (48, 32)
+    assert kind.spectrum is not None
+    assert kind.spectrum.rank == 48
+    assert kind.spectrum.largest_share == pytest.approx(shares[0], rel=1e-4)
+    assert kind.spectrum.rank_90 == np.searchsorted(shares, 0.9) + 1
+
+
+def test_inspect_prints_tables(base: Path, run: Run) -> None:
+    status, out, _ = run("inspect", base, "--no-spectra")
+    assert status == 0
+    assert "continuity" not in out
+    assert "1-3, 6" in out
+    assert "continuity" in run("inspect", base)[1]
+
+
+def test_a_plan_says_what_expand_makes(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    monkeypatch.setattr(planning, "this_machine", lambda: MACHINE)
+    status, out, _ = run("plan", base, "--layers", 9, "--json")
+    assert status == 0
+    found = json.loads(out)
+    folder, plan = deepen(base, "lesa", tmp_path, Gaps(first=2, last=4))
+    assert found["parameters_after"] == sum(t.numel() for t in stored(folder).values())
+    assert [slot["copy_of"] for slot in found["slots"]] == [slot.copy_of for slot in plan]
+    assert found["layer_plan"] == "0-2 + 3 + 4 + 5"
+    assert list(found["steps"]) == ["bases", "predictors", "checkpoint"]
+    assert all(step["seconds"] > 0 for step in found["steps"].values())
+    status, out, _ = run("plan", base, "--method", "llama_pro", "--layers", 9)
+    assert status == 0
+    assert "0-1 +1 2-3 +3 4-5 +5" in out
+    assert "predictors" not in out
+
+
+def test_a_plan_that_does_not_fit_fails(
+    base: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    monkeypatch.setattr(planning, "this_machine", lambda: replace(MACHINE, memory=2**20))
+    status, out, err = run("plan", base, "--layers", 9, "--json")
+    assert status == 1
+    assert json.loads(out)["lacking"].startswith("memory: ")
+    assert last_line(err).startswith("error: memory: ")
+
+
+def test_llama_pro_has_the_bases_logits_and_perplexity(
+    base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    out_folder = tmp_path / "deeper"
+    arguments = ("--method", "llama_pro", "--layers", 9, "--text", text, "--json")
+    status, out, _ = run("expand", base, out_folder, *arguments)
+    assert status == 0
+    found = json.loads(out)
+    assert load(out_folder).config.num_hidden_layers == found["layers"] == 9
+    assert torch.equal(logits(out_folder), logits(base))
+    loss, tokens = reference_loss(base, window=256)  # as many positions as the model has
+    assert found["score"]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert found["score"]["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert found["score"]["tokens"] == tokens
+    tensors = stored(out_folder)
+    assert found["parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    new = [tensor.numel() for name, tensor in tensors.items() if "layers.2." in name]
+    assert found["trainable_parameters"] == 3 * sum(new)
+    assert [path.name for path in tmp_path.iterdir()] == ["deeper"]
+
+
+def killed(action: Callable[[], object]) -> None:
+    """Run `action` in a child, which must end by SIGKILL."""
+    child = os.fork()
+    if not child:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_a_kill_leaves_no_output_and_work_to_go_on_with(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    made = lesa.expand(base, whole, layers=8)
+    assert made.seconds.keys() == {"bases", "predictors", "checkpoint", "check"}
+
+    def shot(*args: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lesa.upscaling.expand.write_json", shot)  # the weights are written
+        killed(lambda: lesa.expand(base, out, layers=8))
+    assert not out.exists()
+    work = tmp_path / ".out.work"
+    assert len(list((work / "fit").glob("*.safetensors"))) == 7
+
+    def again(*args: object) -> None:
+        raise AssertionError("predictors that are there are not fitted again")
+
+    monkeypatch.setattr("lesa.method.fitting.run_tasks", again)
+    lesa.expand(base, out, layers=8)
+    assert not work.exists()
+    assert tree_digest(out) == tree_digest(whole)
+    load(out)
+
+
+def test_what_is_no_model_fails_its_check(base: Path, text: Path, tmp_path: Path, run: Run) -> None:
+    broken = save_family("llama", tmp_path / "broken", shards="1GB")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"][0] = math.nan
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    arguments = ("--method", "solar", "--layers", 8, "--text", text)
+    status, out, err = run("expand", broken, tmp_path / "out", *arguments)
+    assert (status, out) == (1, "")
+    assert "its loss" in last_line(err)
+    assert not (tmp_path / "out").exists()
+
+
+BAD: dict[str, tuple[tuple[str, ...], str]] = {
+    "no command": ((), "Missing command"),
+    "no such command": (("deepen",), "No such command"),
+    "no such option": (("inspect", "BASE", "--fast"), "No such option"),
+    "no folder": (("inspect", "nowhere"), "nowhere: no such folder"),
+    "no layers": (("plan", "BASE"), "layers: "),
+    "fewer layers": (("plan", "BASE", "--layers", "6"), "layers: 6 must be more"),
+    "not a number": (("plan", "BASE", "--layers", "many"), "should be a valid integer"),
+    "unknown method": (("plan", "BASE", "-n", "8", "-m", "magic"), "unknown method 'magic'"),
+    "unknown place": (("plan", "BASE", "-n", "8", "--positions", "left"), "positions: 'left'"),
+    "outside": (("plan", "BASE", "--positions", "3-5"), "layers, positions: gaps.last: 5"),
+    "backwards": (("plan", "BASE", "--positions", "4-2"), "positions: 4-2"),
+    "contradiction": (("plan", "BASE", "-n", "8", "--positions", "2-4"), "layers: 8: 2-4 adds 3"),
+    "not divided": (("plan", "BASE", "-n", "10", "-m", "llama_pro"), "a number of new layers"),
+    "no deeper": (("plan", "BASE", "-n", "8", "-m", "base"), "method: it makes 6 layers of 6"),
+    "unknown preset": (("plan", "BASE", "-n", "8", "--preset", "best"), "unknown preset 'best'"),
+    "no value": (("plan", "BASE", "-n", "8", "-o", "seed"), "--option seed: must be KEY=VALUE"),
+    "unknown option": (("plan", "BASE", "-n", "8", "-o", "x=1"), "option.x: "),
+    "missing option": (("plan", "BASE", "-n", "8", "-m", "ridge"), "option.penalty: "),
+    "output is there": (("expand", "BASE", "BASE", "-n", "8"), "is there already"),
+    "output inside": (("expand", "BASE", "BASE/new", "-n", "8"), "lies in the base's folder"),
+    "no such place": (("expand", "BASE", "a/b/c", "-n", "8"), "the folder a/b is not there"),
+    "no text": (("evaluate", "BASE", "--text", "nothing.txt"), "text: nothing.txt: no such file"),
+    "no methods": (("compare", "BASE", "--methods", ",", "--text", "TEXT", "-n", "8"), "methods: "),
+    "nobody's option": (
+        ("compare", "BASE", "--methods", "solar", "--text", "TEXT", "-n", "8", "-o", "seed=1"),
+        "option seed: none of solar has it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_status_2(
+    case: str, base: Path, text: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    monkeypatch.setattr(planning, "this_machine", lambda: MACHINE)
+    arguments, said = BAD[case]
+    places = {"BASE": str(base), "TEXT": str(text)}
+    given = [places.get(word, word.replace("BASE/", f"{base}/")) for word in arguments]
+    status, out, err = run(*given)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert said in err
+
+
+def test_an_unknown_family_is_refused_by_name(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    status, out, err = run("inspect", tmp_path, "--json")
+    assert (status, out) == (2, "")
+    assert "model type 't5' is not supported; known are llama, " in err
+
+
+def test_compare_measures_every_method(base: Path, text: Path, tmp_path: Path, run: Run) -> None:
+    arguments = ("--methods", "solar, identity", "--layers", 8, "--text", text)
+    status, out, _ = run("compare", base, *arguments, "--json")
+    assert status == 0
+    untouched, solar, identity = json.loads(out)
+    assert [untouched["method"], solar["method"]] == ["(base)", "solar"]
+    assert identity["score"]["loss"] == untouched["score"]["loss"]
+    folder, _ = deepen(base, "solar", tmp_path, Gaps(first=3, last=4))
+    assert solar["score"]["loss"] == pytest.approx(reference_loss(folder, 256)[0], rel=1e-5)
+    assert solar["trainable_parameters"] == solar["parameters"] > identity["trainable_parameters"]
+    status, out, _ = run("compare", base, *arguments)
+    assert status == 0
+    assert f"{solar['score']['loss']:.4f}" in out
+
+
+def test_windows_begin_as_the_tokenizer_begins_texts(text: Path) -> None:
+    tokenizer = byte_tokenizer()
+    plain = tokenizer(TEXT)["input_ids"]
+    end = tokenizer.eos_token
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single=f"{end} $A", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    found = windows(tokenizer, None, text)
+    assert [len(window) for window in found] == [512, len(plain) - 511 + 1]
+    assert [int(window[0]) for window in found] == [tokenizer.eos_token_id] * 2
+    assert torch.cat([window[1:] for window in found]).tolist() == plain
+
+
+@pytest.mark.parametrize(
+    ("layers", "positions", "first", "last"),
+    [
+        (48, None, 15, 30),  # the paper's own: 16 new layers of 32
+        (48, "top", 15, 30),
+        (48, "middle", 7, 22),
+        (48, "bottom", 0, 15),
+        (None, "3-9", 3, 9),
+        (39, "3-9", 3, 9),
+        (64, None, 0, 31),  # as many as there are layers, which LLaMA Pro can add
+    ],
+)
+def test_where_new_layers_go(
+    layers: int | None, positions: str | None, first: int, last: int
+) -> None:
+    assert gaps_of(32, layers, positions) == Gaps(first=first, last=last)
+
+
+def test_presets_are_those_of_the_pipeline() -> None:
+    params = yaml.safe_load(Path("conf/default.yaml").read_text())
+    for name, settings in PRESETS.items():
+        assert settings.model_dump(exclude={"fitted_on"}) == params["fit"]["presets"][name]
+    assert params["svd"]["rank_tolerance"] == RANK_TOLERANCE
+
+
+def test_a_package_adds_its_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "growing.py").write_text(
+        "from lesa.upscaling.methods import Method\n"
+        "from lesa.upscaling.plan import insert_between\n"
+        "def methods():\n    return {'mine': Method(insert_between)}\n"
+    )
+    metadata = tmp_path / "growing-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: growing\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[lesa.methods]\ngrowing = growing:methods\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert {"mine", "lesa", "llama_pro"} <= installed().keys()
+    (tmp_path / "growing.py").write_text(
+        "from lesa.upscaling.methods import Method\n"
+        "def methods():\n    return {'solar': Method(list)}\n"
+    )
+    monkeypatch.delitem(sys.modules, "growing")
+    sys.path_importer_cache.clear()
+    with pytest.raises(ValueError, match="the method solar is there twice"):
+        installed()
+
+
+def test_errors_are_the_librarys_own(base: Path) -> None:
+    with pytest.raises(UserError, match="positions: 'left'"):
+        lesa.plan(base, layers=8, positions="left")
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "expand", "evaluate", "compare"])
+def test_help_has_examples(command: str, run: Run) -> None:
+    status, out, err = run(command, "--help")
+    assert (status, err) == (0, "")
+    assert f"\n  Examples:\n    lesa {command} " in out
+
+
+def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setenv("_LESA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "lesa ins")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    status, out, _ = run()
+    assert status == 0
+    assert out.split() == ["inspect"]
