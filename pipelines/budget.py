@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 from datasets import Dataset, concatenate_datasets
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers import AutoTokenizer
 
 from lesa.checkpoints.writer import PLAN_FILE
@@ -54,12 +54,19 @@ class Phase(Strict):
 
 class Outputs(Strict):
     """A part of a run that fits the zeroed outputs of an identity start (lesa.training.outputs)
-    on the tokens of so many steps."""
+    on the tokens of so many steps, in so many rounds."""
 
     trains: Literal["outputs"]
     steps: Positive
-    learning_rate: Rate  # the step size
+    rounds: Positive
+    learning_rate: Rate  # the first round's step size
     damping: Rate
+
+    @model_validator(mode="after")
+    def rounds_divide(self) -> Outputs:
+        if self.steps % self.rounds:
+            raise ValueError(f"rounds ({self.rounds}) must divide steps ({self.steps})")
+        return self
 
 
 class Training(Row):
@@ -169,7 +176,7 @@ def trained_phases(
                 steps_before=before,
             )
             if isinstance(phase, Outputs):
-                tensors, curve = fit(run, phase.damping)
+                tensors, curve = fit(run, phase.rounds, phase.damping)
             else:
                 prefix = PREFIX if params.train.prefix_cache else None
                 own, on_log = unfinished / f"trainer-{i}", partial(log_step, log, before)

@@ -140,7 +140,7 @@ def test_fitted_start_is_below_the_base(start: tuple[Path, LayerPlan], tmp_path:
     model = load(folder)
     with torch.no_grad():
         before = float(summed_loss(model))
-    fitted = fit_outputs(model, plan, BLOCKS, 0.05, 0.1, bf16=False)
+    fitted = fit_outputs(model, plan, [BLOCKS], 0.05, 0.1, bf16=False)
     save(fitted, folder, tmp_path / "fitted")
     with torch.no_grad():
         after = float(summed_loss(load(tmp_path / "fitted")))
@@ -149,6 +149,23 @@ def test_fitted_start_is_below_the_base(start: tuple[Path, LayerPlan], tmp_path:
     changed = load(tmp_path / "fitted").state_dict()
     for name, tensor in load(folder).state_dict().items():
         assert torch.equal(tensor, changed[name]) == (name not in fitted)
+
+
+def test_rounds_step_from_where_the_last_one_led(start: tuple[Path, LayerPlan]) -> None:
+    """Two rounds are a step of the whole size, and one of half on the moments after it."""
+    folder, plan = start
+    model, by_hand = load(folder), load(folder)
+    fitted = fit_outputs(model, plan, [BLOCKS[:2], BLOCKS[2:]], 0.08, 0.1, bf16=False)
+    projections = zeroed_projections(by_hand, plan)
+    for blocks, size in ((BLOCKS[:2], 0.08), (BLOCKS[2:], 0.04)):
+        steps = {
+            name: whitened_step(m, size, 0.1)
+            for name, m in moments(by_hand, projections, blocks, bf16=False).items()
+        }
+        for name, step in steps.items():
+            projections[name].weight.data += step
+    for name, projection in projections.items():
+        torch.testing.assert_close(fitted[f"{name}.weight"], projection.weight.data)
 
 
 STACKED = {"mixtral", "qwen3_moe"}  # transformers stacks their experts
@@ -164,7 +181,7 @@ def test_families(name: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"xperts is not fitted, only nn\.Linear is"):
             zeroed_projections(model, plan)
         return
-    fitted = fit_outputs(model, plan, BLOCKS, 0.05, 0.1, bf16=False)
+    fitted = fit_outputs(model, plan, [BLOCKS], 0.05, 0.1, bf16=False)
     assert all(tensor.isfinite().all() and tensor.any() for tensor in fitted.values())
 
 

@@ -54,7 +54,7 @@ def test_fit_equals_the_published_loop(
 ) -> None:
     v = coefficients().to(dtype)
     epochs: list[int] = []
-    model = predictor.fit(InMemory(v), middles, SETTINGS, 5, on_epoch=lambda: epochs.append(1))
+    model = predictor.fit(InMemory(v), middles, SETTINGS, 5, on_epoch=lambda _: epochs.append(1))
     assert len(epochs) == SETTINGS.epochs
     assert largest_difference(model, published(v, middles, SETTINGS, seed=5)) < tolerance
     assert not model.training

@@ -33,7 +33,9 @@ HARDLY = [  # trains so little that every loss is the start's
     {"trains": "new", "steps": 4, "learning_rate": 1e-12},
     {"trains": "all", "steps": 2, "learning_rate": 1e-12},
 ]
-OUTPUTS = {"trains": "outputs", "steps": 2, "learning_rate": 0.2, "damping": 0.1}
+OUTPUTS: dict[str, Any] = {
+    "trains": "outputs", "steps": 2, "rounds": 2, "learning_rate": 0.2, "damping": 0.1
+}  # fmt: skip
 STUDY: dict[str, Any] = {
     "schedule": {"warmup": 0.25, "eval_every": 2, "save_every": 2},
     "second_text": ["argparse", "inspect"],
@@ -72,6 +74,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     path.write_text(yaml.safe_dump(STUDY))
     tree = smoke()
     tree["train"]["bf16"] = False  # losses are compared to four decimals
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
     params = parse(tree, "params.yaml")
     for earlier in ("inputs", "base", "corpus", "extract", "svd"):
         stage(earlier, params)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from lesa.checkpoints.reader import Checkpoint
@@ -127,7 +127,10 @@ def fit_kinds(job: Job, title: str) -> dict[str, dict[str, Any]]:
 
 
 def kind_metrics(job: Job, kind: str, kind_splits: dict[str, Split]) -> dict[str, Any]:
-    """Metrics of a kind's two predictors as one; `seconds` are those of the one that is used."""
+    """Metrics of a kind's two predictors as one; `seconds` are those of the one that is used.
+
+    curve: errors of the other one after each epoch, on its own triples and on those held out.
+    """
     found = {name: read_json(job.metrics(kind, name)) for name in kind_splits}
     blind = "heldout" in kind_splits
     return {
@@ -135,6 +138,7 @@ def kind_metrics(job: Job, kind: str, kind_splits: dict[str, Split]) -> dict[str
         "seconds": found["train"]["seconds"],
         "train": found["train"]["score"],
         "heldout": found["heldout"]["score"] if blind else None,
+        "curve": found["heldout"]["curve"] if blind else None,
         "heldout_triples": len(kind_splits["heldout"].scored) if blind else 0,
     }
 
@@ -262,18 +266,37 @@ def fit_predictor(job: Job, kind: str, split: str, work: int) -> None:
     middles = splits(num_layers, job.heldout_every)[split]
     device, settings, seed = WORKER.device, job.settings, kind_seed(job.seed, kind)
     v = coefficients.read(job.coefficients(kind), num_layers, d2, device)
+    blind = middles.scored != middles.fitted
+    curve: list[dict[str, float]] = []
+
+    def on_epoch(model: nn.Module) -> None:
+        add_progress(work)
+        if blind:
+            own, other = (
+                score(model, v, layers, settings.norm_weight, device)
+                for layers in (middles.fitted, middles.scored)
+            )
+            curve.append(
+                {
+                    "epoch": len(curve) + 1,
+                    "fitted_mse": own.mse,
+                    "heldout_mse": other.mse,
+                    "zero_mse": other.zero_mse,
+                }
+            )
+
     start = time.perf_counter()
-    model = fit(v, middles.fitted, settings, seed, device, lambda: add_progress(work))
+    model = fit(v, middles.fitted, settings, seed, device, on_epoch)
     seconds = time.perf_counter() - start
     if split == "train":
         with whole_file(job.weights(kind)) as partial:
             save_file({k: t.cpu().contiguous() for k, t in model.state_dict().items()}, partial)
     found = asdict(score(model, v, middles.scored, settings.norm_weight, device))
-    if middles.scored != middles.fitted:
+    if blind:
         # Its own training error: that of another predictor, which saw all triples, is no match.
         own = score(model, v, middles.fitted, settings.norm_weight, device)
         found["fitted"] = asdict(own)
-    write_json(job.metrics(kind, split), {"seconds": seconds, "score": found})
+    write_json(job.metrics(kind, split), {"seconds": seconds, "score": found, "curve": curve})
 
 
 def add_progress(work: int) -> None:

@@ -103,13 +103,13 @@ def fit(
     settings: Settings,
     seed: int,
     device: torch.device = CPU,
-    on_epoch: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[nn.Sequential], None] = lambda _: None,
 ) -> nn.Sequential:
     """Train G_W on the triples whose middle layers are `middles`, in the dtype of `v` on `device`.
 
     Every epoch visits all rows of all triples once, in a new order; the last, smaller batch is a
     step like the others (docs/method.md, official code). `seed` decides the initial weights and
-    the orders. `on_epoch` is called after each epoch.
+    the orders. `on_epoch` is called with the predictor after each epoch.
     """
     torch.manual_seed(seed)
     model = network(v.d2, settings.hidden_size).to(device, v.dtype)
@@ -144,9 +144,9 @@ def fit(
             inputs, target = examples(v, batch, device)
             gradient(parameters, inputs, target, settings.norm_weight, gradients)
             step()
-        on_epoch()
-    for parameter, trained in zip(model.parameters(), parameters, strict=True):
-        parameter.copy_(trained)
+        for parameter, trained in zip(model.parameters(), parameters, strict=True):
+            parameter.copy_(trained)
+        on_epoch(model)
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""Fitted outputs: an identity start whose output projections take one whitened gradient step.
+"""Fitted outputs: an identity start whose output projections take whitened gradient steps.
 
 A new layer whose output projections are zeroed adds nothing, but what enters them is computed all
 the same. For one of them let x be what enters it at a token, (in,), g the gradient of the summed
@@ -6,14 +6,14 @@ next-token loss by what leaves it, (out,), and over some thousand tokens
 
     C = mean g xᵀ (out, in),   A = mean x xᵀ (in, in),   S = mean g gᵀ (out, out).
 
-C is the slope of the loss by the projection. The projection becomes
+C is the slope of the loss by the projection, to which is added
 
-    W = -η (S + δ s 1)^(-1/2) C (A + δ a 1)^(-1/2),
+    -η (S + δ s 1)^(-1/2) C (A + δ a 1)^(-1/2),
 
 with a and s the means of the diagonals of A and S: a step against the slope, in coordinates in
 which features and gradients are white. A and S are the factors of K-FAC (arXiv:1503.05671), which
 multiplies by their inverses; with so few tokens these amplify what is noise in C. A plain step
-(W = -η C) or least squares (W = -η C A⁻¹) follows the few directions in which features or
+(-η C) or least squares (-η C A⁻¹) follows the few directions in which features or
 gradients are large. docs/fitted-outputs.md compares them.
 
 The tokens are training tokens, and count as such.
@@ -21,7 +21,7 @@ The tokens are training tokens, and count as such.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -137,7 +137,7 @@ def inverse_root(matrix: Tensor, damping: float) -> Tensor:
 
 
 def whitened_step(m: Moments, step_size: float, damping: float) -> Tensor:
-    """W of the module's docstring, (out, in), float32; zero where the slope is."""
+    """The step of the module's docstring, (out, in); zero where the slope is."""
     if not m.slope.any():
         return torch.zeros_like(m.slope)
     left = inverse_root(m.gradients / m.tokens, damping)
@@ -148,26 +148,26 @@ def whitened_step(m: Moments, step_size: float, damping: float) -> Tensor:
 def fit_outputs(
     model: nn.Module,
     plan: LayerPlan,
-    blocks: Iterable[Tensor],
+    rounds: Sequence[Sequence[Tensor]],
     step_size: float,
     damping: float,
     bf16: bool,
 ) -> dict[str, Tensor]:
     """New weights of the zeroed output projections, by their names in transformers' model.
 
-    The model gets them, too. Every projection sees the slope at the identity start: they step at
-    the same time, so `step_size` is for all of them together.
+    A round is the blocks of one step of all projections together; the next round's moments are
+    those of the model as the step has left it. Steps shrink linearly, from `step_size` towards
+    zero. The model gets the weights, too.
     """
     projections = zeroed_projections(model, plan)
-    fitted = {}
-    for name, found in moments(model, projections, blocks, bf16).items():
-        weight = whitened_step(found, step_size, damping)
-        projections[name].weight.data.copy_(weight)
-        fitted[f"{name}.weight"] = weight
-    return fitted
+    for i, blocks in enumerate(rounds):
+        size = step_size * (1 - i / len(rounds))
+        for name, found in moments(model, projections, blocks, bf16).items():
+            projections[name].weight.data += whitened_step(found, size, damping)
+    return {f"{name}.weight": p.weight.detach().clone() for name, p in projections.items()}
 
 
-def fit(run: Run, damping: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def fit(run: Run, rounds: int, damping: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """`fit_outputs` on the tokens of the run's steps, as `lesa.training.pretrain.train` trains.
 
     The run's learning rate is the step size. Held-out loss is measured at step 0, if the run says
@@ -186,7 +186,9 @@ def fit(run: Run, damping: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
     log = [scored(0)] if run.measure_start else []
     start = now()
     blocks = tokens_of(run.ordered_blocks())
-    fitted = fit_outputs(model, plan, blocks, run.learning_rate, damping, bf16)
+    share = len(blocks) // rounds
+    parts = [blocks[i * share : (i + 1) * share] for i in range(rounds)]
+    fitted = fit_outputs(model, plan, parts, run.learning_rate, damping, bf16)
     seconds = now() - start
     log.append(scored(steps))
     trained = {name: tensor.cpu() for name, tensor in fitted.items()}
