@@ -73,6 +73,8 @@ def main() -> None:
         head = f"# Written by `make profile PROFILE={profile}` from conf/; edit freely.\n"
         write_text("params.yaml", head + OmegaConf.to_yaml(OmegaConf.create(merged)))
     print(f"params.yaml: profile {profile}")
+    if profile not in ("default", "smoke"):
+        print("learning rates in metrics/grid are not tuned for this model: run `make grid` first")
 
 
 if __name__ == "__main__":
