@@ -177,25 +177,27 @@ def table(m: Metrics) -> Table:
     )
 
 
-OVERTAKES = ("llama_pro", "identity", "opt_deus_code", "base", "solar")
+RIVALS = ("llama_pro", "identity", "opt_deus_code", "base", "solar", "lesa")
+COMPARED = ("lesa", "lesa_official", "fitted_llama_pro", "fitted_identity")
 
 
 def gaps(m: Metrics) -> Table:
-    """LESA's loss minus that of others at every number of tokens: does it overtake one?"""
+    """At every number of tokens: does LESA overtake a rival, is a fitted start ahead of all?"""
     rows: list[dict[str, Cell]] = []
-    for name in ("lesa", "lesa_official"):
-        if (lesa := called(m, name)) is None:
+    for name in COMPARED:
+        if (runs := called(m, name)) is None:
             continue
-        others = [(other, runs) for other in OVERTAKES if (runs := called(m, other))]
-        for tokens in lesa.points:
+        others = {rival: found for rival in RIVALS if (found := called(m, rival))}
+        for tokens in runs.points:
             row: dict[str, Cell] = {"run": name, "tokens": tokens}
-            for other, runs in others:
-                there = tokens in runs.points
-                row[f"minus {other}"] = difference(lesa, runs, tokens, tokens) if there else None
+            for rival, found in others.items():
+                there = rival != name and tokens in found.points
+                row[f"minus {rival}"] = difference(runs, found, tokens, tokens) if there else None
             rows.append(row)
     return Table(
         "budget_gaps",
-        "LESA's loss minus that of others after equally many tokens, nats a token",
+        "Loss of LESA and of fitted starts minus that of others after equally many tokens, nats a "
+        "token; the tokens of a fit count",
         SOURCES,
         rows,
     )
