@@ -1,7 +1,8 @@
 """LESA: depth up-scaling of language models by layers that are predicted from their neighbours.
 
-`inspect`, `plan`, `expand`, `evaluate` and `compare` do what the commands of `lesa` of these names
-do. They are imported when they are first asked for: `import lesa` alone loads no torch.
+`inspect`, `plan`, `expand`, `fit_outputs`, `evaluate` and `compare` do what the commands of `lesa`
+of these names do. They are imported when they are first asked for: `import lesa` alone loads no
+torch.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from lesa.commands.compare import compare
     from lesa.commands.evaluate import evaluate
     from lesa.commands.expand import expand
+    from lesa.commands.fit_outputs import fit_outputs
     from lesa.commands.inspect import inspect
     from lesa.commands.plan import plan
 
-__all__ = ["compare", "evaluate", "expand", "inspect", "plan"]
+__all__ = ["compare", "evaluate", "expand", "fit_outputs", "inspect", "plan"]
 __version__ = "0.1.0"
 
 

@@ -180,6 +180,31 @@ def test_llama_pro_has_the_bases_logits_and_perplexity(
     assert [path.name for path in tmp_path.iterdir()] == ["deeper"]
 
 
+def test_fitted_outputs_bring_an_identity_start_below_the_base(
+    base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    """On the text they are fitted on; nothing but output projections of new layers changes."""
+    start, out_folder = tmp_path / "start", tmp_path / "fitted"
+    lesa.expand(base, start, method="llama_pro", layers=9)
+    size = ("--tokens", 512, "--rounds", 2, "--step-size", 0.05)
+    files = ("--train", text, "--text", text)
+    status, out, _ = run("fit-outputs", start, out_folder, *files, *size, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert (found["tokens"], found["rounds"]) == (512, 2)
+    loss, _ = reference_loss(base, window=256)
+    assert found["before"]["loss"] == pytest.approx(loss, rel=1e-5)
+    after, _ = reference_loss(out_folder, window=256)
+    assert found["after"]["loss"] == pytest.approx(after, rel=1e-5)
+    assert after < loss
+    old, new = stored(start), stored(out_folder)
+    changed = {name for name, tensor in old.items() if not torch.equal(tensor, new[name])}
+    ends = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+    assert changed == {f"model.layers.{i}.{end}" for i in (2, 5, 8) for end in ends}
+    assert load(out_folder).config.num_hidden_layers == 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fitted", "start"]
+
+
 def killed(action: Callable[[], object]) -> None:
     """Run `action` in a child, which must end by SIGKILL."""
     child = os.fork()
@@ -256,6 +281,8 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no such place": (("expand", "BASE", "a/b/c", "-n", "8"), "the folder a/b is not there"),
     "no text": (("evaluate", "BASE", "--text", "nothing.txt"), "text: nothing.txt: no such file"),
     "no methods": (("compare", "BASE", "--methods", ",", "--text", "TEXT", "-n", "8"), "methods: "),
+    "no plan": (("fit-outputs", "BASE", "out", "--train", "TEXT"), "has no layer_plan.json"),
+    "no training text": (("fit-outputs", "BASE", "out", "--train", "no.txt"), "text: no.txt: no"),
     "nobody's option": (
         ("compare", "BASE", "--methods", "solar", "--text", "TEXT", "-n", "8", "-o", "seed=1"),
         "option seed: none of solar has it",
@@ -276,6 +303,23 @@ def test_bad_input_is_one_line_and_status_2(
     assert err.count("\n") == 1
     assert err.startswith("error: ")
     assert said in err
+
+
+def test_fit_outputs_refuses_what_it_cannot_fit(
+    base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    lesa.expand(base, tmp_path / "identity", method="identity", layers=8)
+    lesa.expand(base, tmp_path / "average", method="average", layers=8)
+    for name, words, said in (
+        ("average", ("--tokens", 512), "there is nothing to fit"),
+        ("identity", ("--tokens", 10**6), "tokens; 999936 are to be read"),
+        ("identity", ("--tokens", 4, "--rounds", 5), "rounds: 5: must be"),
+    ):
+        start, out_folder = tmp_path / name, tmp_path / "out"
+        status, out, err = run("fit-outputs", start, out_folder, "--train", text, *words)
+        assert (status, out) == (2, "")
+        assert said in last_line(err)
+        assert not out_folder.exists()
 
 
 def test_an_unknown_family_is_refused_by_name(tmp_path: Path, run: Run) -> None:
@@ -365,7 +409,9 @@ def test_errors_are_the_librarys_own(base: Path) -> None:
         lesa.plan(base, layers=8, positions="left")
 
 
-@pytest.mark.parametrize("command", ["inspect", "plan", "expand", "evaluate", "compare"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "plan", "expand", "fit-outputs", "evaluate", "compare"]
+)
 def test_help_has_examples(command: str, run: Run) -> None:
     status, out, err = run(command, "--help")
     assert (status, err) == (0, "")
