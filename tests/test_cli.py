@@ -311,7 +311,7 @@ def test_fit_outputs_refuses_what_it_cannot_fit(
     lesa.expand(base, tmp_path / "identity", method="identity", layers=8)
     lesa.expand(base, tmp_path / "average", method="average", layers=8)
     for name, words, said in (
-        ("average", ("--tokens", 512), "there is nothing to fit"),
+        ("average", ("--tokens", 512, "--rounds", 2), "there is nothing to fit"),
         ("identity", ("--tokens", 10**6), "tokens; 999936 are to be read"),
         ("identity", ("--tokens", 4, "--rounds", 5), "rounds: 5: must be"),
     ):
