@@ -26,7 +26,7 @@ SOURCE = re.compile(
     r"|\b(?P<folder>metrics(?:/[\w.-]+)*/)"
     r"(?:\{(?P<names>[\w.,-]+)\}|\*|(?P<one>[\w.-]+))\.json"
     r"|\breports/(?P<input>[\w-]+\.(?:yaml|csv))"
-    r"|\b(?P<params>params\.yaml)"
+    r"|(?<![\w/])(?P<params>params\.yaml)"
 )
 
 

@@ -70,6 +70,7 @@ def test_only_files_that_exist_become_links(tmp_path: Path) -> None:
     assert linked("metrics/pretrain/*.json") == "[metrics/pretrain/*.json](../metrics/pretrain/)"
     assert linked("reports/published.yaml") == "[reports/published.yaml](published.yaml)"
     assert linked("params.yaml") == "[params.yaml](../params.yaml)"
+    assert linked("pipelines/studies/code/params.yaml") == "pipelines/studies/code/params.yaml"
     for stays in (
         "metrics/pretrain/{base,solar}.json",
         "metrics/start/*.json",
