@@ -28,17 +28,17 @@ def evaluate(
     batch_size: int,
     limit: int | None,
     bootstrap_iters: int,
-    heldout: Path,
+    heldout: Path | None,
     document_tokens: int,
 ) -> dict[str, Any] | None:
     """Score the Hugging Face folder `checkpoint` on every task of `suites`, zero-shot.
 
     `limit` bounds the examples of each official task; the offline suite is always scored whole.
-    `heldout` and `document_tokens`: as `eval.documents` has them.
-    Returns {"dtype", "document_perplexity", "tasks": {task: {"metrics": {metric: {"value",
-    "stderr", "higher_is_better", "examples"}}, "examples", "source"}}}; a metric's examples are
-    its value for each one; a group (blimp) has "subtasks" in their place, the metrics and examples
-    of each member. Several processes of one launcher share the documents of
+    `heldout` and `document_tokens`: as `eval.documents` has them; None: no document perplexity.
+    Returns {"dtype", "document_perplexity", if asked for, "tasks": {task: {"metrics": {metric:
+    {"value", "stderr", "higher_is_better", "examples"}}, "examples", "source"}}}; a metric's
+    examples are its value for each one; a group (blimp) has "subtasks" in their place, the metrics
+    and examples of each member. Several processes of one launcher share the documents of
     each task: the first returns the scores, the others None. Raises UserError for a checkpoint
     that cannot be loaded, data that cannot be read, or a score that is not finite.
     """
@@ -52,10 +52,11 @@ def evaluate(
         for name, task in zip(suite.names, objects, strict=True):
             scores = group_scores if isinstance(task, Group) else task_scores
             tasks[name] = {**scores(name, task, results, bootstrap_iters), "source": suite.source}
-    documents = document_perplexity(model, heldout, document_tokens)
+    documents = document_perplexity(model, heldout, document_tokens) if heldout else None
     if not group().is_main_process:
         return None
-    return {"dtype": dtype, "document_perplexity": documents, "tasks": tasks}
+    found = {"document_perplexity": documents} if documents else {}
+    return {"dtype": dtype, **found, "tasks": tasks}
 
 
 def run(model: LanguageModel, tasks: list[Any], limit: int | None, iterations: int) -> Any:

@@ -54,8 +54,9 @@ def evaluate(found: Found) -> str:
         for task, content in found["tasks"].items()
         for metric, entry in content["metrics"].items()
     ]
-    perplexity = number(found["document_perplexity"]["value"])
-    return ", ".join([f"perplexity of documents {perplexity}", *scores])
+    if documents := found.get("document_perplexity"):
+        scores.insert(0, f"perplexity of documents {number(documents['value'])}")
+    return ", ".join(scores)
 
 
 def number(value: float) -> str:
