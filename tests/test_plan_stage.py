@@ -30,7 +30,7 @@ LARGE = replace(
     disk=4096 * GIB,
     accelerator=replace(GPU, memory=80 * GIB, count=8),
 )
-DEPENDS_ON_TEXT = {"inputs", "corpus", "tasks", "report"}
+DEPENDS_ON_TEXT = {"inputs", "corpus", "tasks", "first_report", "report"}
 
 
 def profile(name: str) -> tuple[Params, Architecture]:

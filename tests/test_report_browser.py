@@ -134,13 +134,13 @@ def test_a_link_of_the_contents_leads_to_its_heading(
     width: int, browser: Browser, folder: Path
 ) -> None:
     page = opened(browser, folder, width)
-    link = page.locator("#contents").get_by_role("link", name="Loss curves", exact=True)
+    link = page.locator("#contents").get_by_role("link", name="Main results", exact=True)
     if width == 400:  # folded up, so that the report comes first
         assert not link.is_visible()
         page.locator("#contents summary").click()
     link.click()
-    assert page.url.endswith("#loss-curves")
-    box = page.get_by_role("heading", name="Loss curves").bounding_box()
+    assert page.url.endswith("#main-results")
+    box = page.get_by_role("heading", name="Main results").bounding_box()
     assert box is not None
     assert 0 <= box["y"] < 400
     page.close()

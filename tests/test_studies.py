@@ -53,6 +53,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     folder = tmp_path_factory.mktemp("studies")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        Path("params.yaml").write_text(yaml.safe_dump(smoke()))
         params = parse(smoke(), "params.yaml")
         for name in ("inputs", "base", "corpus", "extract", "svd"):
             stage(name, params)
