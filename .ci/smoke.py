@@ -12,7 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from reports.comparison import untimed
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script's own folder is there alone
+from reports.comparison import untimed  # noqa: E402
 
 KILLED = "pretrain@lesa"
 OUTPUT = Path("metrics/pretrain/lesa.json")
