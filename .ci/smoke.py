@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script's own folder is there alone
-from reports.comparison import untimed  # noqa: E402
+from reports.comparison import untimed
 
 KILLED = "pretrain@lesa"
 OUTPUT = Path("metrics/pretrain/lesa.json")
