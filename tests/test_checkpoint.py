@@ -279,7 +279,7 @@ def answer(folder: Path, read: Callable[[Path], object], damage: Damage, says: s
 
 
 @pytest.mark.parametrize("read", [Checkpoint, check])
-@pytest.mark.parametrize(("damage", "says"), BAD, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(("damage", "says"), BAD, ids=lambda x: getattr(x, "__name__", x)[:30])
 def test_bad_checkpoint(
     copy: Path, read: Callable[[Path], object], damage: Damage, says: str
 ) -> None:
