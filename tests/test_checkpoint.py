@@ -286,7 +286,9 @@ def test_bad_checkpoint(
     answer(copy, read, damage, says)
 
 
-@pytest.mark.parametrize(("damage", "says"), FOUND_BY_BASE, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(
+    ("damage", "says"), FOUND_BY_BASE, ids=lambda x: getattr(x, "__name__", x)[:30]
+)
 def test_what_cannot_be_loaded_is_found_at_the_base(
     copy: Path, damage: Damage, says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
