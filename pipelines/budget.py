@@ -245,10 +245,10 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             "learning_rate": row.phases[-1].learning_rate,
             "phases": [phase.model_dump() for phase in row.phases],
         }
-        with whole_folder(Path("artifacts/budget") / name) as folder:
-            write_json(folder / f"{name}.json", found)
+        with whole_folder(Path("artifacts/budget") / name) as folder:  # empty if none is kept
             if row.kept:
                 shutil.copytree(unfinished / str(len(row.phases)), folder / "checkpoint")
+        write_json(f"artifacts/budget/{name}.json", found)
     for point in found["steps"]:
         losses = {key: point[key] for key in ("heldout_loss", "second_text_loss")}
         log.metrics(losses, point["step"])

@@ -176,7 +176,8 @@ def listing(digests: Mapping[str, str]) -> str:
 def changed_copies(locks: Locks) -> Iterator[str]:
     """A line for each file of metrics/<study> that is not the copy of what the study wrote.
 
-    A study's stage writes a file, or a folder with a file for each row that its parameters name.
+    A study's stage writes a file, or a folder with a file for each row that its parameters name;
+    a folder without rows is no metrics (a checkpoint that study budget keeps).
     """
     for entry in locks.entries:
         study = Path(entry.lock).parent.name
@@ -189,7 +190,8 @@ def changed_copies(locks: Locks) -> Iterator[str]:
             if not copy.is_file() or md5_of(copy.read_bytes()) != entry.md5:
                 yield f"metrics/{study}/{name}: not {said}"
             continue
-        rows = rows_of(locks, entry)
+        if not (rows := rows_of(locks, entry)):
+            continue
         copies = {f"{row}.json": folder / f"{row}.json" for row in rows}
         missing = [name for name, path in copies.items() if not path.is_file()]
         if missing:
@@ -199,12 +201,13 @@ def changed_copies(locks: Locks) -> Iterator[str]:
 
 
 def rows_of(locks: Locks, entry: Entry) -> list[str]:
-    """Names of the rows of a study's stage, from the parameters that its lock records."""
+    """Names of the rows of a stage that is a group of them, from the parameters of its lock."""
     params = locks.stages[entry.lock][entry.stage].get("params", {})
     group = entry.stage.partition("@")[2]
     for recorded in params.values():
         for key, value in recorded.items():
-            if key.rpartition(".")[2] == group and isinstance(value, Mapping):
+            named = key.rpartition(".")[2] == group and isinstance(value, Mapping)
+            if named and all(isinstance(row, Mapping) for row in value.values()):
                 return list(value)
     return []
 

@@ -83,7 +83,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def ran(params: Params, run: str, log: Tracker | None = None) -> dict[str, Any]:
     budget.work(params, log or Tracker(), argparse.Namespace(run=run))
-    found: dict[str, Any] = json.loads(Path(f"artifacts/budget/{run}/{run}.json").read_text())
+    found: dict[str, Any] = json.loads(Path(f"artifacts/budget/{run}.json").read_text())
     return found
 
 
