@@ -32,7 +32,7 @@ from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, to_json
 from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS, PREFIX
-from pipelines.rows import BASE, SVD, Row, chosen, deepen, described
+from pipelines.rows import BASE, SVD, Row, chosen, described, write_row
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -44,12 +44,14 @@ class Phase(Strict):
     """A part of a run, with a warm-up and a cosine of its own.
 
     trains: the `new` layers or those `original` ones that the method's plan marks, or `all`, the
-    embedding too, whatever the plan says.
+    embedding too, whatever the plan says. optimizer: muon is for the layers' matrices, beside AdamW
+    (lesa.training.optimizer).
     """
 
     trains: Literal["new", "original", "all"]
     steps: Positive
     learning_rate: Rate
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
 
 class Outputs(Strict):
@@ -158,7 +160,7 @@ def trained_phases(
     """
     folder, before = unfinished / "0", 0
     if not folder.is_dir():
-        deepen(row, params, unfinished, folder)
+        write_row(row, params, unfinished, folder)
     heldout = load_blocks(CORPUS, "test")
     scored = concatenate_datasets([heldout, source_blocks(study.second_text, heldout)])
     for i, phase in enumerate(row.phases):
@@ -178,6 +180,7 @@ def trained_phases(
             if isinstance(phase, Outputs):
                 tensors, curve = fit(run, phase.rounds, phase.damping)
             else:
+                run = replace(run, muon=phase.optimizer == "muon")
                 prefix = PREFIX if params.train.prefix_cache else None
                 own, on_log = unfinished / f"trainer-{i}", partial(log_step, log, before)
                 tensors, curve = train(run, own, on_log, prefix_cache=prefix)

@@ -19,7 +19,7 @@ from lesa.training.saving import save
 from lesa.training.sequences import Example, read_examples, sequence_losses
 from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS, PREFIX, chosen_for, rate_warnings, read_grid
-from pipelines.rows import BASE, SVD, Row, chosen, deepen, described
+from pipelines.rows import BASE, SVD, Row, chosen, described, write_row
 from pipelines.study import Schedule, params_file, study_params
 from pipelines.tracking import Tracker
 
@@ -130,7 +130,7 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
     with work_folder(job.unfinished, key(params, job, grid["best"])) as unfinished:
         init = unfinished / "init"
         if not init.is_dir():
-            deepen(job.row, params, unfinished, init)
+            write_row(job.row, params, unfinished, init)
         run = Run(init, blocks, load_blocks(CORPUS, "test"), params.train, grid["best"])
         own = {"model": job.row.method, **chosen_for(params, tree_digest(init))}
         warnings = rate_warnings(path, grid, own)

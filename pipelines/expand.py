@@ -22,7 +22,7 @@ from pipelines.tracking import Tracker
 BASE, SVD, FITS = Path("artifacts/base"), Path("artifacts/svd"), Path("artifacts/fit")
 
 
-def deepen(params: Params, model: str, folder: Path) -> LayerPlan:
+def write_model(params: Params, model: str, folder: Path) -> LayerPlan:
     """Write the checkpoint of `model` into `folder`; returns its layer plan."""
     method, options = method_of(params, model)
     entry = params.methods[model]
@@ -54,7 +54,7 @@ def describe(folder: Path, plan: LayerPlan) -> dict[str, Any]:
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     model, folder = args.model, Path("artifacts/init") / args.model
     start = time.perf_counter()
-    plan = deepen(params, model, folder)
+    plan = write_model(params, model, folder)
     seconds = time.perf_counter() - start
     entry = params.methods[model]
     report = {"model": model, "method": entry.method, "plan": to_json(plan), "seconds": seconds}

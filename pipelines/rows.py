@@ -129,7 +129,7 @@ def predictors(fit: Fitted, svd: Path, params: Params, folder: Path) -> tuple[Pa
     return path, fit_kinds(job, f"fit {fit.preset} {fit.seed}")
 
 
-def deepen(row: Row, params: Params, work: Path, folder: Path) -> tuple[LayerPlan, Any]:
+def write_row(row: Row, params: Params, work: Path, folder: Path) -> tuple[LayerPlan, Any]:
     """Write the row's checkpoint into `folder`, its bases and predictors into `work`.
 
     Returns its layer plan, and the metrics of its predictors by kind; None where it has none.

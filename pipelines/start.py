@@ -30,7 +30,7 @@ from lesa.training.prefix import skip_prefix
 from lesa.training.pretrain import dtype_name, load_model
 from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS, PREFIX
-from pipelines.rows import BASE, SVD, Row, chosen, deepen, described
+from pipelines.rows import BASE, SVD, Row, chosen, described, write_row
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -73,7 +73,7 @@ def scores(folder: Path, row: Start, params: Params) -> dict[str, Any]:
 def measure(name: str, row: Start, params: Params, unfinished: Path) -> dict[str, Any]:
     """The numbers of one row, for metrics/start."""
     folder = unfinished / "checkpoint"
-    plan, fitted = deepen(row, params, unfinished, folder)
+    plan, fitted = write_row(row, params, unfinished, folder)
     new, added = Checkpoint(folder), [slot.layer_idx for slot in plan if slot.new]
     inserted = {k: structure(new.matrix(k, i) for i in added) if added else None for k in new.kinds}
     found = {
