@@ -66,12 +66,12 @@ def _path(axes: Axes, content: Json, title: str, size: float) -> Any:
     return points
 
 
-def smoothed(losses: npt.ArrayLike) -> tuple[Array, Array]:
-    """Steps and means of a training curve over a few steps, so that batches do not hide it."""
-    values = np.asarray(losses, dtype=np.float64)
-    width = max(1, min(WINDOW, len(values) // 8))
-    means = np.convolve(values, np.full(width, 1 / width), "valid")
-    return np.arange(len(means), dtype=np.float64) + (width + 1) / 2, np.asarray(means)
+def smoothed(steps: npt.ArrayLike, losses: npt.ArrayLike) -> tuple[Array, Array]:
+    """A training curve's means over a few consecutive steps, so that batches do not hide it."""
+    width = max(1, min(WINDOW, len(np.asarray(losses)) // 8))
+    window = np.full(width, 1 / width)
+    x, means = (np.convolve(np.asarray(v, np.float64), window, "valid") for v in (steps, losses))
+    return x, means
 
 
 def training_curves(m: Metrics) -> dict[str, list[Json]]:
@@ -94,7 +94,8 @@ def training_loss(m: Metrics) -> Figure | None:
     axes = figure.subplots()
     for i, (name, runs) in enumerate(curves.items()):
         steps = min(len(run["train"]) for run in runs)
-        found = [smoothed([row["loss"] for row in run["train"][:steps]]) for run in runs]
+        rows = [run["train"][:steps] for run in runs]
+        found = [smoothed([r["step"] for r in of], [r["loss"] for r in of]) for of in rows]
         x, seeds = found[0][0], np.stack([means for _, means in found])
         style = line_style(i)
         axes.plot(x, seeds.mean(0), label=name, markevery=max(1, len(x) // 8), **style)

@@ -192,7 +192,7 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             "published": published,
             "figures": figures.draw(m, drawing) | paper_figures.draw(m, drawing),
             "random": params.base.source == "random",
-            "summary": summary.paragraph(m, judged),
+            "summary": summary.lines(m, judged),
             "this_run": summary.this_run(m),
             "agreement": summary.agreement(m, published["main"]),
             "of_start": conclusions.of_start(m),

@@ -1,4 +1,4 @@
-"""The report's first paragraph, and what sets this run apart from the paper's.
+"""The report's first lines, and what sets this run apart from the paper's.
 
 Every clause is chosen by what was measured, and says so where nothing was.
 """
@@ -24,13 +24,15 @@ PAPER = (
 NEAR_RANK_ONE = 0.5  # of the squared norm of a matrix, in its largest singular value
 
 
-def paragraph(m: Metrics, judged: list[Claim]) -> str:
-    return " ".join([PAPER, found(m, judged), origin(m), advice(m)])
+def lines(m: Metrics, judged: list[Claim]) -> list[str]:
+    """The answer in short: each line is a sentence or two of Markdown that begin in bold."""
+    here = f"**Here:** {setting(m)}: {perplexities(m)}."
+    return [PAPER, here, *by_verdict(judged), origin(m), advice(m)]
 
 
-def found(m: Metrics, judged: list[Claim]) -> str:
-    """Perplexities of this run, and the claims by their verdict."""
-    said = [f"**Here**, {setting(m)}: {perplexities(m)}."]
+def by_verdict(judged: list[Claim]) -> list[str]:
+    """The claims, a line for each verdict that one has."""
+    said = []
     for verdict, words in WORDS.items():
         named = []
         for claim in judged:
@@ -40,8 +42,8 @@ def found(m: Metrics, judged: list[Claim]) -> str:
                 untested = verdict == Verdict.CANNOT
                 named.append(cited if untested else f"{claim.short} ({cited})")
         if named:
-            said.append(f"{words}: {'; '.join(named)}.")
-    return " ".join(said)
+            said.append(f"**{words}:** {'; '.join(named)}.")
+    return said
 
 
 WORDS = {

@@ -296,15 +296,15 @@ def test_what_was_found_names_whose_it_is(made: tuple[Path, Metrics]) -> None:
     assert "this run" not in rows["C7"]  # stands beside the claim
 
 
-# --- the first paragraph
+# --- the first lines
 
 
 def said(folder: Path, **changes: Any) -> str:
     m = measured.load(folder, params(**changes))
-    return summary.paragraph(m, claims.judge(m))
+    return "\n".join(summary.lines(m, claims.judge(m)))
 
 
-def test_the_paragraph_turns_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
+def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
     first = said(made[0])
     assert "its matrices are close to rank one, each row a multiple of one row: 93% of" in first
     assert "(6% in the base's)" in first
@@ -332,11 +332,11 @@ def test_the_paragraph_turns_with_the_numbers(made: tuple[Path, Metrics], tmp_pa
     assert "with no new layer, is higher" in second
 
 
-def test_the_paragraph_says_what_was_not_measured(tmp_path: Path) -> None:
+def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:
     text = said(write(tmp_path, optional=False))
     assert "over seeds and signs not measured yet (`make study NAME=start`)" in text
     assert "draws" not in text
-    assert "Not tested yet: " in text
+    assert "**Not tested yet:** " in text
     assert "study `budget`" not in text
     alone = {"base": {"method": "base"}, "solar": {"method": "solar"}}
     text = said(tmp_path, methods=alone)
@@ -393,6 +393,18 @@ def test_training_curves_are_means_over_steps_with_a_band_of_seeds(
     band = figure.axes[0].collections[list(lines).index("lesa")].get_paths()[0].vertices
     assert band is not None
     assert np.asarray(band)[:, 1].max() == pytest.approx(means.max(0).max())
+
+
+def test_a_training_curve_after_a_fit_stands_at_its_own_steps(tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    for seed in SEEDS:
+        rows = content(metrics, f"budget/lesa-{seed}")["train"][8:]
+        change(metrics, f"budget/lesa-{seed}", "train", value=rows)
+    figure = paper_figures.training_loss(measured.load(metrics, params()))
+    assert figure is not None
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    x = np.asarray(lines["lesa"].get_xdata())
+    assert np.allclose(x, np.arange(10.5, 39))  # the middle of steps 9 to 12, …
 
 
 def test_predictor_curves_are_drawn_where_they_are_saved(tmp_path: Path) -> None:
