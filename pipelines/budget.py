@@ -44,14 +44,12 @@ class Phase(Strict):
     """A part of a run, with a warm-up and a cosine of its own.
 
     trains: the `new` layers or those `original` ones that the method's plan marks, or `all`, the
-    embedding too, whatever the plan says. optimizer: muon is for the layers' matrices, beside AdamW
-    (lesa.training.optimizer).
+    embedding too, whatever the plan says.
     """
 
     trains: Literal["new", "original", "all"]
     steps: Positive
     learning_rate: Rate
-    optimizer: Literal["adamw", "muon"] = "adamw"
 
 
 class Outputs(Strict):
@@ -180,7 +178,6 @@ def trained_phases(
             if isinstance(phase, Outputs):
                 tensors, curve = fit(run, phase.rounds, phase.damping)
             else:
-                run = replace(run, muon=phase.optimizer == "muon")
                 prefix = PREFIX if params.train.prefix_cache else None
                 own, on_log = unfinished / f"trainer-{i}", partial(log_step, log, before)
                 tensors, curve = train(run, own, on_log, prefix_cache=prefix)

@@ -32,7 +32,7 @@ class Run:
 
     init: folder of the checkpoint and its layer plan. train_blocks: column `input_ids` of
     (block_size,). heldout: the same, and the column `document`. measure_start: is the held-out loss
-    measured at step 0, too? muon: do layers' matrices train by Muon (lesa.training.optimizer)?
+    measured at step 0, too?
     """
 
     init: Path
@@ -41,7 +41,6 @@ class Run:
     settings: Train
     learning_rate: float
     measure_start: bool = True
-    muon: bool = False
 
     @cached_property
     def heldout_blocks(self) -> list[Tensor]:
@@ -165,7 +164,6 @@ def prepare(
         compute_loss_func=None if processes.sharded() else chunked_loss(model, bf16),
         blocks=run.heldout_blocks,
         autocast=bf16,
-        by_muon=run.muon,
         states=states,
         callbacks=callbacks,
     )

@@ -18,7 +18,6 @@ from transformers import Trainer, TrainerCallback
 from lesa.files import read_json, write_json
 from lesa.training.blocks import States
 from lesa.training.heldout import block_losses
-from lesa.training.optimizer import muon
 from lesa.training.state import (
     GROUPS,
     OPTIMIZER,
@@ -71,7 +70,6 @@ class LayerTrainer(Trainer):
     `blocks` are the held-out blocks of `evaluate`, `states` their inputs where the model's lowest
     layers are cut off. `autocast`: forward passes in bfloat16 by torch's autocast alone. Trainer's
     `bf16` would add a float32 copy of all logits, and under FSDP round the residual stream.
-    `by_muon`: the layers' matrices train by Muon, the rest by AdamW (lesa.training.optimizer).
     """
 
     model: Any
@@ -83,13 +81,11 @@ class LayerTrainer(Trainer):
         *args: Any,
         blocks: list[Tensor],
         autocast: bool,
-        by_muon: bool = False,
         states: States | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.blocks, self.autocast, self.states = blocks, autocast, states
-        self.by_muon = by_muon
         if self.is_fsdp_enabled and autocast:
             # Layers are gathered in bfloat16 and gradients summed in float32. The hidden states
             # between layers stay float32, as in one process.
@@ -98,11 +94,6 @@ class LayerTrainer(Trainer):
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
             self.model.get_input_embeddings().register_forward_hook(lambda _, __, out: out.float())
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.by_muon:
-            self.optimizer = muon(self.model if model is None else model, self.args.learning_rate)
-        return super().create_optimizer(model)  # Trainer's own, AdamW, where there is none
 
     def compute_loss_context_manager(self) -> ExitStack:
         stack = ExitStack()
