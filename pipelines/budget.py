@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 from lesa.checkpoints.writer import PLAN_FILE
 from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
 from lesa.params import Params, Positive, Rate, Strict, Train
+from lesa.training.adapters import adapt, merged
 from lesa.training.blocks import load_blocks, training_order
 from lesa.training.heldout import first_tokens
 from lesa.training.outputs import fit
@@ -44,12 +45,20 @@ class Phase(Strict):
     """A part of a run, with a warm-up and a cosine of its own.
 
     trains: the `new` layers or those `original` ones that the method's plan marks, or `all`, the
-    embedding too, whatever the plan says.
+    embedding too, whatever the plan says; or `lora`, adapters of nearly `parameters` parameters
+    beside all layers (lesa.training.adapters), merged into them at the phase's end.
     """
 
-    trains: Literal["new", "original", "all"]
+    trains: Literal["new", "original", "all", "lora"]
     steps: Positive
     learning_rate: Rate
+    parameters: Positive | None = None
+
+    @model_validator(mode="after")
+    def lora_has_a_size(self) -> Phase:
+        if (self.trains == "lora") != (self.parameters is not None):
+            raise ValueError("parameters is for trains: lora, which must say it")
+        return self
 
 
 class Outputs(Strict):
@@ -100,6 +109,13 @@ class LaterRun(Run):
     """A phase that goes on in the order of the data where the steps before it have stopped."""
 
     steps_before: int = 0
+    parameters: int | None = None
+
+    def prepare_model(self, model: Any) -> None:
+        if self.parameters is None:
+            super().prepare_model(model)
+        else:
+            adapt(model, self.parameters, self.settings.seed)
 
     def ordered_blocks(self) -> Dataset:
         steps = self.steps_before + self.settings.max_steps
@@ -180,7 +196,10 @@ def trained_phases(
             else:
                 prefix = PREFIX if params.train.prefix_cache else None
                 own, on_log = unfinished / f"trainer-{i}", partial(log_step, log, before)
+                run = replace(run, parameters=phase.parameters)
                 tensors, curve = train(run, own, on_log, prefix_cache=prefix)
+                if phase.trains == "lora":
+                    tensors = merged(tensors, folder)
             save(tensors, folder, after)
             write_json(numbers, curve)
         yield before, read_json(numbers)

@@ -177,7 +177,7 @@ def table(m: Metrics) -> Table:
     )
 
 
-RIVALS = ("llama_pro", "identity", "opt_deus_code", "base", "solar", "lesa")
+RIVALS = ("llama_pro", "identity", "opt_deus_code", "base", "lora", "solar", "lesa")
 COMPARED = ("lesa", "lesa_official", "fitted_llama_pro", "fitted_identity")
 
 

@@ -188,6 +188,7 @@ def contest(m: Metrics) -> tuple[dict[str, float], str | None, Gap, str]:
             runs.name: runs
             for runs in budget.groups(m)
             if (runs.max_steps, runs.tokens) == (lesa.max_steps, lesa.tokens)
+            and runs.first["trains"] != "lora"  # neither deeper nor the base trained whole
         }
         ends = {
             name: float(runs.at(runs.tokens, list(runs.by_seed)).mean())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lesa.params import Params, parse
@@ -45,6 +46,12 @@ STUDY: dict[str, Any] = {
         "llama_pro-1": {"method": "llama_pro", "seed": 1, "phases": NEW},
         "twice-3": {"method": "llama_pro", "seed": 3, "phases": HARDLY},
         "fitted-0": {"method": "llama_pro", "seed": 0, "phases": [OUTPUTS, *NEW]},
+        "lora-0": {
+            "method": "base",
+            "seed": 0,
+            "phases": [NEW[0] | {"trains": "lora", "parameters": 10_000}],
+            "kept": True,
+        },
         "lesa-0": {
             "method": "lesa",
             "options": {"unpredicted": "layer_0"},
@@ -62,7 +69,7 @@ def test_every_run_of_the_study_is_what_its_name_says() -> None:
         assert run.fit is None or run.fit.seed == run.seed, name
         assert run.options.get("seed", run.seed) == run.seed, name
         if run.method in ("base", "solar"):
-            assert [phase.trains for phase in run.phases] == ["all"]
+            assert [phase.trains for phase in run.phases] in (["all"], ["lora"])
 
 
 @pytest.fixture
@@ -120,6 +127,24 @@ def test_losses_are_those_of_transformers_in_the_order_of_the_data(params: Param
     assert [row["loss"] for row in found["train"]] == pytest.approx(by_step, abs=1e-4)
     assert found["trains"] == "new_then_all"
     assert found["max_steps"] == 6
+
+
+def test_adapters_train_and_are_merged(params: Params) -> None:
+    """The checkpoint that is kept has the losses that the run measured with adapters in place."""
+    found = ran(params, "lora-0")
+    assert found["trains"] == "lora"
+    assert found["trainable_parameters"] == pytest.approx(10_000, rel=0.2)
+    for folder, step in (("artifacts/base", 0), ("artifacts/budget/lora-0/checkpoint", -1)):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        own = [loss_of(model, block) for block in tokens_of(load_blocks(CORPUS, "test"))]
+        assert found["steps"][step]["block_losses"] == pytest.approx(own, abs=1e-4)
+    assert found["steps"][-1]["heldout_loss"] != found["steps"][0]["heldout_loss"]
+
+
+def test_lora_says_its_size() -> None:
+    for phase in ({"trains": "lora"}, {"trains": "new", "parameters": 5}):
+        with pytest.raises(ValidationError, match="parameters is for trains: lora"):
+            budget.Phase.model_validate(NEW[0] | phase)
 
 
 def test_fitted_outputs_are_a_part_of_the_run(params: Params) -> None:

@@ -55,6 +55,10 @@ class Run:
     def tokens_per_step(self) -> int:
         return self.sequences_per_step * len(self.train_blocks[0]["input_ids"])
 
+    def prepare_model(self, model: Any) -> None:
+        """Say what of `model` trains."""
+        freeze(model, self.init)
+
     def ordered_blocks(self) -> Dataset:
         """The sequences of all steps, the same for every model and number of processes.
 
@@ -145,7 +149,7 @@ def prepare(
     """
     blocks, states, prefix_seconds = run.ordered_blocks(), None, 0.0
     model, bf16 = load_model(run.init), run.settings.bf16
-    freeze(model, run.init)
+    run.prepare_model(model)
     if prefix_cache is not None:
         training = tokens_of(blocks)
         used = training + run.heldout_blocks

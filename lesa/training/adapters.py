@@ -1,0 +1,55 @@
+"""LoRA (peft) on every matrix of a model's layers: a control that adds no depth.
+
+Its rank is the one that trains as many parameters as a given number, such as that of new layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from lesa.errors import UserError
+from lesa.training.freezing import model_family
+from lesa.training.pretrain import load_model
+
+A, B = (f".lora_{letter}.default.weight" for letter in "AB")
+
+
+def adapt(model: nn.Module, parameters: int, seed: int) -> int:
+    """Freeze `model` and put adapters beside its layers' `nn.Linear`; returns their rank.
+
+    Of rank r, one of a matrix (out, in) has r (out + in) parameters: A (r, in), drawn by `seed`,
+    and B (out, r), zero, whose product is added to the matrix. All together have nearly
+    `parameters`. Raises UserError where there is no `nn.Linear` in the layers (GPT-2), or where
+    rank 1 has more than twice as many.
+    """
+    family = model_family(model)
+    linear = {
+        name: module.in_features + module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and family.split(f"{name}.weight") is not None
+    }
+    rank = round(parameters / sum(linear.values())) if linear else 0
+    if rank == 0:
+        raise UserError(f"LoRA: {len(linear)} matrices cannot have {parameters:,} parameters")
+    model.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(linear))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    return rank
+
+
+def merged(trained: Mapping[str, Tensor], init: Path) -> dict[str, Tensor]:
+    """The matrices (out, in) of the checkpoint at `init` with trained adapters added, float32."""
+    model = load_model(init)
+    prefixes = [name.removesuffix(A) for name in trained if name.endswith(A)]
+    return {
+        f"{prefix}.weight": model.get_parameter(f"{prefix}.weight").detach()
+        + trained[prefix + B] @ trained[prefix + A]
+        for prefix in prefixes
+    }
