@@ -235,12 +235,15 @@ def unknown_code(locks: Locks) -> Iterator[str]:
 
 
 def older_code(locks: Locks) -> Iterator[str]:
-    """A line for each stage that ran with other code than is here."""
+    """A line for the stages of a lock that ran with other code than is here, alike in which."""
     stages: dict[tuple[str, str], list[str]] = {}
     for entry in unlike(locks):
         stages.setdefault((entry.lock, entry.stage), []).append(entry.path)
+    alike: dict[tuple[str, str], list[str]] = {}
     for (lock, stage), paths in stages.items():
-        yield f"{lock}: stage {stage} ran with other code: {', '.join(paths)}"
+        alike.setdefault((lock, ", ".join(paths)), []).append(stage)
+    for (lock, code), names in alike.items():
+        yield f"{lock}: ran with other code than is here ({code}): {', '.join(names)}"
 
 
 def unknown_commits(locks: Locks) -> Iterator[str]:
@@ -260,10 +263,14 @@ def has_commit(root: Path, commit: str) -> bool:
 
 
 def uncommitted(locks: Locks) -> Iterator[str]:
-    """A line for each file of metrics/provenance of a stage that ran changes not committed."""
-    for path in sorted((locks.root / "metrics" / "provenance").glob("*.json")):
-        if json.loads(path.read_text(encoding="utf-8")).get("uncommitted_changes"):
-            yield f"{path.relative_to(locks.root)}: the stage ran with uncommitted changes"
+    """A line that names the stages of metrics/provenance that ran changes not committed."""
+    found = [
+        path.stem
+        for path in sorted((locks.root / "metrics" / "provenance").glob("*.json"))
+        if json.loads(path.read_text(encoding="utf-8")).get("uncommitted_changes")
+    ]
+    if found:
+        yield f"metrics/provenance: ran with uncommitted changes: {', '.join(found)}"
 
 
 def unlike(locks: Locks) -> Iterator[Entry]:

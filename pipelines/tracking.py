@@ -37,6 +37,7 @@ QUIET = {  # set only where the user has not
 OUTPUTS = (  # tracked files that a pipeline run itself rewrites
     "metrics",
     "dvc.lock",
+    "pipelines/studies/*/dvc.lock",
     "reports/REPORT.md",
     "reports/report.html",
     "reports/report.pdf",

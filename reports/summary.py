@@ -177,8 +177,16 @@ def in_order(gap: Interval, lower: str, higher: str, undecided: str) -> str:
 Gap = Callable[[str, str], Interval | None]
 
 
-def contest(m: Metrics) -> tuple[dict[str, float], str | None, Gap, str]:
-    """Final losses by model, the base's name, differences of final losses, and where from.
+# What trains without a new layer on the same tokens, by what the study says that it trains.
+AS_DEEP_AS_THE_BASE = {
+    "all": "the base trained whole on the same tokens, with no new layer,",
+    "lora": "LoRA with as many parameters as the new layers, and no new layer,",
+}
+
+
+def contest(m: Metrics) -> tuple[dict[str, float], dict[str, str], Gap, str]:
+    """Final losses by model, words for those with no new layer, differences of final losses, and
+    where from.
 
     Of the study's longest schedule if LESA is in it, else of this run; models that saw other
     numbers of tokens are left out.
@@ -188,33 +196,37 @@ def contest(m: Metrics) -> tuple[dict[str, float], str | None, Gap, str]:
             runs.name: runs
             for runs in budget.groups(m)
             if (runs.max_steps, runs.tokens) == (lesa.max_steps, lesa.tokens)
-            and runs.first["trains"] != "lora"  # neither deeper nor the base trained whole
         }
         ends = {
             name: float(runs.at(runs.tokens, list(runs.by_seed)).mean())
             for name, runs in of_study.items()
         }
-        base = next((n for n, r in of_study.items() if r.first["method"] == "base"), None)
+        shallow = {
+            name: AS_DEEP_AS_THE_BASE[runs.first["trains"]]
+            for name, runs in of_study.items()
+            if runs.first["method"] == "base"
+        }
 
         def studied(a: str, b: str) -> Interval | None:
             return budget.difference(of_study[a], of_study[b])
 
-        return ends, base, studied, f"{lesa.tokens:,} tokens, study `budget`"
+        return ends, shallow, studied, f"{lesa.tokens:,} tokens, study `budget`"
     last = {name: int(run["steps"][-1]["tokens"]) for name, run in m.pretrain.items()}
     most = max(last.values())
     ends = {n: float(losses_at(m.pretrain[n], -1).mean()) for n in last if last[n] == most}
     base = m.model_of("base")
+    shallow = {base: AS_DEEP_AS_THE_BASE["all"]} if base in ends else {}
 
     def run(a: str, b: str) -> Interval | None:
         return paired(losses_at(m.pretrain[a], -1), losses_at(m.pretrain[b], -1))
 
-    return ends, base if base in ends else None, run, f"{most:,} tokens"
+    return ends, shallow, run, f"{most:,} tokens"
 
 
 def advice(m: Metrics) -> str:
     """Which deepened model to take at the longest budget measured."""
-    ends, base, gap_of, budget_said = contest(m)
-    deep = {name: loss for name, loss in ends.items() if name != base}
+    ends, shallow, gap_of, budget_said = contest(m)
+    deep = {name: loss for name, loss in ends.items() if name not in shallow}
     if len(deep) < 2:
         return "**Which to take:** too few deepened models were trained on equally many tokens."
     best = min(deep, key=lambda name: deep[name])
@@ -225,12 +237,10 @@ def advice(m: Metrics) -> str:
         said += f", not told apart from {', '.join(f'`{name}`' for name in level)}"
     if (lesa := gaps.get("lesa")) is not None and "lesa" not in level:
         said += f"; `lesa` is {show_interval(lesa)} nats above it"
-    if base is not None and (own := gap_of(base, best)) is not None:
-        words = in_order(own, "lower still", "higher", "level with it")
-        said += (
-            f"; the base trained whole on the same tokens, with no new layer, is {words} "
-            f"({show_interval(own)} nats)"
-        )
+    for name, trained in shallow.items():
+        if (own := gap_of(name, best)) is not None:
+            words = in_order(own, "lower still", "higher", "level with it")
+            said += f"; {trained} is {words} ({show_interval(own)} nats)"
     return said + "."
 
 

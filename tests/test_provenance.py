@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lesa.files import read_json, write_json
+from lesa.files import read_json, write_json, write_text
 from pipelines import found, provenance, stage
 from pipelines.tracking import Tracker
 from reports import first
@@ -40,6 +40,9 @@ def run(monkeypatch: pytest.MonkeyPatch, name: str, *words: str, **options: Any)
     stage.run_stage(name, lambda *_: None, *(f"argument{i}" for i in range(len(words))), **options)
 
 
+STUDY_LOCK = Path("pipelines/studies/budget/dvc.lock")
+
+
 @pytest.fixture
 def repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -49,8 +52,10 @@ def repository(
     Path("params.yaml").write_text(yaml.safe_dump(params().model_dump(mode="json")))
     who = {f"GIT_{role}_{key}": "nobody@localhost" for role in ("AUTHOR", "COMMITTER")
            for key in ("NAME", "EMAIL")}  # fmt: skip
+    write_text(STUDY_LOCK, "before: it is what a study's stage rewrites\n")
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "All"]):
         subprocess.run(["git", *words], check=True, env={**os.environ, **who})
+    write_text(STUDY_LOCK, "after: and no source\n")
     for name in ("base", "corpus"):
         write_json(f"metrics/{name}.json", {"digest": f"of {name}"})
     return tmp_path

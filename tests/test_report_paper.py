@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from scipy import stats
 
 from lesa import params as parameters
+from lesa.files import write_json
 from reports import claims, measured, paper_figures, paper_tables, rerun, summary
 from reports.claims import Finding, Verdict
 from reports.markup import slug
@@ -253,12 +255,12 @@ def test_this_runs_numbers_follow_from_the_committed_files(committed: Metrics) -
         name: np.array(content(folder, f"pretrain/{name}")["steps"][-1]["block_losses"])
         for name in ("lesa", "llama_pro")
     }
-    if not committed.budget and committed.params.corpus.blocks_per_document == 1:
-        test = stats.ttest_rel(ends["lesa"], ends["llama_pro"]).confidence_interval(0.95)
-        _, _, gap_of, _ = summary.contest(committed)
-        gap = gap_of("lesa", "llama_pro")
-        assert gap is not None
-        assert (gap.low, gap.high) == pytest.approx((test.low, test.high))
+    assert committed.params.corpus.blocks_per_document == 1
+    test = stats.ttest_rel(ends["lesa"], ends["llama_pro"]).confidence_interval(0.95)
+    _, _, gap_of, _ = summary.contest(replace(committed, budget={}))
+    gap = gap_of("lesa", "llama_pro")
+    assert gap is not None
+    assert (gap.low, gap.high) == pytest.approx((test.low, test.high))
 
 
 # --- the claims table
@@ -330,6 +332,11 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     assert "it does not follow that of one constant row" in second
     assert "**Which to take:** `lesa` has the lowest loss" in second
     assert "with no new layer, is higher" in second
+    lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}
+    write_json(metrics / "budget" / "lora-0.json", lora)
+    third = said(tmp_path)
+    assert "LoRA with as many parameters as the new layers, and no new layer, is higher" in third
+    assert "the base trained whole" in third
 
 
 def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:

@@ -393,7 +393,9 @@ def budget_study(folder: Path) -> None:
         shift = 0.01 * seed
         ends = {"base": 3.0, "llama_pro": 3.05, "solar": 3.3, "identity": 3.04}
         for name, end in ends.items():
-            run = budget_run(name, seed, end + shift, seconds=150.0, prefix_seconds=0.0)
+            more: dict[str, Any] = {"trains": "all"} if name in ("base", "solar") else {}
+            seconds = {"seconds": 150.0, "prefix_seconds": 0.0}
+            run = budget_run(name, seed, end + shift, **(seconds | more))
             save(folder, f"budget/{run['run']}", run)
         for name, end, more in (
             ("lesa", 3.1, {}),

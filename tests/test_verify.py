@@ -265,7 +265,7 @@ def test_code_that_has_changed_since_is_a_note(
     (copy / "lesa" / "method.py").write_text("SEED = 1\n")
     status, said = verified(monkeypatch, capsys)
     assert status == 0
-    assert "note    dvc.lock: stage corpus ran with other code: lesa/method.py" in said
+    assert "note    dvc.lock: ran with other code than is here (lesa/method.py): corpus" in said
 
 
 def test_kinds_of_numbers() -> None:
