@@ -100,10 +100,13 @@ def differing(place: str, before: Any, after: Any) -> Iterator[tuple[str, Any, A
 def disagreeing(locks: Locks) -> Iterator[str]:
     """A line for each path that two stages of one lock record with different content.
 
-    What a stage read is what another one wrote; where none did, what most stages read.
+    What a stage read is what another one wrote; where none did, what most stages read. Code is left
+    to `unknown_code` and `older_code`: a study's runs are made over days, and code goes on.
     """
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in locks.entries:
+        if is_code(entry.path):
+            continue
         groups.setdefault((entry.lock, entry.path), []).append(entry)
     for group in groups.values():
         contents = [(entry.md5, entry.size) for entry in group]
@@ -136,7 +139,7 @@ def changed_files(locks: Locks) -> Iterator[str]:
 
 def is_code(path: str) -> bool:
     """Sources of the program, of which git keeps every version."""
-    return not path.startswith(("metrics", "reports/")) or (
+    return not path.startswith((ARTIFACTS, "metrics", "reports/")) or (
         path.endswith((".py", ".yaml")) or path in ("reports/claims", "reports/templates")
     )
 
@@ -275,7 +278,7 @@ def uncommitted(locks: Locks) -> Iterator[str]:
 
 def unlike(locks: Locks) -> Iterator[Entry]:
     for entry in locks.entries:
-        if entry.out or entry.path.startswith(ARTIFACTS) or not is_code(entry.path):
+        if entry.out or not is_code(entry.path):
             continue
         path = locks.root / entry.path
         if not path.exists() or md5(path) != entry.md5:
