@@ -88,6 +88,13 @@ class Table:
         """Per column: right-aligned because it holds numbers."""
         return [any(not isinstance(r[name], str | None) for r in self.rows) for name in self.header]
 
+    @property
+    def shares(self) -> list[float]:
+        """Per column its share of a page's width, by the root of its longest text: of as much text
+        in a cell as there may be, width and height then grow alike. Empty if no text is long."""
+        lengths = [max(len(text) for text in column) for column in zip(*self.cells, strict=True)]
+        return [max(3, length) ** 0.5 for length in lengths] if max(lengths, default=0) > 60 else []
+
     def frame(self) -> pd.DataFrame:
         """Unrounded values; a standard error and an interval's ends get columns of their own."""
         flat: list[dict[str, Any]] = []
