@@ -165,7 +165,7 @@ def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(KeyboardInterrupt):
             stage("studies.code.train", code, model="identity")
     assert Path("artifacts/work/code/identity/before.json").is_file()
-    monkeypatch.setattr(module, "deepen", killed)  # not made a second time
+    monkeypatch.setattr(module, "write_row", killed)  # not made a second time
     stage("studies.code.train", code, model="identity")
     again = read_json("artifacts/code/identity.json")
     assert again["heldout"] == whole[0]["heldout"]
