@@ -196,8 +196,8 @@ def gaps(m: Metrics) -> Table:
             rows.append(row)
     return Table(
         "budget_gaps",
-        "Loss of LESA, of fitted starts and of LLaMA Pro's start with adapters minus that of others "
-        "after equally many tokens, nats a token; the tokens of a fit count",
+        "Loss of LESA, of fitted starts and of LLaMA Pro's start with adapters, minus that of "
+        "others after equally many tokens, nats a token; the tokens of a fit count",
         SOURCES,
         rows,
     )
