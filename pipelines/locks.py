@@ -132,9 +132,29 @@ def changed_files(locks: Locks) -> Iterator[str]:
             continue
         if not path.exists():
             yield f"{entry.path}: not there, but {entry.lock} has it of stage {entry.stage}"
-        elif (md5(path), size(path)) != (entry.md5, entry.size):
+        elif (md5(path), size(path)) != (entry.md5, entry.size) and not is_earlier(locks, entry):
             verb = "wrote" if entry.out else "read"
             yield f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
+
+
+def is_earlier(locks: Locks, entry: Entry) -> bool:
+    """Whether a study's stage read a version of a file that git has had: the pipeline may have run
+    again since. That the version here is the pipeline's own, its own lock tells."""
+    if entry.out or entry.lock == MAIN:
+        return False
+    return entry.md5 in (versions(locks.root, entry.path) or ())
+
+
+def earlier_inputs(locks: Locks) -> Iterator[str]:
+    """A line for the stages of a lock that read an earlier version of a committed file."""
+    stages: dict[tuple[str, str], list[str]] = {}
+    for entry in locks.entries:
+        path = locks.root / entry.path
+        committed = not entry.path.startswith(ARTIFACTS) and not is_code(entry.path)
+        if committed and path.exists() and md5(path) != entry.md5 and is_earlier(locks, entry):
+            stages.setdefault((entry.lock, entry.path), []).append(entry.stage)
+    for (lock, name), found in stages.items():
+        yield f"{lock}: read an earlier version of {name}: {', '.join(found)}"
 
 
 def is_code(path: str) -> bool:

@@ -44,7 +44,8 @@ def verify() -> int:
         print(*(f"        {line}" for line in found), sep="\n", end="\n" * bool(found))
         count += len(found)
     known = locks.load(ROOT)
-    for line in [*locks.older_code(known), *locks.uncommitted(known)]:
+    notes = (locks.older_code, locks.earlier_inputs, locks.uncommitted)
+    for line in (line for note in notes for line in note(known)):
         print(f"note    {line}")
     return count
 

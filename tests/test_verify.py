@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -266,6 +267,33 @@ def test_code_that_has_changed_since_is_a_note(
     status, said = verified(monkeypatch, capsys)
     assert status == 0
     assert "note    dvc.lock: ran with other code than is here (lesa/method.py): corpus" in said
+
+
+def test_a_study_may_have_read_an_earlier_committed_version(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The writer's own lock has the version that is here; the study's has the one before it."""
+    path = copy / "metrics" / "base.json"
+    earlier = "pipelines/studies/start/dvc.lock"
+    lock = yaml.safe_load((copy / earlier).read_text())
+    stage = next(iter(lock["stages"].values()))
+    old = json.dumps({"before": 1}).encode()
+    read = {"path": "metrics/base.json", "hash": "md5", "md5": hashlib.md5(old).hexdigest()}
+    stage.setdefault("deps", []).append(read | {"size": len(old)})
+    (copy / earlier).write_text(yaml.safe_dump(lock))
+    status, said = verified(monkeypatch, capsys)
+    assert status == 1  # git never had that version
+    assert "metrics/base.json: not what stage" in said
+    now = path.read_bytes()
+    path.write_bytes(old)
+    command(copy, "git", "add", "metrics")
+    command(copy, "git", "commit", "-qm", "Before")
+    path.write_bytes(now)
+    command(copy, "git", "commit", "-qam", "Now")
+    locks.versions.cache_clear()
+    status, said = verified(monkeypatch, capsys)
+    assert status == 0, said
+    assert f"note    {earlier}: read an earlier version of metrics/base.json" in said
 
 
 def test_kinds_of_numbers() -> None:
