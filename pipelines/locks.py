@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -126,15 +126,22 @@ def shown(entry: Entry) -> str:
 
 def changed_files(locks: Locks) -> Iterator[str]:
     """A line for each committed file that is not the one that a stage read or wrote."""
+    for entry in unlike_files(locks):
+        if not (locks.root / entry.path).exists():
+            yield f"{entry.path}: not there, but {entry.lock} has it of stage {entry.stage}"
+        elif not is_earlier(locks, entry):
+            verb = "wrote" if entry.out else "read"
+            yield f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
+
+
+def unlike_files(locks: Locks) -> Iterator[Entry]:
+    """Entries of committed files, code apart, that are not here or have another content here."""
     for entry in locks.entries:
         path = locks.root / entry.path
         if entry.path.startswith(ARTIFACTS) or is_code(entry.path):
             continue
-        if not path.exists():
-            yield f"{entry.path}: not there, but {entry.lock} has it of stage {entry.stage}"
-        elif (md5(path), size(path)) != (entry.md5, entry.size) and not is_earlier(locks, entry):
-            verb = "wrote" if entry.out else "read"
-            yield f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
+        if not path.exists() or (md5(path), size(path)) != (entry.md5, entry.size):
+            yield entry
 
 
 def is_earlier(locks: Locks, entry: Entry) -> bool:
@@ -146,15 +153,23 @@ def is_earlier(locks: Locks, entry: Entry) -> bool:
 
 
 def earlier_inputs(locks: Locks) -> Iterator[str]:
-    """A line for the stages of a lock that read an earlier version of a committed file."""
+    """A line for the stages of a lock that read an earlier version of committed files, alike in
+    which."""
+    here = (e for e in unlike_files(locks) if (locks.root / e.path).exists())
+    for lock, names, stages in alike(entry for entry in here if is_earlier(locks, entry)):
+        yield f"{lock}: read an earlier version of {names}: {stages}"
+
+
+def alike(entries: Iterable[Entry]) -> Iterator[tuple[str, str, str]]:
+    """Each lock, paths, and its stages that have entries of these and no other paths."""
+    paths: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        paths.setdefault((entry.lock, entry.stage), []).append(entry.path)
     stages: dict[tuple[str, str], list[str]] = {}
-    for entry in locks.entries:
-        path = locks.root / entry.path
-        committed = not entry.path.startswith(ARTIFACTS) and not is_code(entry.path)
-        if committed and path.exists() and md5(path) != entry.md5 and is_earlier(locks, entry):
-            stages.setdefault((entry.lock, entry.path), []).append(entry.stage)
-    for (lock, name), found in stages.items():
-        yield f"{lock}: read an earlier version of {name}: {', '.join(found)}"
+    for (lock, stage), found in paths.items():
+        stages.setdefault((lock, ", ".join(found)), []).append(stage)
+    for (lock, names), of in stages.items():
+        yield lock, names, ", ".join(of)
 
 
 def is_code(path: str) -> bool:
@@ -196,16 +211,23 @@ def listing(digests: Mapping[str, str]) -> str:
     return md5_of(json.dumps(rows, sort_keys=True).encode()) + ".dir"
 
 
-def changed_copies(locks: Locks) -> Iterator[str]:
-    """A line for each file of metrics/<study> that is not the copy of what the study wrote.
+def copied(locks: Locks) -> Iterator[tuple[str, Entry]]:
+    """Each study, and an out of its stages that metrics/<study> has a copy of.
 
-    A study's stage writes a file, or a folder with a file for each row that its parameters name;
-    a folder without rows is no metrics (a checkpoint that study budget keeps).
+    It is a file, or a folder with a file for each row that its stage's parameters name. A folder
+    beside a file of its name is no metrics (a checkpoint that study budget keeps).
     """
+    written = {entry.path for entry in locks.entries if entry.out}
     for entry in locks.entries:
         study = Path(entry.lock).parent.name
-        if not entry.out or entry.lock == MAIN or not entry.path.startswith(f"artifacts/{study}"):
-            continue
+        own = entry.out and entry.lock != MAIN and entry.path.startswith(f"artifacts/{study}")
+        if own and f"{entry.path}.json" not in written:
+            yield study, entry
+
+
+def changed_copies(locks: Locks) -> Iterator[str]:
+    """A line for each file of metrics/<study> that is not the copy of what the study wrote."""
+    for study, entry in copied(locks):
         folder, name = locks.root / "metrics" / study, Path(entry.path).name
         said = f"the copy of what stage {entry.stage} wrote ({entry.lock})"
         if not entry.md5.endswith(".dir"):
@@ -213,8 +235,7 @@ def changed_copies(locks: Locks) -> Iterator[str]:
             if not copy.is_file() or md5_of(copy.read_bytes()) != entry.md5:
                 yield f"metrics/{study}/{name}: not {said}"
             continue
-        if not (rows := rows_of(locks, entry)):
-            continue
+        rows = rows_of(locks, entry)
         copies = {f"{row}.json": folder / f"{row}.json" for row in rows}
         missing = [name for name, path in copies.items() if not path.is_file()]
         if missing:
@@ -224,13 +245,12 @@ def changed_copies(locks: Locks) -> Iterator[str]:
 
 
 def rows_of(locks: Locks, entry: Entry) -> list[str]:
-    """Names of the rows of a stage that is a group of them, from the parameters of its lock."""
+    """Names of the rows of a study's stage, from the parameters that its lock records."""
     params = locks.stages[entry.lock][entry.stage].get("params", {})
     group = entry.stage.partition("@")[2]
     for recorded in params.values():
         for key, value in recorded.items():
-            named = key.rpartition(".")[2] == group and isinstance(value, Mapping)
-            if named and all(isinstance(row, Mapping) for row in value.values()):
+            if key.rpartition(".")[2] == group and isinstance(value, Mapping):
                 return list(value)
     return []
 
@@ -238,11 +258,9 @@ def rows_of(locks: Locks, entry: Entry) -> list[str]:
 def without_origin(locks: Locks) -> Iterator[str]:
     """A line for each metrics file that no stage of a lock wrote."""
     written = {entry.path for entry in locks.entries if entry.out}
-    for entry in locks.entries:
-        if entry.out and entry.lock != MAIN:
-            study, name = Path(entry.lock).parent.name, Path(entry.path).name
-            rows = rows_of(locks, entry) if entry.md5.endswith(".dir") else [name[:-5]]
-            written |= {f"metrics/{study}/{row}.json" for row in rows}
+    for study, entry in copied(locks):
+        rows = rows_of(locks, entry) if entry.md5.endswith(".dir") else [Path(entry.path).stem]
+        written |= {f"metrics/{study}/{row}.json" for row in rows}
     for path in sorted((locks.root / "metrics").rglob("*.json")):
         relative = path.relative_to(locks.root)
         if str(relative) not in written and relative.parts[1] not in BY_HAND:
@@ -259,14 +277,8 @@ def unknown_code(locks: Locks) -> Iterator[str]:
 
 def older_code(locks: Locks) -> Iterator[str]:
     """A line for the stages of a lock that ran with other code than is here, alike in which."""
-    stages: dict[tuple[str, str], list[str]] = {}
-    for entry in unlike(locks):
-        stages.setdefault((entry.lock, entry.stage), []).append(entry.path)
-    alike: dict[tuple[str, str], list[str]] = {}
-    for (lock, stage), paths in stages.items():
-        alike.setdefault((lock, ", ".join(paths)), []).append(stage)
-    for (lock, code), names in alike.items():
-        yield f"{lock}: ran with other code than is here ({code}): {', '.join(names)}"
+    for lock, code, stages in alike(unlike(locks)):
+        yield f"{lock}: ran with other code than is here ({code}): {stages}"
 
 
 def unknown_commits(locks: Locks) -> Iterator[str]:

@@ -260,6 +260,21 @@ def test_a_metrics_file_that_no_stage_wrote_is_named(copy: Path) -> None:
     ]
 
 
+def test_a_folder_whose_rows_no_parameter_names_is_not_passed_over(copy: Path) -> None:
+    """Only a folder beside a file of its name, as study budget writes, is no metrics."""
+    path = copy / "pipelines" / "studies" / "start" / "dvc.lock"
+    lock = yaml.safe_load(path.read_text())
+    stage = next(iter(lock["stages"].values()))
+    del stage["params"]
+    path.write_text(yaml.safe_dump(lock))
+    assert len(list(locks.changed_copies(locks.load(copy)))) == 1
+    beside = stage["outs"][0] | {"path": stage["outs"][0]["path"] + ".json", "md5": "0" * 32}
+    stage["outs"].append(beside)
+    path.write_text(yaml.safe_dump(lock))
+    (said,) = locks.changed_copies(locks.load(copy))
+    assert said.startswith("metrics/start/draws.json: not the copy")
+
+
 def test_code_that_has_changed_since_is_a_note(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
