@@ -1,8 +1,8 @@
 """LESA: depth up-scaling of language models by layers that are predicted from their neighbours.
 
-`inspect`, `plan`, `expand`, `fit_outputs`, `evaluate` and `compare` do what the commands of `lesa`
-of these names do. They are imported when they are first asked for: `import lesa` alone loads no
-torch.
+`inspect`, `plan`, `expand`, `fit_outputs`, `train`, `evaluate` and `compare` do what the commands
+of `lesa` of these names do. They are imported when they are first asked for: `import lesa` alone
+loads no torch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from lesa.commands.fit_outputs import fit_outputs
     from lesa.commands.inspect import inspect
     from lesa.commands.plan import plan
+    from lesa.commands.train import train
 
-__all__ = ["compare", "evaluate", "expand", "fit_outputs", "inspect", "plan"]
+__all__ = ["compare", "evaluate", "expand", "fit_outputs", "inspect", "plan", "train"]
 __version__ = "0.1.0"
 
 

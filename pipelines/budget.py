@@ -24,11 +24,11 @@ from transformers import AutoTokenizer
 from lesa.checkpoints.writer import PLAN_FILE
 from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
 from lesa.params import Params, Positive, Rate, Strict, Train
-from lesa.training.adapters import adapt, merged
+from lesa.training.adapters import AdapterRun, merged
 from lesa.training.blocks import load_blocks, training_order
 from lesa.training.heldout import first_tokens
 from lesa.training.outputs import fit
-from lesa.training.pretrain import Run, train
+from lesa.training.pretrain import train
 from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, to_json
 from pipelines.closure import code_digest
@@ -105,17 +105,10 @@ class Study(Strict):
 
 
 @dataclass(frozen=True)
-class LaterRun(Run):
+class LaterRun(AdapterRun):
     """A phase that goes on in the order of the data where the steps before it have stopped."""
 
     steps_before: int = 0
-    parameters: int | None = None
-
-    def prepare_model(self, model: Any) -> None:
-        if self.parameters is None:
-            super().prepare_model(model)
-        else:
-            adapt(model, self.parameters, self.settings.seed)
 
     def ordered_blocks(self) -> Dataset:
         steps = self.steps_before + self.settings.max_steps

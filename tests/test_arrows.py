@@ -82,7 +82,7 @@ def test_the_facade_loads_nothing_before_it_is_asked() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    names = "compare evaluate expand fit_outputs inspect plan"
+    names = "compare evaluate expand fit_outputs inspect plan train"
     assert done.stdout.splitlines() == ["", "False", names]
 
 

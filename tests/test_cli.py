@@ -205,6 +205,76 @@ def test_fitted_outputs_bring_an_identity_start_below_the_base(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fitted", "start"]
 
 
+LAYER = "model.layers.{}."
+
+
+@pytest.mark.parametrize(
+    ("trains", "moved"),
+    [
+        ("new", lambda name: name.startswith(tuple(LAYER.format(i) for i in (2, 5, 8)))),
+        ("lora", lambda name: name.endswith("_proj.weight")),
+        ("all", lambda name: True),
+    ],
+)
+def test_training_moves_what_it_says_and_lowers_the_loss(
+    trains: str, moved: Callable[[str], bool], base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    """On the text that it trains on; the base itself may train whole, without a plan."""
+    start, out_folder = tmp_path / "start", tmp_path / "trained"
+    lesa.expand(base, start, method="llama_pro", layers=9)
+    model = base if trains == "all" else start
+    files = ("--trains", trains, "--train", text, "--text", text)
+    size = ("--tokens", 8 * 256, "--batch-size", 1, "--learning-rate", 3e-3)
+    status, out, _ = run("train", model, out_folder, *files, *size, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert [tokens for tokens, _ in found["curve"]] == [0, 512, 1024, 1536, 2048]
+    losses = [loss for _, loss in found["curve"]]
+    assert losses[-1] < losses[0]
+    loss, _ = reference_loss(base, window=256)
+    assert found["before"]["loss"] == pytest.approx(loss, rel=1e-5)
+    after, _ = reference_loss(out_folder, window=256)
+    assert found["after"]["loss"] == pytest.approx(after, rel=1e-5)
+    assert after < loss
+    old, new = stored(model), stored(out_folder)
+    assert {name for name in old if not torch.equal(old[name], new[name])} == set(
+        filter(moved, old)
+    )
+    layers = sum(
+        tensor.numel() for name, tensor in stored(start).items() if LAYER.format(2) in name
+    )
+    wanted = {"new": 3 * layers, "all": sum(tensor.numel() for tensor in old.values())}
+    if trains == "lora":  # a rank more or less would be further away
+        assert found["trainable_parameters"] == pytest.approx(3 * layers, rel=0.1)
+    else:
+        assert found["trainable_parameters"] == wanted[trains]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["start", "trained"]
+
+
+def test_a_killed_training_goes_on_where_it_was(
+    base: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, whole, out = tmp_path / "start", tmp_path / "whole", tmp_path / "out"
+    lesa.expand(base, start, method="identity", layers=8)
+
+    def train(folder: Path) -> None:
+        lesa.train(start, folder, text, text, tokens=8 * 256, batch_size=1)
+
+    train(whole)
+
+    def shot(clock: Any, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lesa.training.trainer.Clock.on_step_begin", shot)
+        killed(lambda: train(out))
+    assert not out.exists()
+    assert (tmp_path / ".out.work" / "trainer" / "checkpoint-4").is_dir()
+    train(out)
+    assert tree_digest(out) == tree_digest(whole)
+
+
 def killed(action: Callable[[], object]) -> None:
     """Run `action` in a child, which must end by SIGKILL."""
     child = os.fork()
@@ -284,6 +354,18 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no methods": (("compare", "BASE", "--methods", ",", "--text", "TEXT", "-n", "8"), "methods: "),
     "no plan": (("fit-outputs", "BASE", "out", "--train", "TEXT"), "has no layer_plan.json"),
     "no training text": (("fit-outputs", "BASE", "out", "--train", "no.txt"), "text: no.txt: no"),
+    "nothing to train": (
+        ("train", "BASE", "out", "--train", "TEXT", "--text", "TEXT"),
+        "has no layer_plan.json",
+    ),
+    "trains what": (
+        ("train", "BASE", "out", "--train", "TEXT", "--text", "TEXT", "--trains", "old"),
+        "trains: 'old': must be one of new, all, lora",
+    ),
+    "too few tokens": (
+        ("train", "BASE", "out", "--train", "TEXT", "--text", "TEXT", "--trains=all", "--tokens=9"),
+        "tokens: 9: fewer than one batch of 2 windows",
+    ),
     "nobody's option": (
         ("compare", "BASE", "--methods", "solar", "--text", "TEXT", "-n", "8", "-o", "seed=1"),
         "option seed: none of solar has it",
@@ -411,7 +493,7 @@ def test_errors_are_the_librarys_own(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["inspect", "plan", "expand", "fit-outputs", "evaluate", "compare"]
+    "command", ["inspect", "plan", "expand", "fit-outputs", "train", "evaluate", "compare"]
 )
 def test_help_has_examples(command: str, run: Run) -> None:
     status, out, err = run(command, "--help")

@@ -49,7 +49,7 @@ def test_the_tutorial_runs(
             assert words[0] == "lesa", line
             command(words, monkeypatch)
             done.append(words[1])
-    assert set(done) == {"inspect", "plan", "compare", "expand", "evaluate"}
+    assert set(done) == {"inspect", "plan", "compare", "expand", "train", "evaluate"}
     assert torch.equal(logits(Path("deeper")), logits(Path("my_model")))
     assert load(Path("trained")).config.num_hidden_layers == 45
     capsys.readouterr()

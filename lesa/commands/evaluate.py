@@ -93,3 +93,12 @@ def windows(tokenizer: Any, config: Any, path: Path) -> list[Tensor]:
     if not found:
         raise UserError(f"text: {path}: {len(ids)} tokens; a model predicts from the second on")
     return found
+
+
+def whole_windows(folder: Path, config: Any, path: Path) -> list[Tensor]:
+    """The text's windows of one length by the tokenizer in `folder`, to train on."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found = windows(tokenizer, config, path)
+    return [window for window in found if len(window) == len(found[0])]

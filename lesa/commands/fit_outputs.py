@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lesa import __version__
-from lesa.checkpoints.check import check
-from lesa.checkpoints.writer import PLAN_FILE
-from lesa.commands.evaluate import Score, check_text, evaluate, windows
-from lesa.commands.expand import check_out
+from lesa.commands.evaluate import WINDOW, whole_windows
+from lesa.commands.retrained import Retrained, check_paths, plan_of, retrained
 from lesa.errors import UserError
-from lesa.files import key_of, read_json, tree_digest, work_folder
 from lesa.machine import compute_device
 from lesa.training import outputs
 from lesa.training.pretrain import load_model
 from lesa.training.saving import save
-from lesa.upscaling.plan import from_json
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A fitted start. tokens: read, and to be counted as training; seconds: of the fit alone;
-    before, after: scores on the held-out text, if there was one."""
+class Fitted(Retrained):
+    """A fitted start. tokens: to be counted as training; rounds: in so many steps."""
 
-    out: str
-    tokens: int
     rounds: int
-    seconds: float
-    before: Score | None
-    after: Score | None
 
 
 def fit_outputs(
@@ -52,44 +40,26 @@ def fit_outputs(
     that is no identity; CheckError for a result that is no model.
     """
     start, out, train = Path(start), Path(out), Path(train)
-    scored = Path(text) if text is not None else None
-    check_out(start, out)
-    for path in filter(None, (train, scored)):
-        check_text(path)
-    if not (start / PLAN_FILE).is_file():
-        raise UserError(f"{start}: has no {PLAN_FILE}; give a folder that `lesa expand` made")
+    heldout = Path(text) if text is not None else None
+    check_paths(start, out, train, heldout)
+    plan = plan_of(start)
     if rounds < 1 or tokens < rounds:
         raise UserError(f"rounds: {rounds}: must be 1 or more, and no more than tokens ({tokens})")
-    check(start)
-    settings = (tokens, rounds, step_size, damping)
-    key = key_of(__version__, tree_digest(start), str(train.resolve()), settings)
-    with work_folder(out.with_name(f".{out.name}.work"), key) as folder:
-        made, begun = folder / "checkpoint", time.perf_counter()
-        read = fit(start, made, train, settings)
-        seconds = time.perf_counter() - begun
-        check(made)
-        before, after = (evaluate(path, scored) if scored else None for path in (start, made))
-        made.rename(out)
-    return Fitted(str(out), read, rounds, seconds, before, after)
 
+    def make(_: Path, made: Path) -> int:
+        model = load_model(start).to(compute_device())
+        whole = whole_windows(start, model.config, train)
+        size = len(whole[0])
+        count = max(rounds, tokens // size)  # a round has one window at least
+        if len(whole) < count:
+            have = len(whole) * size
+            raise UserError(f"train: {train}: {have} tokens; {count * size} are to be read")
+        share = count // rounds
+        parts = [whole[i * share : (i + 1) * share] for i in range(rounds)]
+        weights = outputs.fit_outputs(model, plan, parts, step_size, damping, bf16=False)
+        save({name: weight.cpu() for name, weight in weights.items()}, start, made)
+        return rounds * share * size
 
-def fit(start: Path, made: Path, train: Path, settings: tuple[int, int, float, float]) -> int:
-    """Write the fitted checkpoint; returns how many tokens were read."""
-    from transformers import AutoTokenizer
-
-    tokens, rounds, step_size, damping = settings
-    model = load_model(start).to(compute_device())
-    tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
-    found = windows(tokenizer, model.config, train)
-    size = len(found[0])
-    count = max(rounds, tokens // size)  # a round has one window at least
-    whole = [block for block in found if len(block) == size][:count]
-    if len(whole) < count:
-        have = sum(map(len, found))
-        raise UserError(f"train: {train}: {have} tokens; {count * size} are to be read")
-    share = count // rounds
-    parts = [whole[i * share : (i + 1) * share] for i in range(rounds)]
-    plan = from_json(read_json(start / PLAN_FILE))
-    weights = outputs.fit_outputs(model, plan, parts, step_size, damping, bf16=False)
-    save({name: weight.cpu() for name, weight in weights.items()}, start, made)
-    return rounds * share * size
+    settings = {"fit": [tokens, rounds, step_size, damping, WINDOW]}
+    found = retrained(start, out, (train, heldout), settings, make)
+    return Fitted(**vars(found), rounds=rounds)

@@ -6,7 +6,9 @@ Its rank is the one that trains as many parameters as a given number, such as th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -14,9 +16,22 @@ from torch import Tensor, nn
 
 from lesa.errors import UserError
 from lesa.training.freezing import model_family
-from lesa.training.pretrain import load_model
+from lesa.training.pretrain import Run, load_model
 
 A, B = (f".lora_{letter}.default.weight" for letter in "AB")
+
+
+@dataclass(frozen=True)
+class AdapterRun(Run):
+    """A run that trains adapters of nearly `parameters` parameters; what the plan marks if None."""
+
+    parameters: int | None = None
+
+    def prepare_model(self, model: Any) -> None:
+        if self.parameters is None:
+            super().prepare_model(model)
+        else:
+            adapt(model, self.parameters, self.settings.seed)
 
 
 def adapt(model: nn.Module, parameters: int, seed: int) -> int:

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ProgressCallback
 
 from lesa.files import read_json, write_json
 from lesa.training.blocks import States
@@ -64,6 +65,20 @@ class Forward(TrainerCallback):
         self.sink(numbers, state.global_step)
 
 
+class Bar(ProgressCallback):
+    """Progress with the last losses beside it: a line of every log would have all block losses,
+    and go to stdout, which may be a command's JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.shown |= {key: logs[key] for key in ("loss", "eval_loss") if key in logs}
+        if self.training_bar is not None:
+            self.training_bar.set_postfix(self.shown)
+
+
 class LayerTrainer(Trainer):
     """A Trainer of some layers, in one process or several, whose checkpoints suit any number.
 
@@ -86,6 +101,8 @@ class LayerTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.blocks, self.autocast, self.states = blocks, autocast, states
+        self.remove_callback(ProgressCallback)
+        self.add_callback(Bar)
         if self.is_fsdp_enabled and autocast:
             # Layers are gathered in bfloat16 and gradients summed in float32. The hidden states
             # between layers stay float32, as in one process.

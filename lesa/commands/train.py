@@ -1,0 +1,136 @@
+"""`lesa train`: continual pre-training of a deepened checkpoint on a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from datasets import Dataset
+from torch import Tensor
+
+from lesa.checkpoints.reader import Checkpoint
+from lesa.commands.evaluate import whole_windows
+from lesa.commands.retrained import Retrained, check_paths, plan_of, retrained
+from lesa.errors import UserError
+from lesa.machine import has_bfloat16
+from lesa.params import Train
+from lesa.training import pretrain
+from lesa.training.adapters import AdapterRun, merged
+from lesa.training.saving import save
+
+Trains = Literal["new", "all", "lora"]
+POINTS = 4  # at which the held-out loss is measured on the way, beside the start
+HELDOUT = 16  # windows of the held-out text that are read for it
+
+
+@dataclass(frozen=True)
+class Trained(Retrained):
+    """A trained checkpoint. curve: tokens, and the mean loss on the first held-out windows."""
+
+    trains: Trains
+    trainable_parameters: int
+    curve: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class CommandRun(AdapterRun):
+    """A run in which all may train, whatever the checkpoint's plan says, if it has one."""
+
+    everything: bool = False
+
+    def prepare_model(self, model: Any) -> None:
+        if self.everything:
+            model.requires_grad_(True)
+        else:
+            super().prepare_model(model)
+
+
+def train(
+    start: str | Path,
+    out: str | Path,
+    train: str | Path,
+    text: str | Path,
+    *,
+    trains: str = "new",
+    tokens: int = 49152,
+    batch_size: int = 2,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+) -> Trained:
+    """Train the checkpoint `start` on the UTF-8 file `train` into the folder `out`.
+
+    trains: the `new` layers, which its plan marks; `all`, for which `start` may be no deepened one;
+    or `lora`, adapters beside all layers, with as many parameters as the new layers together
+    (`lesa.training.adapters`), merged at the end. tokens: read in batches of `batch_size` windows
+    of 512, drawn by `seed`, over and over where the text has fewer. AdamW with a warm-up of a
+    sixteenth of the steps and a cosine to zero; matrix products in bfloat16 where this machine
+    has them.
+
+    `text` is held out: the start and the result are scored on it. Stopped in between, the same call
+    goes on where it was. `out` appears once the checkpoint loads and has a finite loss. Raises
+    UserError for bad input, CheckError for a result that is no model.
+    """
+    start, out, train, text = Path(start), Path(out), Path(train), Path(text)
+    check_paths(start, out, train, text)
+    what = next((known for known in get_args(Trains) if known == trains), None)
+    if what is None:
+        raise UserError(f"trains: {trains!r}: must be one of {', '.join(get_args(Trains))}")
+    adapters = None
+    if what != "all":
+        new = sum(slot.new for slot in plan_of(start))
+        if what == "lora":
+            adapters = new * Checkpoint(start).layer_parameters()
+    found: dict[str, Any] = {}
+
+    def make(work: Path, made: Path) -> int:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(start, local_files_only=True)
+        blocks = as_blocks(whole_windows(start, config, train))
+        heldout = as_blocks(whole_windows(start, config, text)[:HELDOUT])
+        steps = tokens // (batch_size * len(blocks[0]["input_ids"]))
+        if not steps:
+            raise UserError(f"tokens: {tokens}: fewer than one batch of {batch_size} windows")
+        run = CommandRun(
+            start, blocks, heldout, settings_of(steps, batch_size, seed), learning_rate,
+            parameters=adapters, everything=what == "all",
+        )  # fmt: skip
+        tensors, curve = pretrain.train(run, work / "trainer")
+        found.update(curve)
+        save(merged(tensors, start) if adapters else tensors, start, made)
+        return steps * run.tokens_per_step
+
+    settings = {"train": [what, tokens, batch_size, learning_rate, seed, has_bfloat16()]}
+    done = retrained(start, out, (train, text), settings, make)
+    return Trained(
+        **vars(done),
+        trains=what,
+        trainable_parameters=found["trainable_parameters"],
+        curve=[(row["tokens"], row["heldout_loss"]) for row in found["steps"]],
+    )
+
+
+def as_blocks(windows: Sequence[Tensor]) -> Dataset:
+    """Windows of one length as `lesa.training` reads a corpus; a window is its own document."""
+    ids = [window.tolist() for window in windows]
+    rows = {"input_ids": ids, "document": [str(i) for i in range(len(ids))]}
+    return Dataset.from_dict(rows).with_format("torch")
+
+
+def settings_of(steps: int, batch_size: int, seed: int) -> Train:
+    every = max(1, steps // POINTS)
+    return Train.model_construct(  # its check of eval_every is the pipeline's, for claim C5
+        max_steps=steps,
+        eval_every=every,
+        save_every=every,
+        per_device_batch_size=batch_size,
+        gradient_accumulation_steps=1,
+        warmup_steps=math.ceil(steps / 16),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=has_bfloat16(),
+        seed=seed,
+    )
