@@ -178,7 +178,10 @@ def table(m: Metrics) -> Table:
 
 
 RIVALS = ("llama_pro", "identity", "opt_deus_code", "base", "lora", "solar", "lesa")
-COMPARED = ("lesa", "lesa_official", "fitted_llama_pro", "fitted_identity", "llama_pro_lora")
+COMPARED = (
+    "lesa", "lesa_official", "fitted_llama_pro", "fitted_identity", "llama_pro_upper",
+    "llama_pro_lora",
+)  # fmt: skip
 
 
 def gaps(m: Metrics) -> Table:
@@ -196,8 +199,7 @@ def gaps(m: Metrics) -> Table:
             rows.append(row)
     return Table(
         "budget_gaps",
-        "Loss of LESA, of fitted starts and of LLaMA Pro's start with adapters, minus that of "
-        "others after equally many tokens, nats a token; the tokens of a fit count",
+        "Loss of LESA and of this project's own models, minus that of others after equally many tokens, nats a token; the tokens of a fit count",
         SOURCES,
         rows,
     )
