@@ -199,7 +199,8 @@ def gaps(m: Metrics) -> Table:
             rows.append(row)
     return Table(
         "budget_gaps",
-        "Loss of LESA and of this project's own models, minus that of others after equally many tokens, nats a token; the tokens of a fit count",
+        "Loss of LESA and of this project's own models, minus that of others after equally many "
+        "tokens, nats a token; the tokens of a fit count",
         SOURCES,
         rows,
     )
