@@ -33,6 +33,7 @@ from reports import (
     start,
     summary,
     tables,
+    tries,
 )
 from reports.paired import Interval
 
@@ -155,6 +156,7 @@ def all_tables(
         "start_methods": start.methods(m),
         "budget": budget.table(m),
         "budget_gaps": budget.gaps(m),
+        "tries": tries.table(),
         "benchmark_averages": official.table(m),
         "domains": [t for t in (domains.table(m, study) for study in domains.DOMAINS) if t.rows],
         "humaneval": domains.humaneval(m),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports import budget, measured, official, speed, start, tables
+from reports import budget, measured, official, speed, start, tables, tries
 from reports.measured import Metrics
 from reports.paired import Interval
 from tests.test_report_synthetic import DRAWS, change, params, save, write
@@ -127,6 +127,22 @@ def test_gaps_at_every_budget(made: tuple[Path, Metrics]) -> None:
     found = [row["minus identity"] for row in rows]
     slopes = [interval.estimate for interval in found if isinstance(interval, Interval)]
     assert slopes == pytest.approx([0.0, 0.015, 0.03, 0.045, 0.06])
+
+
+def test_tries_are_compared_by_document_where_they_end() -> None:
+    """Against scipy's paired t interval, on the losses as they are kept."""
+    first, *others = tries.tries()
+    rows = tries.table().rows
+    assert len(rows) == 1 + len(others)
+    for one, row in zip(others, rows[1:], strict=True):
+        there = first["block_losses"][first["steps"].index(one["steps"][-1])]
+        known = stats.ttest_rel(one["block_losses"][-1], there).confidence_interval()
+        found = row["at its end, minus the first row's"]
+        assert isinstance(found, Interval)
+        assert (found.low, found.high) == pytest.approx((known.low, known.high))
+    assert rows[0]["after 48"] == pytest.approx(
+        np.mean(first["block_losses"][-1]) - np.mean(first["block_losses"][0])
+    )
 
 
 def test_runs_without_a_seed_in_common_are_not_compared(tmp_path: Path) -> None:
