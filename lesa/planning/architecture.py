@@ -11,7 +11,6 @@ import torch
 import yaml
 
 from lesa.checkpoints.base import NOTE, Base, describe, local_folder, random_config
-from lesa.checkpoints.depth import check_depth_settings
 from lesa.checkpoints.families import Family, family_of
 from lesa.checkpoints.reader import read_config, read_object
 from lesa.downloads import explained
@@ -127,7 +126,6 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     from transformers import AutoModelForCausalLM
 
     family, explicit = family_of(config, where), read_config(config, where)
-    check_depth_settings(family, explicit, where)
     dtype = explicit.dtype or torch.float32
     if not isinstance(dtype, torch.dtype):
         raise UserError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16")
