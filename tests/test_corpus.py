@@ -27,6 +27,7 @@ from lesa.params import Corpus, FileText, HubText, RandomBase
 from lesa.text import corpus as text_corpus
 from lesa.text.documents import documents
 from lesa.text.wikitext import Document, articles, plain
+from lesa.training.heldout import first_tokens
 from pipelines.corpus import work
 from pipelines.tracking import Tracker
 
@@ -258,6 +259,26 @@ def test_words_apart_are_no_duplicate_of_one_word() -> None:
     chosen, duplicates = text_corpus.choose_documents(entries, settings)
     assert [entry["text"] for entry in chosen] == [texts[0], texts[2], texts[3]]
     assert duplicates == 1
+
+
+def test_documents_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Rows of two files of one name, and rows that give one id: each is scored, as itself."""
+    paths = []
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "a.jsonl"
+        rows = [{"body": f"{folder} {letter} " * 30} for letter in "abcdef"]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        paths.append(str(path))
+    settings = corpus(Path("a.txt"), min_characters=1)
+    text = settings.text.model_copy(update={"paths": paths})
+    build(settings.model_copy(update={"text": text}), byte_tokenizer(), tmp_path / "corpus")
+    lines = (tmp_path / "corpus" / "documents" / "heldout.jsonl").read_text().splitlines()
+    found = first_tokens(map(json.loads, lines), byte_tokenizer(), 100)
+    assert len(found) == len(lines)
+    chosen, _ = text_corpus.choose_documents(documents(text), settings)
+    assert len({entry["id"] for entry in chosen}) == 12
+    assert {"a.jsonl:3", "a.jsonl:3 (2)"} <= {entry["id"] for entry in chosen}
 
 
 def test_nothing_is_read_beyond_max_documents() -> None:
