@@ -233,6 +233,11 @@ def embedding_as_output_layer(folder: Path) -> None:
     changed(lambda tensors: tensors.pop("model.embed_tokens.weight"))(folder)
 
 
+def layers_under_two_names(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if ".layers.3." in name]:
+        tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+
 def adapter_beside(folder: Path) -> None:
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
 
@@ -247,6 +252,10 @@ BAD: list[tuple[Damage, str]] = [
     (no_shard, "which is not there"),
     (configured(model_type="nonesuch"), "'nonesuch' is not supported; known are llama, mistral"),
     (configured(model_type="opt"), "'opt' is not supported"),
+    (
+        changed(layers_under_two_names),
+        r"holds layers as layers\. and as model\.layers\.",
+    ),
 ]
 FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (changed(no_query_norms), r"lacks model\.layers\.0\.self_attn\.q_norm\.weight"),

@@ -139,6 +139,10 @@ class Checkpoint:
         if not matches:
             raise UserError(f"{self.folder}: holds no tensor of a layer ({self.family.layers}.0)")
         self._prefix = matches[0][1]
+        if len(prefixes := sorted({match[1] for match in matches})) > 1:
+            raise UserError(
+                f"{self.folder}: holds layers as {' and as '.join(prefixes)}; one must do"
+            )
         self._suffixes = [match[3] for match in matches if match[2] == "0"]
         self.num_layers = 1 + max(int(match[2]) for match in matches)
 
