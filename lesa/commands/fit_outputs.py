@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from lesa.checkpoints.check import check
 from lesa.checkpoints.writer import PLAN_FILE
 from lesa.commands.evaluate import Score, check_text, evaluate, windows
 from lesa.commands.expand import check_out
+from lesa.commands.workshop import check_made
 from lesa.errors import UserError
 from lesa.files import key_of, read_json, tree_digest, work_folder
 from lesa.machine import compute_device
@@ -60,6 +62,10 @@ def fit_outputs(
         raise UserError(f"{start}: has no {PLAN_FILE}; give a folder that `lesa expand` made")
     if rounds < 1 or tokens < rounds:
         raise UserError(f"rounds: {rounds}: must be 1 or more, and no more than tokens ({tokens})")
+    if not 0 < step_size < math.inf:
+        raise UserError(f"step_size: {step_size}: must be a finite number above 0")
+    if not 0 <= damping < math.inf:
+        raise UserError(f"damping: {damping}: must be a finite number, 0 or above")
     check(start)
     settings = (tokens, rounds, step_size, damping)
     key = key_of(__version__, tree_digest(start), str(train.resolve()), settings)
@@ -67,7 +73,7 @@ def fit_outputs(
         made, begun = folder / "checkpoint", time.perf_counter()
         read = fit(start, made, train, settings)
         seconds = time.perf_counter() - begun
-        check(made)
+        check_made(made)
         before, after = (evaluate(path, scored) if scored else None for path in (start, made))
         made.rename(out)
     return Fitted(str(out), read, rounds, seconds, before, after)
