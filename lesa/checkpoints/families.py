@@ -83,6 +83,9 @@ class Family:
         match = self.layer_pattern().fullmatch(name)
         return (int(match[2]), match[3]) if match else None
 
+    def is_router(self, suffix: str) -> bool:
+        return self.router is not None and suffix.endswith(self.router)
+
     def check_settings(self, explicit: Any, where: str) -> None:
         """Refuse a config from which the model's code derives something by a layer's index, or by
         which a token sees those after it."""

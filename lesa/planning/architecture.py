@@ -146,8 +146,7 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     met = explicit.num_experts_per_tok / explicit.num_local_experts if family.router else 1
     sizes = {kind: d1 * d2 for kind, (d1, d2) in kinds.items()}
     active = sum(met * n if kind.startswith("experts.") else n for kind, n in sizes.items())
-    if family.router:
-        active += sum(s.numel() for name, s in shapes.items() if name.endswith(family.router))
+    active += sum(shape.numel() for name, shape in shapes.items() if family.is_router(name))
     up = sum(d1 for kind, (d1, _) in kinds.items() if kind.endswith("up_proj"))
     return Architecture(
         num_layers=explicit.num_hidden_layers,
