@@ -98,9 +98,7 @@ def aligned(transport: Transport) -> MakeLayer:
         norm = next(f"{n}.weight" for n in FEED_FORWARD_NORMS if f"{n}.weight" in made)
         a, b = lower[norm].float(), upper[norm].float()
         made[norm] = (((a @ attention + a) / 2 + b) / 2).to(made[norm].dtype)
-        router = base.family.router
-        kept = {s: lower[s] for s in lower if router is not None and s.endswith(router)}
-        return made | kept
+        return made | {s: lower[s] for s in lower if base.family.is_router(s)}
 
     return layer
 

@@ -14,13 +14,16 @@ from lesa.training.processes import group
 
 
 def document_perplexity(model: LanguageModel, heldout: Path, tokens: int) -> dict[str, Any]:
-    """Mean over documents of exp(mean token loss), each document cut to its first `tokens` tokens.
+    """Mean over documents of exp(mean token loss), each document cut to its first `tokens` tokens,
+    or as many as the model has positions.
 
     `heldout` is a jsonl of {"id", "text"}. Returns the mean as "value", the ids as "documents" and
     their mean losses in nats a token as "losses". Several processes of one launcher share the
     documents.
     """
-    found = first_tokens(rows(heldout, ("id", "text")), model.tokenizer, tokens)
+    found = first_tokens(
+        rows(heldout, ("id", "text")), model.tokenizer, min(tokens, model.max_length)
+    )
     processes = group()
     mine = dict(list(found.items())[processes.process_index :: processes.num_processes])
     scored = block_losses(model.model, list(mine.values()), False, 1)

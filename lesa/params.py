@@ -260,11 +260,20 @@ class Train(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def rate_is_reached(self) -> Train:
+        if self.warmup_steps >= self.max_steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must be below max_steps ({self.max_steps}): "
+                "the learning rate would never be the one asked for"
+            )
+        return self
+
 
 class Grid(Strict):
     """The learning-rate grid: outside the default run, its choice in metrics/grid/<model>.json."""
 
-    learning_rates: list[Rate]
+    learning_rates: Annotated[list[Rate], Field(min_length=1)]
     max_steps: Positive
 
 
@@ -278,7 +287,7 @@ class Evaluate(Strict):
     batch_size: Positive
     document_tokens: Annotated[
         int, Field(ge=2, le=INT32_MAX)
-    ]  # of each document, for the mean of perplexities
+    ]  # of each document, for the mean of perplexities; a model with fewer positions reads these
     dtype: Literal["bfloat16", "float32"]  # float32 where the machine has no bfloat16
     bootstrap_iters: Positive
 

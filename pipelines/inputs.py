@@ -13,6 +13,7 @@ from lesa.checkpoints.base import local_folder
 from lesa.files import read_json, sha256, write_json
 from lesa.params import FileText, Params, PathBase
 from lesa.text.documents import local_file
+from lesa.text.rows import readable
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -36,10 +37,11 @@ def below(folder: Path | None) -> list[Path]:
 
 def digest(path: Path, known: dict[str, list[str]]) -> str:
     """Hex sha256 of a file's content, from `known` where size and time of change are the same."""
-    stat = path.stat()
-    seen = f"{stat.st_size} {stat.st_mtime_ns}"
-    if known.get(str(path), [""])[0] != seen:
-        known[str(path)] = [seen, sha256(path)]
+    with readable(path):
+        stat = path.stat()
+        seen = f"{stat.st_size} {stat.st_mtime_ns}"
+        if known.get(str(path), [""])[0] != seen:
+            known[str(path)] = [seen, sha256(path)]
     return known[str(path)][1]
 
 

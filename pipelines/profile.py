@@ -37,11 +37,17 @@ def compose(profile: str, conf: Path = Path("conf")) -> dict[str, Any]:
             if OmegaConf.select(overlay, ".".join(keys)) is not None:
                 OmegaConf.update(tree, ".".join(keys), {}, merge=False)
         merged: Any = OmegaConf.to_container(OmegaConf.merge(tree, overlay))
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-        line = " ".join(str(error).split())
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError) as error:
+        line = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: cannot be merged with the default ({line})") from None
     choose_models(merged, str(path))
-    check_methods(parse(merged, str(path)))
+    params = parse(merged, str(path))
+    check_methods(params)
+    if params.profile != profile:
+        raise UserError(
+            f"{path}: profile: {params.profile!r}, which all that is measured would be told as; "
+            f"must be {profile!r}, as the file is called"
+        )
     return dict(merged)
 
 
@@ -52,8 +58,8 @@ def choose_models(tree: dict[str, Any], where: str) -> None:
     """
     if "models" not in tree:
         return
-    wanted, methods = tree.pop("models"), tree["methods"]
-    if not isinstance(wanted, list) or not wanted:
+    wanted, methods = tree.pop("models"), tree["methods"] or {}
+    if not isinstance(wanted, list) or not wanted or not all(isinstance(n, str) for n in wanted):
         raise UserError(f"{where}: models: must be a list of names of methods")
     for name in wanted:
         if name not in methods:

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lesa.checkpoints.base import copy_checkpoint, describe
 from lesa.checkpoints.reader import Checkpoint
-from lesa.checkpoints.writer import PLAN_FILE
+from lesa.checkpoints.writer import CARD, PLAN_FILE
 from lesa.commands.evaluate import load as load_model
 from lesa.downloads import explained
 from lesa.errors import CheckError, UserError
@@ -29,7 +29,7 @@ from lesa.params import HubBase, Params, load
 from lesa.text.documents import describe as describe_text
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.heldout import block_losses
-from lesa.upscaling.card import CARD, ROUTER
+from lesa.upscaling.card import ROUTER
 from lesa.upscaling.plan import from_json, plan_line
 from pipelines.stage import fail
 from pipelines.tracking import git_state

@@ -46,21 +46,22 @@ class Start(Row):
 def scores(folder: Path, row: Start, params: Params) -> dict[str, Any]:
     """The held-out losses of a checkpoint: of every block and, if asked for, every document."""
     train, heldout = params.train, load_blocks(CORPUS, "test")
-    blocks, size = tokens_of(heldout), train.per_device_batch_size
+    blocks = tokens_of(heldout)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(folder).to(device)
     found: dict[str, Any] = {"document_losses": None, "document_perplexity": None}
     if row.documents:  # before the model is cut
         texts = map(json.loads, HELDOUT.read_text(encoding="utf-8").splitlines())
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        ids = first_tokens(texts, tokenizer, params.evaluate.document_tokens)
+        size = min(params.evaluate.document_tokens, model.config.max_position_embeddings)
+        ids = first_tokens(texts, tokenizer, size)
         losses = block_losses(model, list(ids.values()), train.bf16, 1)
         found["document_losses"] = losses
         found["document_perplexity"] = mean_perplexity(losses)
     freeze(model, folder)
     cache = skip_prefix(model, folder, blocks, train.bf16, device, PREFIX)
     states = cache.read if cache else None
-    losses = block_losses(model, blocks, train.bf16, size, states)
+    losses = block_losses(model, blocks, train.bf16, train.per_device_batch_size, states)
     loss = fmean(losses)
     return found | {
         "heldout_documents": list(heldout["document"]),

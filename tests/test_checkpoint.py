@@ -228,6 +228,20 @@ def tokenizer_not_json(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
 
 
+def embedding_as_output_layer(folder: Path) -> None:
+    configured(tie_word_embeddings=True)(folder)
+    changed(lambda tensors: tensors.pop("model.embed_tokens.weight"))(folder)
+
+
+def layers_under_two_names(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if ".layers.3." in name]:
+        tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+
+def adapter_beside(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+
+
 BAD: list[tuple[Damage, str]] = [
     (cut_data, "not a whole safetensors file"),
     (cut_header, "not a whole safetensors file"),
@@ -238,6 +252,10 @@ BAD: list[tuple[Damage, str]] = [
     (no_shard, "which is not there"),
     (configured(model_type="nonesuch"), "'nonesuch' is not supported; known are llama, mistral"),
     (configured(model_type="opt"), "'opt' is not supported"),
+    (
+        changed(layers_under_two_names),
+        r"holds layers as layers\. and as model\.layers\.",
+    ),
 ]
 FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (changed(no_query_norms), r"lacks model\.layers\.0\.self_attn\.q_norm\.weight"),
@@ -260,6 +278,11 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (configured(attention_bias=True), r"lacks model\.layers\.0\.self_attn\.\w_proj\.bias"),
     (configured(quantization_config={"quant_method": "gptq"}), "quantization_config"),
     (configured(auto_map={"AutoModelForCausalLM": "code.Model"}, model_type="mine"), "'mine'"),
+    (configured(transformers_weights="other.safetensors"), "transformers_weights: names other"),
+    (configured(configuration_files=["config.5.0.0.json"]), "configuration_files: names other"),
+    (configured(is_causal=False), "is_causal: False is of a model that sees the tokens"),
+    (adapter_beside, r"adapter_config\.json: transformers would put this adapter"),
+    (embedding_as_output_layer, r"holds lm_head\.weight and no model\.embed_tokens\.weight"),
     (configured(tie_word_embeddings=True), "tie_word_embeddings is true, but lm_head.weight"),
     (configured(hidden_size="wide"), r"config\.json: transformers refuses it"),
     (no_tokenizer, "has no tokenizer"),

@@ -335,6 +335,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no folder": (("inspect", "nowhere"), "nowhere: no such folder"),
     "no layers": (("plan", "BASE"), "layers: "),
     "fewer layers": (("plan", "BASE", "--layers", "6"), "layers: 6 must be more"),
+    "far too many layers": (("plan", "BASE", "-n", "9" * 14), "by 10000 at most"),
     "not a number": (("plan", "BASE", "--layers", "many"), "should be a valid integer"),
     "unknown method": (("plan", "BASE", "-n", "8", "-m", "magic"), "unknown method 'magic'"),
     "unknown place": (("plan", "BASE", "-n", "8", "--positions", "left"), "positions: 'left'"),
@@ -361,6 +362,10 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "trains what": (
         ("train", "BASE", "out", "--train", "TEXT", "--text", "TEXT", "--trains", "old"),
         "trains: 'old': must be one of new, all, lora",
+    ),
+    "no rate": (
+        ("train", "BASE", "out", "--train", "TEXT", "--text", "TEXT", "--learning-rate", "nan"),
+        "learning_rate: nan: must be a finite number above 0",
     ),
     "too few tokens": (
         ("train", "BASE", "out", "--train", "TEXT", "--text", "TEXT", "--trains=all", "--tokens=9"),
@@ -397,6 +402,9 @@ def test_fit_outputs_refuses_what_it_cannot_fit(
         ("average", ("--tokens", 512, "--rounds", 2), "there is nothing to fit"),
         ("identity", ("--tokens", 10**6), "tokens; 999936 are to be read"),
         ("identity", ("--tokens", 4, "--rounds", 5), "rounds: 5: must be"),
+        ("identity", ("--step-size", "-1"), "step_size: -1.0: must be a finite number above 0"),
+        ("identity", ("--step-size", "nan"), "step_size: nan: must be"),
+        ("identity", ("--damping", "inf"), "damping: inf: must be a finite number, 0 or above"),
     ):
         start, out_folder = tmp_path / name, tmp_path / "out"
         status, out, err = run("fit-outputs", start, out_folder, "--train", text, *words)

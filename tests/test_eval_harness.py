@@ -24,11 +24,14 @@ from transformers import (
 )
 
 from eval import offline
+from eval.documents import document_perplexity
 from eval.harness import evaluate
+from eval.model import load
 from eval.statistics import bootstrap_stderr
 from eval.suite import Suite
 from eval.suite import offline as stored
 from lesa.errors import UserError
+from tests.families import save_family
 from tests.test_eval_offline import NAMES, article, rows, write_heldout
 
 
@@ -121,6 +124,15 @@ def assert_same(scores: dict[str, Any], results: dict[str, Any], names: list[str
             stderr = results[name][f"{metric}_stderr,none"]
             if stderr != "N/A":
                 assert entry["stderr"] == stderr, (name, metric)
+
+
+def test_documents_are_cut_to_the_models_positions(tmp_path: Path) -> None:
+    """GPT-2 has a row of weights for each of its positions, and none for a later one."""
+    base = save_family("gpt2", tmp_path / "base", n_positions=64)
+    heldout = write_heldout(tmp_path / "documents.jsonl")
+    model = load(base, "float32", 1)
+    found = document_perplexity(model, heldout, 2048)
+    assert found == document_perplexity(model, heldout, 64)
 
 
 def test_every_example_is_kept(scores: dict[str, Any]) -> None:

@@ -230,10 +230,20 @@ def test_side_files_are_kept(family: Path, tmp_path: Path) -> None:
     (base / "additional_chat_templates").mkdir()
     (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     (base / "chat_template.jinja").write_text("{{ messages }}")
+    (base / "tokenizer.model.v3").write_bytes(b"tokens")
+    kept = [path for path in base.rglob("*") if path.is_file()]
+    (base / "checkpoint-3").mkdir()
+    for name in ("pytorch_model.bin", "model.onnx", "checkpoint-3/optimizer.pt"):
+        (base / name).write_bytes(b"of the base's depth")
     folder, _ = deepen(base, "llama_pro", tmp_path / "work")
-    for path in base.rglob("*"):
-        if path.is_file() and "safetensors" not in path.name and path.name != "config.json":
+    for path in kept:
+        if "safetensors" not in path.name and path.name != "config.json":
             assert (folder / path.relative_to(base)).read_bytes() == path.read_bytes(), path
+    found = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    made = {Path("README.md"), Path("layer_plan.json")}
+    assert {p for p in found if "safetensors" not in p.name} == made | {
+        path.relative_to(base) for path in kept if "safetensors" not in path.name
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -297,26 +307,48 @@ def test_stacked_experts(tmp_path: Path, name: str) -> None:
             assert torch.allclose(logits(made), logits(also), atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "prefix"), [("gpt2", "transformer."), ("gpt_neox", "gpt_neox.")])
-def test_inner_model_alone(tmp_path: Path, name: str, prefix: str) -> None:
-    """Hubs have GPT-2 without its prefix, and with the causal masks of older versions."""
+FREQUENCIES = {"rotary_emb.inv_freq": torch.ones(4)}
+MASKS = {
+    "bias": torch.ones(1, 1, 256, 256, dtype=torch.uint8).tril(),
+    "masked_bias": torch.tensor(-torch.inf),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "attention", "buffers"),
+    [
+        ("llama", "", "model.layers.{}.self_attn", FREQUENCIES),
+        ("gpt2", "transformer.", "h.{}.attn", MASKS),  # hubs have GPT-2 without its prefix
+        ("gpt_neox", "", "gpt_neox.layers.{}.attention", MASKS | FREQUENCIES),
+    ],
+)
+def test_buffers_of_older_versions(
+    tmp_path: Path, name: str, prefix: str, attention: str, buffers: dict[str, Tensor]
+) -> None:
+    """No model reads them: they are no parameters and not in what is made."""
     base = save_family(name, tmp_path / "base")
-    if name == "gpt2":
-        tensors = {key.removeprefix(prefix): t for key, t in stored(base).items()}
-        for i in range(LAYERS):
-            tensors[f"h.{i}.attn.bias"] = torch.ones(1, 1, 256, 256).tril()
-        resave(base, tensors)
-    else:
-        tensors = stored(base)
-        for i in range(LAYERS):
-            tensors[f"gpt_neox.layers.{i}.attention.bias"] = torch.ones(1, 1, 256, 256).bool()
-            tensors[f"gpt_neox.layers.{i}.attention.masked_bias"] = torch.tensor(-1e9)
-        resave(base, tensors)
-    check(base)
+    parameters = load(base).num_parameters()
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in stored(base).items()}
+    for i in range(LAYERS):
+        tensors |= {f"{attention.format(i)}.{key}": t.clone() for key, t in buffers.items()}
+    resave(base, tensors)
+    assert check(base)["parameters"] == parameters
     for method in EVERYWHERE:
         folder, _ = deepen(base, method, tmp_path / "work")
-        load(folder)
+        assert Checkpoint(folder).parameters() == load(folder).num_parameters()
     assert torch.equal(logits(tmp_path / "work" / "llama_pro"), logits(base))
+
+
+def test_bias_beside_a_mask_is_looked_at(tmp_path: Path) -> None:
+    """The name of GPT-2's mask, attn.bias, is the end of that of a bias."""
+    base = save_family("gpt2", tmp_path / "base")
+    tensors = stored(base)
+    tensors["transformer.h.1.attn.c_attn.bias"][0] = torch.nan
+    resave(base, tensors)
+    with pytest.raises(
+        UserError, match=r"h\.1\.attn\.c_attn\.bias holds numbers that are not finite"
+    ):
+        check(base)
 
 
 def test_gemma_with_a_head_and_a_silent_config(tmp_path: Path) -> None:
@@ -333,6 +365,17 @@ def test_gemma_with_a_head_and_a_silent_config(tmp_path: Path) -> None:
     assert check(base)["parameters"] == load(base).num_parameters()
     folder, _ = deepen(base, "llama_pro", tmp_path / "work")
     assert Checkpoint(folder).parameters() == load(folder).num_parameters()
+    assert torch.equal(logits(folder), logits(base))
+
+
+def test_list_longer_than_the_layers(tmp_path: Path) -> None:
+    """SmolLM3's code reads its list at each layer's index, and never what stands behind."""
+    kinds = [1, 0, 1, 1, 0, 1]
+    base = save_family("smollm3", tmp_path / "base", no_rope_layers=[*kinds, 0, 0, 1, 0])
+    check(base)
+    folder, plan = deepen(base, "llama_pro", tmp_path / "work")
+    written = json.loads((folder / "config.json").read_text())["no_rope_layers"]
+    assert written == [kinds[slot.source_idx] for slot in plan]
     assert torch.equal(logits(folder), logits(base))
 
 
@@ -369,9 +412,10 @@ def test_depth_under_its_names(model_type: str, entries: dict[str, Any], depths:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("qwen3_moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
         ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ],
 )
-def test_settings_of_a_layers_index_are_refused(
+def test_settings_that_deepening_cannot_keep_are_refused(
     tmp_path: Path, name: str, changes: dict[str, Any], said: str
 ) -> None:
     base = save_family(name, tmp_path / "base", **changes)

@@ -65,6 +65,7 @@ def test_the_written_parameters_are_valid() -> None:
         ("train.max_steps", -3),
         ("train.learning_rates", 0.1),
         ("train.max_grad_norm", 0),
+        ("grid.learning_rates", []),
         ("train.prefix_cache", "sometimes"),
         ("train.launch", ""),
         ("evaluate.dtype", "float8"),
@@ -164,6 +165,12 @@ def test_half_of_the_steps_is_measured(steps: int, every: int) -> None:
         params.parse(tree, "x")
 
 
+@pytest.mark.parametrize("steps", [24, 25])
+def test_warm_up_ends_before_the_steps_do(steps: int) -> None:
+    with pytest.raises(UserError, match=r"train: warmup_steps \(\d+\) must be below max_steps"):
+        params.parse(changed("train.warmup_steps", steps), "x")
+
+
 def profile(folder: Path, text: str) -> Path:
     """A folder of profiles: the default and `mine`."""
     shutil.copy(ROOT / "conf" / "default.yaml", folder)
@@ -190,6 +197,10 @@ def test_a_profile_chooses_and_adds_methods(tmp_path: Path) -> None:
         ("profile: mine\nmodels: [base, solaris]\n", "models: no method 'solaris'; there are base"),
         ("profile: mine\nmodels: lesa\n", "models: must be a list"),
         ("profile: mine\nmodels: []\n", "models: must be a list"),
+        ("profile: mine\nmodels: [[lesa]]\n", "models: must be a list"),
+        ("profile: mine\nmethods: null\nmodels: [lesa]\n", "models: no method 'lesa'"),
+        ("profile: mine\ngrid: &a {learning_rates: [*a]}\n", "cannot be merged"),
+        ("gaps: {first: 15}\n", r"mine\.yaml: profile: 'default'.*must be 'mine'"),
         ("profile: mine\nmodels: [base\n", "cannot be merged"),
         ("- a\n- b\n", "cannot be merged"),
         ("profile: mine\nmethods: {lesa: {seed: 3}}\n", r"methods\.lesa\.seed"),

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import INDEX, SINGLE, weight_names
+from lesa.checkpoints.writer import SIDE_FILES, copy_side_files
 from lesa.downloads import explained, take_member
 from lesa.errors import UserError
 from lesa.files import write_json
@@ -18,12 +19,6 @@ from lesa.params import HubBase, PackageBase, PathBase, RandomBase
 
 Base = PackageBase | HubBase | PathBase | RandomBase
 NOTE = "LICENSE_NOTE.json"
-SIDE_FILES = (  # what a checkpoint folder holds besides its weights, as far as it is there
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
-    "LICENSE*", "NOTICE*", "USE_POLICY*",
-)  # fmt: skip
 BYTE_VOCABULARY = 320  # of the random base: 256 bytes, one special token, the rest unused
 
 
@@ -91,15 +86,9 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
     weights = check(source)["files"]
     if SINGLE not in weights:
         weights = [*weights, INDEX]
-    sides = {
-        str(path.relative_to(source))
-        for pattern in SIDE_FILES
-        for path in source.glob(pattern)
-        if path.is_file()
-    }
-    for name in tqdm([*weights, *sorted(sides)], desc="copy checkpoint", unit="file"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in tqdm(weights, desc="copy checkpoint", unit="file"):
         shutil.copyfile(source / name, folder / name)
+    copy_side_files(source, folder)
 
 
 def dequantise(gguf: Path, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +10,19 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from lesa.checkpoints.depth import check_depth_settings
-from lesa.checkpoints.families import family_of
-from lesa.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_object, weight_files
+from lesa.checkpoints.reader import (
+    BUFFER,
+    INDEX,
+    SINGLE,
+    Checkpoint,
+    read_config,
+    read_object,
+    weight_files,
+)
 from lesa.downloads import explained
 from lesa.errors import UserError
 
+ADAPTER = "adapter_config.json"
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -31,26 +37,23 @@ def check(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one with config.json and safetensors")
-    config = read_object(folder / "config.json")
-    where = str(folder / "config.json")
-    family_of(config, where)
-    if config.get("quantization_config") is not None:
+    config = read_config(read_object(folder / "config.json"), str(folder / "config.json"))
+    if (folder / ADAPTER).is_file():
         raise UserError(
-            f"{where}: quantization_config: quantised weights cannot be deepened; where the "
-            "weights are plain floats, take the entry out"
+            f"{folder / ADAPTER}: transformers would put this adapter on the weights; merge it "
+            "into them and take the file away"
         )
     checkpoint = Checkpoint(folder)
-    check_depth_settings(checkpoint.family, checkpoint.explicit, where)
     check_index(folder)
     check_floats(checkpoint)
-    unread = check_loading(checkpoint)
-    check_values(checkpoint, unread)
+    check_loading(checkpoint)
+    check_values(checkpoint)
     check_tied(checkpoint)
     check_tokenizer(checkpoint)
     return {
-        "model_type": config["model_type"],
+        "model_type": config.model_type,
         "num_hidden_layers": checkpoint.num_layers,
-        "hidden_size": checkpoint.explicit.hidden_size,
+        "hidden_size": config.hidden_size,
         "parameters": checkpoint.parameters(),
         "files": weight_files(folder),
     }
@@ -97,11 +100,8 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def check_loading(checkpoint: Checkpoint) -> list[str]:
-    """Compare names and shapes with the model's own, which transformers loads without memory.
-
-    Returns the patterns of stored names that the model's class leaves unread: masks of old.
-    """
+def check_loading(checkpoint: Checkpoint) -> None:
+    """Compare names and shapes with the model's own, which transformers loads without memory."""
     from transformers import AutoModelForCausalLM
 
     folder = checkpoint.folder
@@ -114,23 +114,20 @@ def check_loading(checkpoint: Checkpoint) -> list[str]:
             local_files_only=True,
             trust_remote_code=False,
         )
-    built, info = loaded
+    _, info = loaded
     model = f"a model of type {checkpoint.config['model_type']!r} with this config.json"
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: lacks {missing[0]}, which {model} has")
-    if extra := sorted(info["unexpected_keys"]):
+    if extra := sorted(n for n in info["unexpected_keys"] if not BUFFER.fullmatch(n)):
         raise UserError(f"{folder}: holds {extra[0]}, which {model} does not have")
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise UserError(f"{folder}: {name} is {tuple(stored)}, but {tuple(wanted)} in {model}")
-    return list(built._keys_to_ignore_on_load_unexpected or [])
 
 
-def check_values(checkpoint: Checkpoint, unread: list[str]) -> None:
+def check_values(checkpoint: Checkpoint) -> None:
     """Every tensor that the model reads is of finite floating point numbers."""
     for name in checkpoint.names():
-        if any(re.search(pattern, name) for pattern in unread):
-            continue
         tensor = checkpoint.tensor(name)
         if tensor.dtype not in FLOATS:
             raise UserError(
@@ -143,6 +140,11 @@ def check_values(checkpoint: Checkpoint, unread: list[str]) -> None:
 def check_tied(checkpoint: Checkpoint) -> None:
     """A stored output layer that the config ties to the embedding must be equal to it."""
     for head, embedding in checkpoint.aliases.items():
+        if embedding not in checkpoint.names():
+            raise UserError(
+                f"{checkpoint.folder}: holds {head} and no {embedding}, which it is tied to; "
+                "store it under the embedding's name"
+            )
         if not torch.equal(checkpoint.tensor(head), checkpoint.tensor(embedding)):
             raise UserError(
                 f"{checkpoint.folder / 'config.json'}: tie_word_embeddings is true, but {head} "

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from lesa.checkpoints.families import Family
 from lesa.checkpoints.reader import read_config
 from lesa.errors import UserError
 
 # Lists of a config whose length says nothing of layers, even where the two are equal.
-NOT_OF_LAYERS = {"architectures", "bos_token_id", "eos_token_id", "pad_token_id"}
+NOT_OF_LAYERS = re.compile("architectures|.*_token_id")
+# Lists that a family's code reads at each layer's index, whatever stands behind the last one.
+OF_LAYERS = {"no_rope_layers"}
 
 
 def per_layer(explicit: Any) -> dict[str, list[Any]]:
     """A config's lists with an entry for each layer, by name; derived ones too."""
     depth = explicit.num_hidden_layers
     return {
-        key: list(value)
+        key: list(value[:depth])
         for key, value in explicit.to_dict().items()
-        if isinstance(value, list | tuple) and len(value) == depth and key not in NOT_OF_LAYERS
+        if isinstance(value, list | tuple)
+        and (len(value) == depth or key in OF_LAYERS)
+        and not NOT_OF_LAYERS.fullmatch(key)
     }
-
-
-def check_depth_settings(family: Family, explicit: Any, where: str) -> None:
-    """Refuse a config from which the model's code derives something by a layer's index."""
-    for key, required in family.depth_settings:
-        if (value := getattr(explicit, key, required)) != required:
-            raise UserError(
-                f"{where}: {key}: {value!r} makes layers differ by their index, which a deeper "
-                f"model would change; {required!r} would do"
-            )
 
 
 def deepened_config(config: dict[str, Any], sources: list[int], where: str) -> dict[str, Any]:

@@ -83,6 +83,25 @@ class Family:
         match = self.layer_pattern().fullmatch(name)
         return (int(match[2]), match[3]) if match else None
 
+    def is_router(self, suffix: str) -> bool:
+        return self.router is not None and suffix.endswith(self.router)
+
+    def check_settings(self, explicit: Any, where: str) -> None:
+        """Refuse a config from which the model's code derives something by a layer's index, or by
+        which a token sees those after it."""
+        for key, required in self.depth_settings:
+            if (value := getattr(explicit, key, required)) != required:
+                raise UserError(
+                    f"{where}: {key}: {value!r} makes layers differ by their index, which a deeper "
+                    f"model would change; {required!r} would do"
+                )
+        for key, causal in (("is_causal", True), ("use_bidirectional_attention", False)):
+            if bool(value := getattr(explicit, key, causal)) != causal:
+                raise UserError(
+                    f"{where}: {key}: {value!r} is of a model that sees the tokens it is to "
+                    f"predict; {causal!r} would do"
+                )
+
 
 def ends_block(kind: str) -> bool:
     """Does the kind write to the residual stream? With all such zero, a layer is the identity."""

@@ -22,6 +22,17 @@ SHARD = re.compile(r"[^/\\\0\n]{1,200}\.safetensors")
 # Of layers and experts, of each of which transformers makes an object when it reads a config.
 COUNTS = {"num_hidden_layers", "n_layer", "num_local_experts", "num_experts"}
 MANY = 10_000
+# Entries of a config under which the weights beside it are not what is read here.
+REFUSED = {
+    "quantization_config": "quantised weights cannot be deepened; where the weights are plain "
+    "floats, take the entry out",
+    "transformers_weights": "names other weights than those of transformers' own names; rename "
+    "these and take the entry out",
+    "configuration_files": "names other configs, of which transformers takes one by its version; "
+    "rename it and take the entry out",
+}
+# Masks and rotary frequencies that older versions of transformers stored and no model reads.
+BUFFER = re.compile(r"(.+\.)?((attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -77,27 +88,33 @@ def weight_names(folder: Path) -> list[str]:
 def read_config(config: dict[str, Any], where: str) -> Any:
     """transformers' config of a raw one, with everything its class derives made explicit.
 
-    Raises UserError, one line with `where`, for a family that is not in the table or a config that
-    its class refuses.
+    Raises UserError, one line with `where`, for a family that is not in the table, a config that
+    its class refuses, and settings that a deeper model of the family cannot keep.
     """
     from transformers import AutoConfig
 
-    family_of(config, where)
+    family = family_of(config, where)
+    for key, why in REFUSED.items():
+        if config.get(key) is not None:
+            raise UserError(f"{where}: {key}: {why}")
     for key in sorted(COUNTS & config.keys()):
         if isinstance(config[key], int) and config[key] > MANY:
             raise UserError(f"{where}: {key}: {config[key]}; must be {MANY} at most")
     try:
-        return AutoConfig.for_model(**config)
+        explicit: Any = AutoConfig.for_model(**config)
     except Exception as error:  # the class's own arithmetic on numbers of any kind: anything
         line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where}: transformers refuses it ({line[:200]})") from None
+    family.check_settings(explicit, where)
+    return explicit
 
 
 class Checkpoint:
     """Lazy reader of a folder with `config.json` and safetensors, sharded or single.
 
     No tensor is read until asked for, and no file stays open: a shard that does keeps every page
-    read from it in the process, so memory would grow with the depth.
+    read from it in the process, so memory would grow with the depth. What no model reads (`BUFFER`)
+    is left out.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -109,9 +126,10 @@ class Checkpoint:
             path = self.folder / name
             try:
                 with safe_open(path, framework="pt") as shard:
-                    names = list(shard.keys())
+                    stored = list(shard.keys())
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+            names = [name for name in stored if not BUFFER.fullmatch(name)]
             if twice := self._where.keys() & names:
                 other = self._where[min(twice)].name
                 raise UserError(f"{path}: holds {min(twice)}, which {other} holds too")
@@ -121,6 +139,10 @@ class Checkpoint:
         if not matches:
             raise UserError(f"{self.folder}: holds no tensor of a layer ({self.family.layers}.0)")
         self._prefix = matches[0][1]
+        if len(prefixes := sorted({match[1] for match in matches})) > 1:
+            raise UserError(
+                f"{self.folder}: holds layers as {' and as '.join(prefixes)}; one must do"
+            )
         self._suffixes = [match[3] for match in matches if match[2] == "0"]
         self.num_layers = 1 + max(int(match[2]) for match in matches)
 

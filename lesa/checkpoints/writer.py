@@ -14,6 +14,12 @@ from lesa.files import write_json
 
 SHARD_BYTES = 512 * 2**20
 PLAN_FILE = "layer_plan.json"
+CARD = "README.md"
+SIDE_FILES = (  # what a checkpoint folder holds besides its weights, as far as it is there
+    "config.json", "generation_config.json", "tokenizer*", "tekken.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+    "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
 
 
 def write_checkpoint(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -50,10 +56,12 @@ def write_checkpoint(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) 
     write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
 
 
-def copy_side_files(source: Path, folder: Path) -> None:
-    """Copy what lies in a checkpoint's folder beside its weights: config, tokenizer, templates."""
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and "safetensors" not in path.name:
-            target = folder / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+def copy_side_files(source: Path, folder: Path, *more: str) -> None:
+    """Copy config, tokenizer, templates and licences, and the files `more`: all else that may lie
+    in a checkpoint's folder, such as the same weights as pickles, is not the model's."""
+    for pattern in (*SIDE_FILES, *more):
+        for path in source.glob(pattern):
+            if path.is_file():
+                target = folder / path.relative_to(source)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)

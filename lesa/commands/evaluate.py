@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lesa.checkpoints.check import quiet_transformers
+from lesa.checkpoints.reader import BUFFER
 from lesa.downloads import explained
 from lesa.errors import CheckError, UserError
 from lesa.machine import compute_device, has_bfloat16
@@ -72,7 +73,7 @@ def load(folder: Path) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, **given)
     model, info = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(info[problem]):
+        if names := sorted(name for name in info[problem] if not BUFFER.fullmatch(str(name))):
             raise CheckError(f"{folder}: transformers reports {problem}: {names[0]}")
     return model.to(compute_device()).eval(), tokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def fit_outputs(
     plan = plan_of(start)
     if rounds < 1 or tokens < rounds:
         raise UserError(f"rounds: {rounds}: must be 1 or more, and no more than tokens ({tokens})")
+    if not 0 < step_size < math.inf:
+        raise UserError(f"step_size: {step_size}: must be a finite number above 0")
+    if not 0 <= damping < math.inf:
+        raise UserError(f"damping: {damping}: must be a finite number, 0 or above")
 
     def make(_: Path, made: Path) -> int:
         model = load_model(start).to(compute_device())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lesa.checkpoints.reader import MANY
 from lesa.commands.registry import installed
 from lesa.errors import UserError
 from lesa.params import Gaps, Strict
@@ -44,8 +45,10 @@ def gaps_of(num_layers: int, layers: int | None, positions: str | None) -> Gaps:
     if layers is None:
         raise UserError("layers: how many the deeper model has must be given, or positions")
     new = layers - num_layers
-    if new < 1:
-        raise UserError(f"layers: {layers} must be more than the base's {num_layers}")
+    if not 1 <= new <= MANY:
+        raise UserError(
+            f"layers: {layers} must be more than the base's {num_layers}, by {MANY} at most"
+        )
     first = max(0, PLACES[positions or "top"](num_layers, new))
     return Gaps(first=first, last=first + new - 1)
 

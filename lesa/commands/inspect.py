@@ -18,7 +18,6 @@ from lesa.machine import compute_device
 from lesa.method.basis import Basis, from_gram, gram
 from lesa.method.continuity import continuity
 from lesa.method.structure import span_coordinates
-from lesa.upscaling.lesa import is_router
 
 HELD = 0.9  # share of the squared singular values that `rank_90` of them hold
 
@@ -97,7 +96,7 @@ def inspect(path: str | Path, *, spectra: bool = True) -> Inspection:
             for kind in kinds
         },
         unpredicted=rest,
-        routers=[suffix for suffix in rest if is_router(base, suffix)],
+        routers=[suffix for suffix in rest if base.family.is_router(suffix)],
         new_layers={name: sizes(m, base.num_layers) for name, m in sorted(installed().items())},
     )
 

@@ -13,6 +13,7 @@ from lesa.checkpoints.check import check
 from lesa.checkpoints.writer import PLAN_FILE
 from lesa.commands.evaluate import Score, check_text, evaluate
 from lesa.commands.expand import check_out
+from lesa.commands.workshop import check_made
 from lesa.errors import UserError
 from lesa.files import key_of, read_json, sha256, tree_digest, work_folder
 from lesa.upscaling.plan import LayerPlan, from_json
@@ -56,7 +57,7 @@ def retrained(
         made, begun = folder / "checkpoint", time.perf_counter()
         tokens = make(folder, made)
         seconds = time.perf_counter() - begun
-        check(made)
+        check_made(made)
         before, after = (evaluate(path, heldout) if heldout else None for path in (start, made))
         made.rename(out)
     return Retrained(str(out), tokens, seconds, before, after)

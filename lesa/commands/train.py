@@ -78,6 +78,10 @@ def train(
     what = next((known for known in get_args(Trains) if known == trains), None)
     if what is None:
         raise UserError(f"trains: {trains!r}: must be one of {', '.join(get_args(Trains))}")
+    if not 0 < learning_rate < math.inf:
+        raise UserError(f"learning_rate: {learning_rate}: must be a finite number above 0")
+    if batch_size < 1:
+        raise UserError(f"batch_size: {batch_size}: must be 1 or more")
     adapters = None
     if what != "all":
         new = sum(slot.new for slot in plan_of(start))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -99,10 +100,7 @@ class Workshop:
             return self.checked(name, plan, out, text)
 
     def checked(self, name: str, plan: LayerPlan, out: Path, text: Path | None) -> Model:
-        try:
-            parameters = check(out)["parameters"]
-        except UserError as error:
-            raise CheckError(str(error)) from None
+        parameters = check_made(out)["parameters"]
         moving = self.base.layer_parameters() * trained_layers(plan)
         return Model(
             method=name,
@@ -112,6 +110,14 @@ class Workshop:
             trainable_parameters=parameters if everything_trains(plan) else moving,
             score=evaluate(out, text) if text is not None else None,
         )
+
+
+def check_made(folder: Path) -> dict[str, Any]:
+    """`check` of a checkpoint that was made here: what is wrong with it is no bad input."""
+    try:
+        return check(folder)
+    except UserError as error:
+        raise CheckError(str(error)) from None
 
 
 def check_depth(method: Method, num_layers: int, where: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 import yaml
 
 from lesa.checkpoints.base import NOTE, Base, describe, local_folder, random_config
-from lesa.checkpoints.depth import check_depth_settings
 from lesa.checkpoints.families import Family, family_of
 from lesa.checkpoints.reader import read_config, read_object
 from lesa.downloads import explained
@@ -127,7 +126,6 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     from transformers import AutoModelForCausalLM
 
     family, explicit = family_of(config, where), read_config(config, where)
-    check_depth_settings(family, explicit, where)
     dtype = explicit.dtype or torch.float32
     if not isinstance(dtype, torch.dtype):
         raise UserError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16")
@@ -148,8 +146,7 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     met = explicit.num_experts_per_tok / explicit.num_local_experts if family.router else 1
     sizes = {kind: d1 * d2 for kind, (d1, d2) in kinds.items()}
     active = sum(met * n if kind.startswith("experts.") else n for kind, n in sizes.items())
-    if family.router:
-        active += sum(s.numel() for name, s in shapes.items() if name.endswith(family.router))
+    active += sum(shape.numel() for name, shape in shapes.items() if family.is_router(name))
     up = sum(d1 for kind, (d1, _) in kinds.items() if kind.endswith("up_proj"))
     return Architecture(
         num_layers=explicit.num_hidden_layers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,12 @@ def choose_documents(source: Iterable[Document], corpus: Corpus) -> tuple[list[D
     """Documents of `corpus.min_characters` or more, the first `corpus.max_documents` of them.
 
     A text that differs from an earlier one in white space alone is left out, for it could be both
-    trained on and held out. The second value is the number of those.
+    trained on and held out. The second value is the number of those. What is measured is kept by a
+    document's id: one that several have gets a number from the second on.
     """
     chosen: list[Document] = []
     seen: set[bytes] = set()  # digests, not texts
+    names: Counter[str] = Counter()
     duplicates = 0
     for entry in source:
         if len(entry["text"]) < corpus.min_characters:
@@ -89,6 +92,9 @@ def choose_documents(source: Iterable[Document], corpus: Corpus) -> tuple[list[D
             duplicates += 1
             continue
         seen.add(digest)
+        names[entry["id"]] += 1
+        if (number := names[entry["id"]]) > 1:
+            entry = {**entry, "id": f"{entry['id']} ({number})"}
         chosen.append(entry)
         if len(chosen) == corpus.max_documents:
             break

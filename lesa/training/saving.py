@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
 from lesa.checkpoints.reader import Checkpoint
-from lesa.checkpoints.writer import copy_side_files, write_checkpoint
+from lesa.checkpoints.writer import CARD, PLAN_FILE, copy_side_files, write_checkpoint
 from lesa.errors import UserError
 from lesa.files import whole_folder
 
@@ -49,5 +49,5 @@ def save(trained: Mapping[str, Tensor], init: Path, folder: Path) -> None:
         return new[name].to(own.dtype) if name in new else own
 
     with whole_folder(folder) as partial:
-        copy_side_files(init, partial)
+        copy_side_files(init, partial, PLAN_FILE, CARD)
         write_checkpoint(partial, ((name, tensor(name)) for name in start.names()))

@@ -6,7 +6,6 @@ from lesa.checkpoints.base import NOTE
 from lesa.checkpoints.reader import Checkpoint, read_object
 from lesa.upscaling.plan import LayerPlan
 
-CARD = "README.md"
 ROUTER = (
     "How to predict a router, which chooses experts, is left open by the paper: a layer "
     "predicted by LESA has its lower neighbour's."

@@ -10,10 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lesa.checkpoints.depth import deepened_config
-from lesa.checkpoints.writer import PLAN_FILE, copy_side_files, write_checkpoint
+from lesa.checkpoints.writer import CARD, PLAN_FILE, copy_side_files, write_checkpoint
 from lesa.files import whole_folder, write_json, write_text
 from lesa.params import Gaps
-from lesa.upscaling.card import CARD, card
+from lesa.upscaling.card import card
 from lesa.upscaling.methods import Method, Source
 from lesa.upscaling.plan import LayerPlan, to_json
 

@@ -26,11 +26,6 @@ class Options(Strict):
     norm_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
 
 
-def is_router(base: Checkpoint, suffix: str) -> bool:
-    router = base.family.router
-    return router is not None and suffix.endswith(router)
-
-
 def is_norm(base: Checkpoint, suffix: str) -> bool:
     """Is it the weight or bias of a norm, whose weight is neither predicted nor a router's?"""
     module, _, parameter = suffix.rpartition(".")
@@ -40,7 +35,7 @@ def is_norm(base: Checkpoint, suffix: str) -> bool:
         parameter in ("weight", "bias")
         and weight in base.suffixes()
         and weight not in predicted
-        and not is_router(base, weight)
+        and not base.family.is_router(weight)
     )
 
 
@@ -51,7 +46,7 @@ def unpredicted(source: Source, between: tuple[int, int], suffix: str) -> Tensor
     """
     base = source.base
     lower, upper = (base.layer_tensor(i, suffix) for i in between)
-    if is_router(base, suffix):
+    if base.family.is_router(suffix):
         return base.tensor(lower)
     tensor = (
         base.tensor(base.layer_tensor(0, suffix))
