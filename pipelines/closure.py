@@ -19,6 +19,7 @@ WITHOUT_EFFECT = {
     "lesa/params.py": "refuses what is wrong; the values that a stage reads are its params",
     "pipelines/closure.py": "tells what code there is",
     "pipelines/found.py": "says on the terminal what metrics hold",
+    "pipelines/model_card.py": "writes to MLflow, and into releases, which are no stage's",
     "pipelines/provenance.py": "says where numbers come from",
     "pipelines/stage.py": "starts a stage and reports its errors; params go through as they are",
     "pipelines/tracking.py": "writes to MLflow alone",

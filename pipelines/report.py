@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lesa.params import Params
+from pipelines import model_card
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 from reports import measured, outcome, tables, terminal
@@ -35,6 +36,8 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     log.parent.tags({"mlflow.note.content": (OUT / "results.md").read_text(encoding="utf-8")})
     for name in SHOWN:
         log.parent.artifact(OUT / name)
+    for name, card in model_card.cards(m).items():
+        log.parent.text(card, f"models/{name}.md")
 
 
 if __name__ == "__main__":

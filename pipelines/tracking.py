@@ -67,7 +67,10 @@ class Tracker:
         """Log numbers, all at one `step`; values that are no finite number are left out."""
 
     def artifact(self, path: str | Path) -> None:
-        """Log one file, or a folder's files."""
+        """Log one file, or a folder under its own name."""
+
+    def text(self, text: str, name: str) -> None:
+        """Log an artifact that is no file here; `name` may have folders."""
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Log tags of the stage's run."""
@@ -114,8 +117,13 @@ class MlflowTracker(Tracker):
         self.batch(metrics=[Metric(clean(k), v, now, step or 0) for k, v in finite.items()])
 
     def artifact(self, path: str | Path) -> None:
-        log = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
-        self.safely(log, self.run_id, str(path))
+        if (path := Path(path)).is_dir():
+            self.safely(self.client.log_artifacts, self.run_id, str(path), path.name)
+        else:
+            self.safely(self.client.log_artifact, self.run_id, str(path))
+
+    def text(self, text: str, name: str) -> None:
+        self.safely(self.client.log_text, self.run_id, text, name)
 
     def tags(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from reports.measured import Json, Metrics, losses_at, whole_seconds
+from reports.measured import Json, Metrics, files, losses_at, whole_seconds
 from reports.paired import Array, Interval, paired, resampled
 from reports.tables import Cell, Table
 
@@ -145,9 +145,17 @@ def forgotten(runs: Runs, base: Runs | None) -> Interval | None:
     return paired(ends, np.broadcast_to(untouched, ends.shape))
 
 
+def source(runs: Runs | None) -> str:
+    """The file of a run; of several seeds, the folder's."""
+    if runs is None or len(runs.by_seed) > 1:
+        return SOURCES
+    return files("budget", [str(runs.first["run"])])
+
+
 def table(m: Metrics) -> Table:
     """A row for each model and schedule: where it ends, and what that took."""
     llama_pro, base = called(m, "llama_pro"), called(m, "base")
+    sources = {(runs.name, runs.max_steps): source(runs) for runs in groups(m)}
     rows: list[dict[str, Cell]] = [
         {
             "run": runs.name,
@@ -174,6 +182,7 @@ def table(m: Metrics) -> Table:
         "forgotten of another text, its blocks one each of modules of the standard library",
         SOURCES,
         rows,
+        lambda row, _: sources[str(row["run"]), int(str(row["steps"]))],
     )
 
 
@@ -203,4 +212,5 @@ def gaps(m: Metrics) -> Table:
         "tokens, nats a token; the tokens of a fit count",
         SOURCES,
         rows,
+        lambda row, _: source(called(m, str(row["run"]))),
     )

@@ -14,6 +14,9 @@ from reports.tables import Cell, Table
 
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
 HUMANEVAL = "humaneval-"  # how the files of HumanEval among those of the study code begin
+PASS_AT_1 = "HumanEval, pass@1"
+# The key is in pipelines/studies/code/params.yaml.
+NOT_RUN = "not run: `humaneval.run`, then `make study NAME=code`"
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,32 @@ def table(m: Metrics, study: str) -> Table:
         if "base" in found:
             forgotten = paired(losses_at(model, -1), losses_at(found["base"], 0))
             row["loss on the run's own text, minus the untouched base's"] = forgotten
+        if study == "code":
+            row[PASS_AT_1] = solved(m, name)
         rows.append(row)
     return Table(
         f"domain_{study}",
         f"Training on {domain.name}: loss on {domain.text}, {domain.unit}",
         files(study, list(found)) if found else f"metrics/{study}/*.json",
         rows,
+        lambda row, column: (
+            humaneval_file(str(row["model"]))
+            if column == PASS_AT_1
+            else f"metrics/{study}/{row['model']}.json"
+        ),
     )
+
+
+def humaneval_file(model: str) -> str:
+    return f"metrics/code/{HUMANEVAL}{model}.json"
+
+
+def solved(m: Metrics, model: str) -> Cell:
+    """Share of HumanEval's problems that a model of the study solves, or how to measure it."""
+    content = m.code.get(f"{HUMANEVAL}{model}")
+    if content is None or content["pass_at_1"] is None:
+        return NOT_RUN
+    return exact_share(sum(content["passed"]), len(content["passed"]))
 
 
 def humaneval(m: Metrics) -> Table:
@@ -99,21 +121,21 @@ def humaneval(m: Metrics) -> Table:
     }
     lesa, rows = run.get("lesa"), []
     for name, content in run.items():
-        solved = np.asarray(content["passed"], dtype=np.float64)
-        share = exact_share(int(solved.sum()), len(solved))
         row: dict[str, Cell] = {
             "model": name,
-            "problems": len(solved),
-            "pass@1": share,
+            "problems": len(content["problems"]),
+            "pass@1": solved(m, name),
         }
         if lesa and lesa["problems"] == content["problems"]:
-            row["minus LESA's"] = paired(solved, lesa["passed"])
+            ours, theirs = (np.asarray(of["passed"], np.float64) for of in (content, lesa))
+            row["minus LESA's"] = paired(ours, theirs)
         rows.append(row)
     return Table(
         "humaneval",
         "HumanEval, share of problems solved by one greedy sample",
         f"metrics/code/{HUMANEVAL}*.json",
         rows,
+        lambda row, _: humaneval_file(str(row["model"])),
     )
 
 
@@ -172,4 +194,5 @@ def variants(m: Metrics) -> Table:
         "Predictors fitted on triples of variants of the base, split at random or by layer",
         "metrics/variants/parity-*.json",
         rows,
+        lambda *_: "metrics/variants/*.json",
     )

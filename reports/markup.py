@@ -108,6 +108,23 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w -]", "", plain(text).lower()).replace(" ", "-")
 
 
+def target(source: str, metrics: Path) -> str:
+    """Where a link to one file, or to `metrics/start/*.json`, leads, relative to reports/.
+
+    Empty for any other text, and for what is not below `metrics`.
+    """
+    if (match := SOURCE.fullmatch(source)) is None or source[0] in "`[" or match["names"]:
+        return ""
+    if match["input"]:
+        return match["input"]
+    if match["params"]:
+        return f"../{source}"
+    below = metrics.joinpath(*match["folder"].split("/")[1:])
+    if match["one"]:
+        return f"../{source}" if (below / f"{match['one']}.json").is_file() else ""
+    return f"../{match['folder']}" if below.is_dir() else ""
+
+
 def linked(text: str, metrics: Path) -> str:
     """Make links of the metrics files that the text names and that are below `metrics`.
 
@@ -115,19 +132,15 @@ def linked(text: str, metrics: Path) -> str:
     """
 
     def link(match: re.Match[str]) -> str:
-        found = match.groupdict(default="")
-        if found["input"]:
-            return f"[{match[0]}]({found['input']})"
-        if found["params"]:
-            return f"[{match[0]}](../{match[0]})"
-        below = metrics.joinpath(*found["folder"].split("/")[1:])
-        names = [name for name in (found["names"] or found["one"]).split(",") if name]
-        if not below.is_dir() or not all((below / f"{name}.json").is_file() for name in names):
-            return match[0]
-        folder = found["folder"]
-        if found["names"]:
-            links = ",".join(f"[{name}](../{folder}{name}.json)" for name in names)
-            return f"{folder}{{{links}}}.json"
-        return f"[{match[0]}](../{match[0] if found['one'] else folder})"
+        if (found := match.groupdict(default=""))["names"]:
+            folder = found["folder"]
+            names = [name for name in found["names"].split(",") if name]
+            targets = [target(f"{folder}{name}.json", metrics) for name in names]
+            if not all(targets):
+                return match[0]
+            links = (f"[{name}]({where})" for name, where in zip(names, targets, strict=True))
+            return f"{folder}{{{','.join(links)}}}.json"
+        where = target(match[0], metrics)
+        return f"[{match[0]}]({where})" if where else match[0]
 
     return SOURCE.sub(lambda match: match[0] if match[0][0] in "`[" else link(match), text)

@@ -16,9 +16,10 @@ from reports.claims import c09_without_freezing
 from reports.measured import Json, Metrics, files, perplexity_at, whole_seconds
 from reports.paired import Interval
 from reports.speed import STEPS_FILE, time_ratio
-from reports.tables import Cell, Measured, Table
+from reports.tables import Cell, Measured, Row, Table
 
 NAMES = {"lesa": "LESA", "llama_pro": "LLaMA Pro", "solar": "SOLAR", "base": "untouched base"}
+STARTED = ("base", "lesa", "solar")  # whose perplexities before training the paper compares
 PUBLISHED = "reports/published.yaml"
 
 
@@ -46,6 +47,7 @@ class Ends:
     perplexity: Cell
     seconds: float
     model: str
+    source: str
 
 
 def studied(m: Metrics) -> bool:
@@ -63,7 +65,8 @@ def of_study(m: Metrics, method: str, share: float) -> Ends | None:
     losses = runs.at(tokens, list(runs.by_seed)).mean(1)
     value = float(np.exp(losses.mean()))
     error = value * float(losses.std(ddof=1)) / len(losses) ** 0.5 if len(losses) > 1 else None
-    return Ends(Measured(value, error), share * budget.seconds(runs), method)
+    seconds = share * budget.seconds(runs)
+    return Ends(Measured(value, error), seconds, method, budget.source(runs))
 
 
 def of_run(m: Metrics, method: str, share: float) -> Ends | None:
@@ -75,7 +78,8 @@ def of_run(m: Metrics, method: str, share: float) -> Ends | None:
     index = next((i for i, s in enumerate(run["steps"]) if s["step"] == share * last), None)
     if index is None:
         return None
-    return Ends(Measured(*perplexity_at(run, index)), share * whole_seconds(run), model)
+    perplexity, seconds = Measured(*perplexity_at(run, index)), share * whole_seconds(run)
+    return Ends(perplexity, seconds, model, files("pretrain", [model]))
 
 
 def average(m: Metrics, model: str, phase: str) -> Measured | None:
@@ -99,11 +103,12 @@ def main(m: Metrics, published: list[Json]) -> Table:
     find, sources = (
         (of_study, budget.SOURCES) if studied(m) else (of_run, files("pretrain", m.models))
     )
-    whole = find(m, "lesa", 1)
+    whole, timed = find(m, "lesa", 1), time_ratio(m, "lesa") is not None
     rows: list[dict[str, Cell]] = []
+    found: dict[Cell, Ends | None] = {NAMES["base"]: find(m, "base", 0)}
     for said in published:
         method, share = said["method"], said["share"]
-        here = find(m, method, share)
+        found[NAMES[method]] = here = find(m, method, share)
         rows.append(
             {
                 "model": NAMES[method],
@@ -119,14 +124,26 @@ def main(m: Metrics, published: list[Json]) -> Table:
                 "relative time here, %": relative(m, method, share, here, whole),
             }
         )
-    rows.append(untouched(m, rows[0], find(m, "base", 0)))
+    rows.append(untouched(m, rows[0], found[NAMES["base"]]))
+
+    def origin(row: Row, column: str) -> str:
+        here = found[row["model"]]
+        if here is None:
+            return ""
+        if column == "average here":
+            phase = "init" if row["model"] == NAMES["base"] else "trained"
+            own = official.of_model(m, here.model, phase) is None
+            return f"metrics/evaluate/{phase}/{here.model}.json" if own else official.SOURCES
+        return STEPS_FILE if timed and column.startswith("relative") else here.source
+
     study = ", longer runs of the study `budget`" if studied(m) else ""
     return Table(
         "paper_main",
         f"The paper's main result, published (Llama-3-8B to 11.5B) and here{study}; time with the "
         "frozen layers, relative to all of LESA's steps",
-        ", ".join([PUBLISHED, sources, *([STEPS_FILE] if time_ratio(m, "lesa") else [])]),
+        ", ".join([PUBLISHED, sources, *([STEPS_FILE] if timed else [])]),
         rows,
+        origin,
     )
 
 
@@ -161,6 +178,7 @@ def untouched(m: Metrics, like: dict[str, Cell], here: Ends | None) -> dict[str,
 def initial(m: Metrics, published: list[Json]) -> Table:
     """Perplexity before training over the paper's models; this run's model beside them."""
     own = m.params.profile
+    models = {f"{NAMES[method]} here": m.model_of(method) for method in STARTED}
     rows = [initial_row(m, said["model"], said, own == said["profile"]) for said in published]
     if own not in [said["profile"] for said in published]:
         rows.append(initial_row(m, str(m.base["source"]), None, True))
@@ -169,6 +187,7 @@ def initial(m: Metrics, published: list[Json]) -> Table:
         "Perplexity before training at 1.5 times the layers, published and here",
         f"{PUBLISHED}, {files('pretrain', m.models)}",
         rows,
+        lambda _, column: f"metrics/pretrain/{models[column]}.json",
     )
 
 
@@ -178,7 +197,7 @@ def initial_row(m: Metrics, name: str, said: Json | None, measured: bool) -> dic
         "perplexities, published": "not stated",
         "order, published": said["order"] if said else "not stated",
     }
-    for method in ("base", "lesa", "solar"):
+    for method in STARTED:
         found = of_run(m, method, 0) if measured else None
         row[f"{NAMES[method]} here"] = found.perplexity if found else None
     row["what measures it"] = command(said["profile"] if said else m.params.profile)
@@ -216,6 +235,7 @@ def without_svd(m: Metrics, published: Json) -> Table:
         "Without SVD, published and here: median perplexity of the draws, losses in nats",
         f"{PUBLISHED}, {start.SOURCES}, {budget.SOURCES}",
         rows,
+        lambda _, column: budget.SOURCES if "at the end" in column else start.SOURCES,
     )
 
 
@@ -248,8 +268,10 @@ def freezing(m: Metrics, published: Json) -> Table:
     """LESA's new layers trained alone, every layer, and new layers first."""
     frozen = budget.called(m, "lesa")
     rows: list[dict[str, Cell]] = []
+    sources: dict[Cell, str] = {}
     for trains, words in {"new": "new layers alone", **c09_without_freezing.OTHERS}.items():
         runs = budget.alike(m, frozen, trains, frozen.max_steps) if frozen else None
+        sources[words] = budget.source(runs)
         row: dict[str, Cell] = {
             "trained": words,
             "published": stated(published.get(trains)),
@@ -268,6 +290,7 @@ def freezing(m: Metrics, published: Json) -> Table:
         "of the training loss around its line over the last half of the steps",
         f"{PUBLISHED}, {budget.SOURCES}",
         rows,
+        lambda row, _: sources[row["trained"]],
     )
 
 
@@ -309,6 +332,13 @@ def norm_weight(m: Metrics, published: Json) -> Table:
         "matrix kinds, median perplexity of the draws",
         f"{PUBLISHED}, {files('fit', list(m.fit))}, {start.SOURCES}",
         rows,
+        lambda row, column: (
+            "params.yaml"
+            if column in ("λ here", "epochs")
+            else start.SOURCES
+            if row["draws"]
+            else files("fit", [m.first_runs[str(row["preset"])]])
+        ),
     )
 
 
@@ -340,16 +370,26 @@ def sft_and_code(m: Metrics, published: list[Json]) -> Table:
             "share of LESA's, published": stated(said["share"]),
             "SFT loss here, minus LESA's": minus_lesa(m, "sft", said["method"]),
             "HumanEval pass@1, published": stated(said["pass_at_1"]),
+            "HumanEval pass@1 here": domains.solved(m, said["method"]),
             "bits a byte of code here, minus LESA's": minus_lesa(m, "code", said["method"]),
         }
         for said in published
     ]
+    methods: dict[Cell, str] = {NAMES[said["method"]]: said["method"] for said in published}
+
+    def origin(row: Row, column: str) -> str:
+        method = methods[row["model"]]
+        if column.startswith("HumanEval"):
+            return domains.humaneval_file(method)
+        return f"metrics/{'sft' if column.startswith('SFT') else 'code'}/{method}.json"
+
     return Table(
         "paper_sft_and_code",
         "After SFT, and after pre-training on code (BigCode there), published and here: nats a "
         "token of held-out completions, bits a byte of held-out packages",
         f"{PUBLISHED}, metrics/sft/*.json, metrics/code/*.json",
         rows,
+        origin,
     )
 
 

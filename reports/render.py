@@ -87,6 +87,7 @@ def environment(metrics: Path) -> Environment:
         head_lines=markup.head_lines,
         slug=markup.slug,
         linked=partial(markup.linked, metrics=metrics),
+        target=partial(markup.target, metrics=metrics),
         flow=flow,
         cell=cell,
         sort_key=sort_key,

@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.measured import Json, Metrics, files
 from reports.paired import Interval, ratio_of_medians
-from reports.tables import Cell, Table, number
+from reports.tables import Cell, Row, Table, number
 
 MIB = 2**20
 STEPS_FILE = "metrics/benchmarks/training_steps.json"
@@ -70,7 +70,13 @@ def beside_peers(m: Metrics) -> Table:
         "Speed and memory beside a peer: medians over runs, each in a fresh process",
         files("benchmarks", list(m.benchmarks)),
         rows,
+        of_benchmark,
     )
+
+
+def of_benchmark(row: Row, _: str) -> str:
+    """The file of a row whose label `comparisons` began with the benchmark's name."""
+    return f"metrics/benchmarks/{str(row['benchmark']).partition(',')[0]}.json"
 
 
 def profiles(m: Metrics) -> list[Table]:
@@ -159,6 +165,7 @@ def machines(m: Metrics) -> Table:
         "What the benchmarks ran on",
         files("benchmarks", list(m.benchmarks)),
         rows,
+        of_benchmark,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from reports.measured import Json, Metrics, start_losses
+from reports.measured import Json, Metrics, files, start_losses
 from reports.paired import Array, Interval, exact_share, interval
 from reports.tables import Cell, Table
 
@@ -47,6 +47,11 @@ class Start:
     def losses(self) -> Array:
         """Mean loss of each draw (draws,)."""
         return np.array([start_losses(row).mean() for row in self.rows])
+
+    @property
+    def source(self) -> str:
+        """The file of its one draw; of several, the folder's."""
+        return files("start", [str(self.rows[0]["row"])]) if len(self.rows) == 1 else SOURCES
 
     @property
     def perplexities(self) -> Array:
@@ -181,7 +186,7 @@ def distributions(m: Metrics) -> Table:
 
 def methods(m: Metrics) -> Table:
     """Every start of the study: perplexity both ways, and what was inserted."""
-    base = of_method(m, "base")
+    base, sources = of_method(m, "base"), {start.name: start.source for start in starts(m)}
     rows: list[dict[str, Cell]] = []
     for start in starts(m):
         of_documents = [row.get("document_perplexity") for row in start.rows]
@@ -206,6 +211,7 @@ def methods(m: Metrics) -> Table:
         "of what was inserted (means over kinds, new layers and draws)",
         SOURCES,
         rows,
+        lambda row, _: sources[str(row["start"])],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class Measured:
 
 
 Cell = Measured | Interval | float | int | str | None
+Row = dict[str, Cell]
 
 
 def number(value: float) -> str:
@@ -68,12 +70,18 @@ def show(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; `sources` are the metrics files every number came from."""
+    """Rows of cells; `sources` are the metrics files every number came from.
+
+    origin: of a row and a column, the file that the number there is from. Several files of a
+    folder are `metrics/start/*.json`, as in `sources`; of a difference, it is the minuend's. None:
+    all are from the one that `sources` names, if it names one.
+    """
 
     name: str
     caption: str
     sources: str
-    rows: list[dict[str, Cell]]
+    rows: list[Row]
+    origin: Callable[[Row, str], str] | None = None
 
     @property
     def header(self) -> list[str]:
@@ -82,6 +90,12 @@ class Table:
     @property
     def cells(self) -> list[list[str]]:
         return [[show(cell) for cell in row.values()] for row in self.rows]
+
+    def origin_of(self, row: Row, column: str) -> str:
+        """The file of one cell; empty for text, and for what was not measured."""
+        if isinstance(row[column], str | None):
+            return ""
+        return self.origin(row, column) if self.origin else self.sources
 
     @property
     def numeric(self) -> list[bool]:
@@ -115,6 +129,12 @@ class Table:
         """A table without rows is not written: nothing was measured."""
         if self.rows:
             self.frame().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
+
+
+def of_model(stage: str, others: Mapping[str, str] | None = None) -> Callable[[Row, str], str]:
+    """The origin of a table with a row a model: the stage's file of it; `others`: by column."""
+    by_column = others or {}
+    return lambda row, column: f"metrics/{by_column.get(column, stage)}/{row['model']}.json"
 
 
 def run(m: Metrics) -> Table:
@@ -152,6 +172,7 @@ def run(m: Metrics) -> Table:
         "What was run",
         f"metrics/base.json, metrics/corpus.json, {files('pretrain', m.models)}, params.yaml",
         [{"": name, "value": value} for name, value in rows],
+        lambda row, _: f"metrics/{'base' if 'base' in str(row['']) else 'corpus'}.json",
     )
 
 
@@ -196,6 +217,7 @@ def main(m: Metrics) -> Table:
         "This run: held-out perplexity and cost of training",
         f"{files('pretrain', m.models)}, {files('expand', m.models)}",
         rows,
+        of_model("pretrain", {"layers": "expand"}),
     )
 
 
@@ -221,6 +243,7 @@ def tasks(m: Metrics, offline: bool) -> Table:
 
     Of the official ones, those that `evaluate.tasks` lists (a group's subtasks are in the CSV).
     """
+    phases = {name: phase for phase, name in PHASE_NAMES.items()}
     rows: list[dict[str, Cell]] = []
     for task, metric in _metrics_of(m, offline):
         for phase in PHASES:
@@ -235,6 +258,7 @@ def tasks(m: Metrics, offline: bool) -> Table:
         f"Main table, {word} tasks: score ± standard error",
         ", ".join(files(f"evaluate/{phase}", m.models) for phase in PHASES),
         rows,
+        lambda row, model: f"metrics/evaluate/{phases[str(row['phase'])]}/{model}.json",
     )
 
 
@@ -257,6 +281,7 @@ def task_differences(m: Metrics) -> Table:
         "LESA's score minus each model's after training, paired by example",
         files("evaluate/trained", m.models),
         rows,
+        lambda *_: f"metrics/evaluate/trained/{lesa}.json",
     )
 
 
@@ -330,6 +355,7 @@ def initial(m: Metrics) -> Table:
         "official code has it",
         f"{files('pretrain', m.models)}, {files('evaluate/init', m.models)}",
         rows,
+        of_model("pretrain", {"mean over documents of exp(loss)": "evaluate/init"}),
     )
 
 
@@ -356,6 +382,9 @@ def structures(m: Metrics) -> Table:
         "(1: rank one), and the cosine between two of the matrices (1: all alike)",
         f"metrics/svd.json (base) and {files('expand', m.models)}",
         rows,
+        lambda row, _: (
+            "metrics/svd.json" if row["model"] == "base" else f"metrics/expand/{row['model']}.json"
+        ),
     )
 
 
@@ -395,7 +424,8 @@ def grid(m: Metrics) -> Table:
         for name, content in own.items()
         for r in content["runs"]
     ]
-    return Table("grid", "Learning-rate grid: validation loss", files("grid", list(own)), rows)
+    sources, origin = files("grid", list(own)), of_model("grid")
+    return Table("grid", "Learning-rate grid: validation loss", sources, rows, origin)
 
 
 def continuities(m: Metrics) -> Table:

@@ -29,8 +29,11 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.params import Params
 from lesa.upscaling.card import card as short_card
+from pipelines import model_card
 from pipelines import release as command
-from pipelines.release import metadata, push, release
+from pipelines.model_card import metadata
+from pipelines.release import push, release
+from reports import measured
 from tests import test_report_synthetic as synthetic
 from tests.families import CONFIGS, deepen, load, save_family, stored
 
@@ -162,6 +165,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     rows = {"input_ids": blocks.tolist(), "document": ["a", "b", "c"]}
     Dataset.from_dict(rows).save_to_disk("artifacts/corpus/test")
     metrics = synthetic.write(tmp_path / "metrics")
+    plan = json.loads((Path("artifacts/trained") / MODEL / "layer_plan.json").read_text())
+    synthetic.change(metrics, f"expand/{MODEL}", "plan", value=plan)
     # The one number that is of the weights: by transformers' own loss.
     path = metrics / "pretrain" / f"{MODEL}.json"
     run = json.loads(path.read_text())
@@ -200,6 +205,15 @@ def test_a_release_is_a_checkpoint_with_a_card(params: Params) -> None:
     assert "make release MODEL=llama_pro" in text
     assert "\n- metrics/grid/llama_pro.json: chosen on something else\n" in text
     assert not re.search(r"\{[{%]|\n\n\n", card)
+
+
+def test_a_card_names_the_commit(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    m = measured.load("metrics", params)
+    assert "\nCommit not stated of the reproduction, Python" in model_card.card(MODEL, m)
+    state = {"commit": "abc123", "uncommitted_changes": True}
+    monkeypatch.setattr(model_card, "git_state", lambda: state)
+    text = model_card.card(MODEL, m)
+    assert "\nCommit abc123 of the reproduction (with uncommitted changes), Python" in text
 
 
 def test_the_cards_intervals_are_those_of_the_block_losses(params: Params) -> None:

@@ -14,6 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from reports import rerun
 from reports.render import render
 from tests.test_report_synthetic import MODELS, change, params, write
 
@@ -143,6 +144,33 @@ def test_a_link_of_the_contents_leads_to_its_heading(
     box = page.get_by_role("heading", name="Main results").bounding_box()
     assert box is not None
     assert 0 <= box["y"] < 400
+    page.close()
+
+
+def test_a_number_leads_to_its_file_quietly(browser: Browser, folder: Path) -> None:
+    page = opened(browser, folder, 1400)
+    row = page.locator("#table-main tbody tr").filter(has_text="llama_pro")
+    link = row.locator("td:nth-child(4) a")  # the perplexity after training
+    colour = "e => getComputedStyle(e).color"
+    assert link.evaluate(colour) == row.locator("td").first.evaluate(colour)
+    assert link.evaluate("e => e.tabIndex") == -1
+    link.hover()
+    assert link.evaluate(colour) == page.locator("#contents a").first.evaluate(colour)
+    link.click()
+    assert page.url.endswith("/metrics/pretrain/llama_pro.json")
+    page.close()
+
+
+def test_every_number_of_a_table_leads_to_a_file(browser: Browser, folder: Path) -> None:
+    page = opened(browser, folder, 1400)
+    found = page.evaluate("""() => [...document.querySelectorAll("main td.n")].filter(
+        e => e.innerText != "not measured").map(e => [e.closest("figure").id,
+            e.innerText, e.querySelector("a")?.getAttribute("href")])""")
+    assert len(found) > 500
+    shipped = {"opt_deus.csv": Path(rerun.SOURCES), "../params.yaml": Path("params.yaml")}
+    for table, text, href in found:
+        assert href, (table, text)
+        assert shipped.get(href, folder / "reports" / href).exists(), (table, text, href)
     page.close()
 
 

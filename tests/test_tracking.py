@@ -83,11 +83,18 @@ def test_stages_of_one_pipeline_run_share_a_parent(here: Path, store: str) -> No
 def test_a_stage_gives_the_pipeline_run_numbers_of_its_own(here: Path, store: str) -> None:
     """Two pipeline runs are compared by what their reports found."""
     Path("REPORT.md").write_text("found")
+    Path("figures").mkdir()
+    Path("figures/losses.svg").write_text("drawn")
     with track("report", "smoke", {}) as log:
         log.parent.metrics({"perplexity/lesa/trained": 23.5})
         log.parent.tags({"mlflow.note.content": "in words"})
         log.parent.artifact("REPORT.md")
+        log.parent.artifact("figures")  # under its name, so that the report's links lead there
+        log.parent.text("a card", "models/lesa.md")
     parent, (nested,) = runs(store, here.name)
+    artifacts = Path(parent.info.artifact_uri)
+    kept = {str(p.relative_to(artifacts)) for p in artifacts.rglob("*") if p.is_file()}
+    assert kept == {"REPORT.md", "figures/losses.svg", "models/lesa.md"}
     assert parent.data.metrics == {"perplexity/lesa/trained": 23.5}
     assert parent.data.tags["mlflow.note.content"] == "in words"
     assert nested.data.metrics == {}
