@@ -241,6 +241,28 @@ def advice(m: Metrics) -> str:
         if (own := gap_of(name, best)) is not None:
             words = in_order(own, "lower still", "higher", "level with it")
             said += f"; {trained} is {words} ({show_interval(own)} nats)"
+    return f"{said}.{where_nothing_is_forgotten(m)}"
+
+
+def where_nothing_is_forgotten(m: Metrics) -> str:
+    """The lowest model whose old layers stay as they are, by its difference to LLaMA Pro's; nothing
+    where the study has no other."""
+    if (llama_pro := budget.called(m, "llama_pro")) is None:
+        return ""
+    gaps = {
+        runs.name: gap
+        for runs in budget.groups(m)
+        if (runs.max_steps, runs.tokens) == (llama_pro.max_steps, llama_pro.tokens)
+        and runs.first["trains"] in ("new", "outputs_then_new")
+        and (gap := budget.difference(runs, llama_pro)) is not None
+    }
+    if len(gaps) < 2:
+        return ""
+    best = min(gaps, key=lambda name: gaps[name].estimate)
+    said = f" Where the old layers stay as they are, `{best}` ends lowest"
+    if best != llama_pro.name:
+        order = in_order(gaps[best], "below", "above", "not told apart from")
+        said += f", {order} LLaMA Pro ({show_interval(gaps[best])} nats)"
     return said + "."
 
 

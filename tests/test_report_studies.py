@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports import budget, measured, official, speed, start, tables, tries
+from reports import budget, measured, official, speed, start, summary, tables, tries
 from reports.measured import Metrics
 from reports.paired import Interval
 from tests.test_report_synthetic import DRAWS, change, params, save, write
@@ -127,6 +127,14 @@ def test_gaps_at_every_budget(made: tuple[Path, Metrics]) -> None:
     found = [row["minus identity"] for row in rows]
     slopes = [interval.estimate for interval in found if isinstance(interval, Interval)]
     assert slopes == pytest.approx([0.0, 0.015, 0.03, 0.045, 0.06])
+
+
+def test_the_lowest_start_is_one_whose_old_layers_stay(made: tuple[Path, Metrics]) -> None:
+    """Not the base, which ends lowest of all, but trains whole."""
+    assert summary.where_nothing_is_forgotten(made[1]) == (
+        " Where the old layers stay as they are, `identity` ends lowest, below LLaMA Pro "
+        "(-0.01 [-0.01, -0.01] nats)."
+    )
 
 
 def test_tries_are_compared_by_document_where_they_end() -> None:
