@@ -39,7 +39,7 @@ from tests.families import (
 
 METHODS = sorted(table())
 IDENTITY_STARTS = {
-    "llama_pro", "identity", "identity_upper", "average_zeroed", "lesa_zeroed",
+    "llama_pro", "llama_pro_upper", "identity", "identity_upper", "average_zeroed", "lesa_zeroed",
     "opt_deus", "opt_deus_code", "half_upper",
 }  # fmt: skip
 SAME_LOGITS = IDENTITY_STARTS | {"base", "original_layers"}

@@ -165,6 +165,13 @@ BETWEEN = ["lesa", "lesa_zeroed", "average", "average_zeroed", "noise", "spectru
 BETWEEN += ["constant_row", "lesa_permuted", "ridge", "opt_deus", "opt_deus_code", "half_upper"]
 
 
+def test_copies_of_the_layer_above_stand_at_llama_pros_places() -> None:
+    """In the last place, above the last layer, a copy of that one."""
+    upper = table()["llama_pro_upper"].plan(6, gaps(3))
+    assert [slot.layer_idx for slot in upper if slot.new] == [2, 5, 8]
+    assert [slot.copy_of for slot in upper] == [0, 1, 2, 2, 3, 4, 4, 5, 5]
+
+
 @pytest.mark.parametrize("name", BETWEEN)
 def test_methods_between_layers_share_the_gaps(name: str) -> None:
     assert table()[name].plan(30, UPPER) == plan.insert_between(30, UPPER)
