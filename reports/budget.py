@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from lesa.params import Gaps
 from reports.measured import Json, Metrics, files, losses_at, whole_seconds
 from reports.paired import Array, Interval, paired, resampled
 from reports.tables import Cell, Table
@@ -73,6 +74,21 @@ def groups(m: Metrics) -> list[Runs]:
 def called(m: Metrics, name: str) -> Runs | None:
     """The runs called `name`, of the longest schedule."""
     return next((runs for runs in groups(m) if runs.name == name), None)
+
+
+def new_layers(m: Metrics, runs: Runs) -> int:
+    """How many layers the runs' method was told to add; the base adds none for all that."""
+    own = runs.first["gaps"]
+    return Gaps(**own).count if own else m.params.gaps.count
+
+
+def as_deep_llama_pro(m: Metrics, runs: Runs) -> Runs | None:
+    """LLaMA Pro's runs with as many new layers as `runs`, of the longest schedule."""
+    for own in groups(m):
+        made = (own.first["method"], own.first["trains"], new_layers(m, own))
+        if made == ("llama_pro", "new", new_layers(m, runs)):
+            return own
+    return None
 
 
 def alike(m: Metrics, lesa: Runs, trains: str, max_steps: int) -> Runs | None:
@@ -154,11 +170,12 @@ def source(runs: Runs | None) -> str:
 
 def table(m: Metrics) -> Table:
     """A row for each model and schedule: where it ends, and what that took."""
-    llama_pro, base = called(m, "llama_pro"), called(m, "base")
+    base = called(m, "base")
     sources = {(runs.name, runs.max_steps): source(runs) for runs in groups(m)}
     rows: list[dict[str, Cell]] = [
         {
             "run": runs.name,
+            "new layers": 0 if runs.first["method"] == "base" else new_layers(m, runs),
             "trains": str(runs.first["trains"]),
             "seeds": len(runs.by_seed),
             "steps": runs.max_steps,
@@ -174,12 +191,14 @@ def table(m: Metrics) -> Table:
             else None,
         }
         for runs in groups(m)
+        for llama_pro in [as_deep_llama_pro(m, runs)]
     ]
     return Table(
         "budget",
-        "Every run of the study at its end; differences of losses in nats a token, over the seeds "
-        "that both have (∞: not reached; linear in tokens between points). Python source: what is "
-        "forgotten of another text, its blocks one each of modules of the standard library",
+        "Every run of the study at its end; differences of losses in nats a token, to LLaMA Pro's "
+        "with as many new layers, over the seeds that both have (∞: not reached; linear in tokens "
+        "between points). Python source: what is forgotten of another text, its blocks one each "
+        "of modules of the standard library",
         SOURCES,
         rows,
         lambda row, _: sources[str(row["run"]), int(str(row["steps"]))],

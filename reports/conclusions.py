@@ -94,6 +94,22 @@ def overtaking(m: Metrics) -> list[str]:
     return out
 
 
+def other_growths(m: Metrics) -> list[str]:
+    """Models with other numbers of new layers than the params' against LLaMA Pro with as many."""
+    found: dict[int, list[tuple[str, Interval]]] = {}
+    for runs in budget.groups(m):
+        llama_pro, new = budget.as_deep_llama_pro(m, runs), budget.new_layers(m, runs)
+        if new == m.params.gaps.count or llama_pro is None or runs.name == llama_pro.name:
+            continue
+        if (gap := budget.difference(runs, llama_pro)) is not None:
+            found.setdefault(new, []).append((runs.name, gap))
+    return [
+        line
+        for new, gaps in found.items()
+        for line in by_verdict(f"With {new} new layers, final loss minus LLaMA Pro's", gaps, "nats")
+    ]
+
+
 def predictors(m: Metrics) -> list[str]:
     out = []
     for preset, run in m.first_runs.items():
@@ -144,4 +160,4 @@ def of_start(m: Metrics) -> list[str]:
 
 def of_training(m: Metrics) -> list[str]:
     """What training gains over the untouched base, and whether LESA overtakes an identity start."""
-    return [*against_base(m), *overtaking(m)]
+    return [*against_base(m), *overtaking(m), *other_growths(m)]

@@ -196,6 +196,7 @@ def contest(m: Metrics) -> tuple[dict[str, float], dict[str, str], Gap, str]:
             runs.name: runs
             for runs in budget.groups(m)
             if (runs.max_steps, runs.tokens) == (lesa.max_steps, lesa.tokens)
+            and budget.new_layers(m, runs) == budget.new_layers(m, lesa)
         }
         ends = {
             name: float(runs.at(runs.tokens, list(runs.by_seed)).mean())
@@ -252,7 +253,8 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
     gaps = {
         runs.name: gap
         for runs in budget.groups(m)
-        if (runs.max_steps, runs.tokens) == (llama_pro.max_steps, llama_pro.tokens)
+        if budget.as_deep_llama_pro(m, runs) == llama_pro
+        and (runs.max_steps, runs.tokens) == (llama_pro.max_steps, llama_pro.tokens)
         and runs.first["trains"] in ("new", "outputs_then_new")
         and (gap := budget.difference(runs, llama_pro)) is not None
     }

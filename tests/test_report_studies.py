@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports import budget, measured, official, speed, start, summary, tables, tries
+from reports import budget, conclusions, measured, official, speed, start, summary, tables, tries
 from reports.measured import Metrics
 from reports.paired import Interval
 from tests.test_report_synthetic import DRAWS, change, params, save, write
@@ -135,6 +135,26 @@ def test_the_lowest_start_is_one_whose_old_layers_stay(made: tuple[Path, Metrics
         " Where the old layers stay as they are, `identity` ends lowest, below LLaMA Pro "
         "(-0.01 [-0.01, -0.01] nats)."
     )
+
+
+def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    for name in ("llama_pro", "identity"):
+        run = json.loads((metrics / f"budget/{name}-0.json").read_text())
+        six = {"run": f"{name}_6-0", "gaps": {"first": 0, "last": 5}}
+        save(metrics, f"budget/{name}_6-0", run | six)
+    m = measured.load(metrics, params())
+    rows = {row["run"]: row for row in budget.table(m).rows}
+    assert [rows[f"{name}_6"]["new layers"] for name in ("llama_pro", "identity")] == [6, 6]
+    assert rows["identity"]["new layers"] == params().gaps.count != 6
+    gap = rows["identity_6"]["minus LLaMA Pro's"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx(-0.01)
+    assert conclusions.other_growths(m) == [
+        "With 6 new layers, final loss minus LLaMA Pro's: "
+        f"lower: `identity_6` {tables.show_interval(gap)} nats."
+    ]
+    assert conclusions.other_growths(measured.load(write(tmp_path / "again"), params())) == []
 
 
 def test_tries_are_compared_by_document_where_they_end() -> None:

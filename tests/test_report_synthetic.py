@@ -372,6 +372,7 @@ def budget_run(
         "run": f"{name}-{seed}",
         "model": name,
         "method": name,
+        "gaps": None,
         "preset": None,
         "seed": seed,
         "trains": "new",
