@@ -48,8 +48,8 @@ def by_verdict(judged: list[Claim]) -> list[str]:
 
 WORDS = {
     str(Verdict.HOLDS): "What holds",
-    str(Verdict.FAILS): "What does not",
-    "differs": "What differs by preset, seed, size or rival",
+    str(Verdict.FAILS): "What does not hold",
+    "differs": "What holds only in part, by preset, seed, size or rival",
     str(Verdict.UNDECIDED): "Not decided",
     str(Verdict.CANNOT): "Not tested yet",
 }
@@ -159,7 +159,12 @@ def fitted_on(m: Metrics) -> list[str]:
             own = (other.method, other.preset) == ("lesa", lesa.preset)
             if own and other.settings in FITTED_ON:
                 gap = start.difference(lesa, other)
-                words = in_order(gap, "lower than", "higher than", "as far as told as low as")
+                words = in_order(
+                    gap,
+                    "lower than",
+                    "higher than",
+                    "neither clearly lower nor clearly higher than",
+                )
                 found.setdefault(words, []).append(FITTED_ON[other.settings])
     return [
         f"it starts {words} with a predictor fitted on {' or '.join(on)}"
@@ -233,16 +238,31 @@ def advice(m: Metrics) -> str:
     best = min(deep, key=lambda name: deep[name])
     gaps = {name: gap_of(name, best) for name in deep if name != best}
     level = [n for n, gap in gaps.items() if gap is None or below_nothing(gap)]
-    said = f"**Which to take:** `{best}` has the lowest loss after training ({budget_said})"
+    said = f"**Which to take:** {named(best)} has the lowest loss after training ({budget_said})"
     if level:
         said += f", not told apart from {', '.join(f'`{name}`' for name in level)}"
     if (lesa := gaps.get("lesa")) is not None and "lesa" not in level:
         said += f"; `lesa` is {show_interval(lesa)} nats above it"
-    for name, trained in shallow.items():
-        if (own := gap_of(name, best)) is not None:
-            words = in_order(own, "lower still", "higher", "level with it")
-            said += f"; {trained} is {words} ({show_interval(own)} nats)"
+    rivals = {trained: gap for n, trained in shallow.items() if (gap := gap_of(n, best))}
+    for trained, own in rivals.items():
+        words = in_order(own, "lower still", "higher", "level with it")
+        said += f"; {trained} is {words} ({show_interval(own)} nats)"
+    if any(above(own) is not Verdict.HOLDS for own in rivals.values()):
+        said += ". So at this budget new layers are not seen to gain anything over none"
     return f"{said}.{where_nothing_is_forgotten(m)}"
+
+
+# This project's own models, which no paper names.
+OWN = {
+    "llama_pro_lora": "LLaMA Pro's start with adapters beside all layers",
+    "llama_pro_upper": "LLaMA Pro's places, copies of the layer above",
+    "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
+    "fitted_identity": "`identity` with fitted outputs",
+}
+
+
+def named(model: str) -> str:
+    return f"`{model}` ({OWN[model]})" if model in OWN else f"`{model}`"
 
 
 def where_nothing_is_forgotten(m: Metrics) -> str:
@@ -261,7 +281,7 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
     if len(gaps) < 2:
         return ""
     best = min(gaps, key=lambda name: gaps[name].estimate)
-    said = f" Where the old layers stay as they are, `{best}` ends lowest"
+    said = f" Where the old layers stay as they are, {named(best)} ends lowest"
     if best != llama_pro.name:
         order = in_order(gaps[best], "below", "above", "not told apart from")
         said += f", {order} LLaMA Pro ({show_interval(gaps[best])} nats)"

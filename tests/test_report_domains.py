@@ -102,6 +102,14 @@ def test_humaneval_is_shown_when_it_was_run(metrics: Path) -> None:
     test = stats.ttest_rel(*pair).confidence_interval()
     assert (gap.low, gap.high) == pytest.approx((test.low, test.high))
     assert domains.table(loaded(metrics), "code").rows == []
+    for name in ("base", "llama_pro"):  # the latter's problems were not run
+        save(metrics, f"code/{name}", model(name))
+    table = domains.table(loaded(metrics), "code")
+    beside = {row["model"]: row for row in table.rows}
+    assert beside["base"][domains.PASS_AT_1] == share
+    assert table.origin_of(beside["base"], domains.PASS_AT_1) == "metrics/code/humaneval-base.json"
+    assert "make study NAME=code" in str(beside["llama_pro"][domains.PASS_AT_1])
+    assert table.origin_of(beside["llama_pro"], domains.PASS_AT_1) == ""
 
 
 def parity(split: str, copies: float | None) -> dict[str, Any]:

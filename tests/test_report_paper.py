@@ -282,9 +282,11 @@ def test_verdicts_in_a_few_words() -> None:
     def of(*verdicts: Verdict) -> str:
         return claims.in_short([Finding("x", "", verdict, "") for verdict in verdicts])
 
-    holds, fails, _, cannot = Verdict
+    holds, fails, undecided, cannot = Verdict
     assert of(holds, holds) == "holds"
-    assert of(holds, fails) == "differs"
+    assert of(holds, fails) == of(undecided, holds, fails) == "differs"
+    assert of(fails, undecided, cannot) == "does not hold, in part not decided"
+    assert of(undecided, cannot) == "not decided, as far as measured"
     assert of(fails, cannot) == "does not hold, as far as measured"
     assert of(cannot) == "cannot be tested here"
     beside = Finding("y", "", fails, "", beside=True)

@@ -337,25 +337,30 @@ DRAWS = {
 }
 
 
+def save_start(folder: Path, name: str, row: dict[str, Any]) -> None:
+    """A row is called as its file."""
+    save(folder, f"start/{name}", row | {"row": name})
+
+
 def start_study(folder: Path) -> None:
     """Eight draws of two presets, each with its constant row, and methods without draws."""
     for preset, losses in DRAWS.items():
         for seed, loss in enumerate(losses):
             draw = {"preset": preset, "seed": seed, "signs": "largest", "noise": seed + 1}
             draw["norm_ratio"] = dict.fromkeys(KINDS, 0.5)
-            save(folder, f"start/lesa-{preset}-{seed}", start_row("lesa", loss, **draw))
+            save_start(folder, f"lesa-{preset}-{seed}", start_row("lesa", loss, **draw))
             constant = start_row("constant_row", 2 * loss - 3, **draw)
-            save(folder, f"start/constant_row-{preset}-{seed}", constant)
+            save_start(folder, f"constant_row-{preset}-{seed}", constant)
     raw = {"preset": "paper", "seed": 0, "signs": "largest", "raw": True, "noise": 3}
-    save(folder, "start/lesa_raw", start_row("lesa", 3.7, **raw))
+    save_start(folder, "lesa_raw", start_row("lesa", 3.7, **raw))
     fit = {"preset": "paper", "seed": 0, "signs": "largest"}
     no_term = {**fit, "settings": {"norm_weight": 0.0}, "noise": 5}
     ratios = dict.fromkeys(KINDS, 0.1)  # LESA's own are 0.5
-    save(folder, "start/norm_weight_0", start_row("lesa", 3.9, **no_term, norm_ratio=ratios))
-    save(folder, "start/noise", start_row("noise", 3.6, **fit, options={"seed": 0}, noise=6))
+    save_start(folder, "norm_weight_0", start_row("lesa", 3.9, **no_term, norm_ratio=ratios))
+    save_start(folder, "noise", start_row("noise", 3.6, **fit, options={"seed": 0}, noise=6))
     for method, loss in (("base", 3.15), ("llama_pro", 3.15), ("solar", 3.55), ("average", 3.91)):
         noise = 0 if method in ("base", "llama_pro") else 2
-        save(folder, f"start/{method}", start_row(method, loss, noise=noise))
+        save_start(folder, method, start_row(method, loss, noise=noise))
 
 
 def budget_run(

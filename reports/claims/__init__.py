@@ -127,9 +127,12 @@ def judge(m: Metrics) -> list[Claim]:
 def in_short(findings: list[Finding]) -> str:
     """The verdict of what was measured, in a few words."""
     found = {finding.verdict for finding in findings if not finding.beside}
-    if len(measured := found - {Verdict.CANNOT}) > 1:
+    decided = found & {Verdict.HOLDS, Verdict.FAILS}
+    if len(decided) > 1:
         return "differs"
-    if not measured:
+    if decided and Verdict.UNDECIDED in found:
+        return f"{decided.pop()}, in part {Verdict.UNDECIDED}"
+    if not (measured := found - {Verdict.CANNOT}):
         return str(Verdict.CANNOT)
     return f"{measured.pop()}{', as far as measured' if Verdict.CANNOT in found else ''}"
 
