@@ -25,7 +25,7 @@ SOURCE = re.compile(
     r"`[^`]*`|\[[^\]]*\]\([^)]*\)"
     r"|\b(?P<folder>metrics(?:/[\w.-]+)*/)"
     r"(?:\{(?P<names>[\w.,-]+)\}|\*|(?P<one>[\w.-]+))\.json"
-    r"|\breports/(?P<input>[\w-]+\.(?:yaml|csv))"
+    r"|\breports/(?P<input>[\w-]+\.(?:yaml|csv|json))"
     r"|(?<![\w/])(?P<params>params\.yaml)"
 )
 

@@ -252,6 +252,11 @@ def advice(m: Metrics) -> str:
     return f"{said}.{where_nothing_is_forgotten(m)}"
 
 
+def beside(gap: Interval) -> str:
+    order = in_order(gap, "below", "above", "not told apart from")
+    return f"{order} LLaMA Pro ({show_interval(gap)} nats)"
+
+
 # This project's own models, which no paper names.
 OWN = {
     "llama_pro_lora": "LLaMA Pro's start with adapters beside all layers",
@@ -283,8 +288,13 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
     best = min(gaps, key=lambda name: gaps[name].estimate)
     said = f" Where the old layers stay as they are, {named(best)} ends lowest"
     if best != llama_pro.name:
-        order = in_order(gaps[best], "below", "above", "not told apart from")
-        said += f", {order} LLaMA Pro ({show_interval(gaps[best])} nats)"
+        said += f", {beside(gaps[best])}"
+        for runs in budget.groups(m):  # the same model with another number of new layers
+            own = budget.as_deep_llama_pro(m, runs)
+            if own is None or own == llama_pro or not runs.name.startswith(f"{best}_"):
+                continue
+            if (gap := budget.difference(runs, own)) is not None:
+                said += f"; with {budget.new_layers(m, runs)} new layers {beside(gap)}"
     return said + "."
 
 

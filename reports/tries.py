@@ -19,6 +19,7 @@ from reports.paired import paired
 from reports.tables import Cell, Table
 
 FILE = Path(__file__).with_name("tries.json")
+SOURCES = "reports/tries.json"
 SHOWN = (8, 16, 24, 48)
 
 
@@ -49,6 +50,6 @@ def table() -> Table:
         "Tries to stay ahead of LLaMA Pro (first row) while only new layers train: loss on 12 "
         "validation documents minus the untouched base's, after so many steps of 1,024 tokens, a "
         "fit's included. One seed; run by hand, no stage of a study",
-        "reports/tries.json",
+        SOURCES,
         rows,
     )

@@ -154,6 +154,10 @@ def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path)
         "With 6 new layers, final loss minus LLaMA Pro's: "
         f"lower: `identity_6` {tables.show_interval(gap)} nats."
     ]
+    assert summary.where_nothing_is_forgotten(m).endswith(
+        "below LLaMA Pro (-0.01 [-0.01, -0.01] nats); with 6 new layers below LLaMA Pro "
+        f"({tables.show_interval(gap)} nats)."
+    )
     assert conclusions.other_growths(measured.load(write(tmp_path / "again"), params())) == []
 
 
