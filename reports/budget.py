@@ -82,6 +82,11 @@ def new_layers(m: Metrics, runs: Runs) -> int:
     return Gaps(**own).count if own else m.params.gaps.count
 
 
+def of_this_growth(m: Metrics) -> list[Runs]:
+    """The runs whose models have as many new layers as the params say."""
+    return [runs for runs in groups(m) if new_layers(m, runs) == m.params.gaps.count]
+
+
 def as_deep_llama_pro(m: Metrics, runs: Runs) -> Runs | None:
     """LLaMA Pro's runs with as many new layers as `runs`, of the longest schedule."""
     for own in groups(m):

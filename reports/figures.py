@@ -75,7 +75,10 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def legend_below(figure: Figure, axes: Axes, ncols: int = 4) -> None:
+    """In `ncols` columns, or as many as long names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
+    letters = max(map(len, labels), default=0)
+    ncols = max(1, min(ncols, int(WIDTH * 72 / STYLE["font.size"] / (7 + 0.6 * letters))))
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, handlelength=4)
 
 
@@ -111,7 +114,7 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
 def budget_curves(m: Metrics) -> Figure:
     """Held-out loss of the study's longest schedules by tokens; a band from the lowest to the
     highest seed where there are several."""
-    groups = budget.groups(m)
+    groups = budget.of_this_growth(m)
     longest = max(runs.max_steps for runs in groups)
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     whole, late = figure.subplots(1, 2)

@@ -76,7 +76,7 @@ def smoothed(steps: npt.ArrayLike, losses: npt.ArrayLike) -> tuple[Array, Array]
 
 def training_curves(m: Metrics) -> dict[str, list[Json]]:
     """Training runs by name, a run a seed: of the study's longest schedule, else of this run."""
-    groups = budget.groups(m)
+    groups = budget.of_this_growth(m)
     if groups:
         longest = max(runs.max_steps for runs in groups)
         found = {r.name: list(r.by_seed.values()) for r in groups if r.max_steps == longest}

@@ -199,9 +199,8 @@ def contest(m: Metrics) -> tuple[dict[str, float], dict[str, str], Gap, str]:
     if (lesa := budget.called(m, "lesa")) is not None:
         of_study = {
             runs.name: runs
-            for runs in budget.groups(m)
+            for runs in budget.of_this_growth(m)
             if (runs.max_steps, runs.tokens) == (lesa.max_steps, lesa.tokens)
-            and budget.new_layers(m, runs) == budget.new_layers(m, lesa)
         }
         ends = {
             name: float(runs.at(runs.tokens, list(runs.by_seed)).mean())
@@ -277,9 +276,8 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
         return ""
     gaps = {
         runs.name: gap
-        for runs in budget.groups(m)
-        if budget.as_deep_llama_pro(m, runs) == llama_pro
-        and (runs.max_steps, runs.tokens) == (llama_pro.max_steps, llama_pro.tokens)
+        for runs in budget.of_this_growth(m)
+        if (runs.max_steps, runs.tokens) == (llama_pro.max_steps, llama_pro.tokens)
         and runs.first["trains"] in ("new", "outputs_then_new")
         and (gap := budget.difference(runs, llama_pro)) is not None
     }
