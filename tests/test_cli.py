@@ -85,6 +85,14 @@ def reference_loss(folder: Path, window: int) -> tuple[float, int]:
     return total / count, count
 
 
+def check_lower(found: dict[str, Any], before: Path, after: Path) -> None:
+    """The scores before and after are those of the two folders, and the second is lower."""
+    losses = [reference_loss(folder, window=256)[0] for folder in (before, after)]
+    assert found["before"]["loss"] == pytest.approx(losses[0], rel=1e-5)
+    assert found["after"]["loss"] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[1] < losses[0]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_inspects_every_family(name: str, tmp_path: Path, run: Run) -> None:
     folder = save_family(name, tmp_path / "model")
@@ -192,11 +200,7 @@ def test_fitted_outputs_bring_an_identity_start_below_the_base(
     assert status == 0
     found = json.loads(out)
     assert (found["tokens"], found["rounds"]) == (512, 2)
-    loss, _ = reference_loss(base, window=256)
-    assert found["before"]["loss"] == pytest.approx(loss, rel=1e-5)
-    after, _ = reference_loss(out_folder, window=256)
-    assert found["after"]["loss"] == pytest.approx(after, rel=1e-5)
-    assert after < loss
+    check_lower(found, base, out_folder)
     old, new = stored(start), stored(out_folder)
     changed = {name for name, tensor in old.items() if not torch.equal(tensor, new[name])}
     ends = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
@@ -231,11 +235,7 @@ def test_training_moves_what_it_says_and_lowers_the_loss(
     assert [tokens for tokens, _ in found["curve"]] == [0, 512, 1024, 1536, 2048]
     losses = [loss for _, loss in found["curve"]]
     assert losses[-1] < losses[0]
-    loss, _ = reference_loss(base, window=256)
-    assert found["before"]["loss"] == pytest.approx(loss, rel=1e-5)
-    after, _ = reference_loss(out_folder, window=256)
-    assert found["after"]["loss"] == pytest.approx(after, rel=1e-5)
-    assert after < loss
+    check_lower(found, base, out_folder)
     old, new = stored(model), stored(out_folder)
     assert {name for name in old if not torch.equal(old[name], new[name])} == set(
         filter(moved, old)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from lesa.commands.evaluate import WINDOW, whole_windows
-from lesa.commands.retrained import Retrained, check_paths, plan_of, retrained
+from lesa.commands.evaluate import whole_windows
+from lesa.commands.retrained import Retrained, check_paths, check_positive, plan_of, retrained
 from lesa.errors import UserError
 from lesa.machine import compute_device
 from lesa.training import outputs
@@ -46,8 +46,7 @@ def fit_outputs(
     plan = plan_of(start)
     if rounds < 1 or tokens < rounds:
         raise UserError(f"rounds: {rounds}: must be 1 or more, and no more than tokens ({tokens})")
-    if not 0 < step_size < math.inf:
-        raise UserError(f"step_size: {step_size}: must be a finite number above 0")
+    check_positive("step_size", step_size)
     if not 0 <= damping < math.inf:
         raise UserError(f"damping: {damping}: must be a finite number, 0 or above")
 
@@ -65,6 +64,6 @@ def fit_outputs(
         save({name: weight.cpu() for name, weight in weights.items()}, start, made)
         return rounds * share * size
 
-    settings = {"fit": [tokens, rounds, step_size, damping, WINDOW]}
+    settings = {"fit": [tokens, rounds, step_size, damping]}
     found = retrained(start, out, (train, heldout), settings, make)
     return Fitted(**vars(found), rounds=rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ def retrained(
         before, after = (evaluate(path, heldout) if heldout else None for path in (start, made))
         made.rename(out)
     return Retrained(str(out), tokens, seconds, before, after)
+
+
+def check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise UserError(f"{name}: {value}: must be a finite number above 0")
 
 
 def check_paths(start: Path, out: Path, *texts: Path | None) -> None:

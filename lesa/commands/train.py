@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import whole_windows
-from lesa.commands.retrained import Retrained, check_paths, plan_of, retrained
+from lesa.commands.retrained import Retrained, check_paths, check_positive, plan_of, retrained
 from lesa.errors import UserError
 from lesa.machine import has_bfloat16
 from lesa.params import Train
@@ -78,8 +78,7 @@ def train(
     what = next((known for known in get_args(Trains) if known == trains), None)
     if what is None:
         raise UserError(f"trains: {trains!r}: must be one of {', '.join(get_args(Trains))}")
-    if not 0 < learning_rate < math.inf:
-        raise UserError(f"learning_rate: {learning_rate}: must be a finite number above 0")
+    check_positive("learning_rate", learning_rate)
     if batch_size < 1:
         raise UserError(f"batch_size: {batch_size}: must be 1 or more")
     adapters = None
