@@ -124,6 +124,19 @@ def difference(
     return paired(ours.at(ours.tokens if tokens is None else tokens, seeds), theirs.at(end, seeds))
 
 
+def of_other_growths(m: Metrics) -> list[tuple[Runs, Interval]]:
+    """Runs with other numbers of new layers than the params', and their final losses minus LLaMA
+    Pro's with as many."""
+    found = []
+    for runs in groups(m):
+        llama_pro = as_deep_llama_pro(m, runs)
+        if new_layers(m, runs) == m.params.gaps.count or llama_pro is None:
+            continue
+        if runs.name != llama_pro.name and (gap := difference(runs, llama_pro)) is not None:
+            found.append((runs, gap))
+    return found
+
+
 def seconds(runs: Runs) -> float:
     """Median over seeds of the whole seconds, frozen layers below included."""
     return float(np.median([whole_seconds(run) for run in runs.by_seed.values()]))

@@ -97,12 +97,8 @@ def overtaking(m: Metrics) -> list[str]:
 def other_growths(m: Metrics) -> list[str]:
     """Models with other numbers of new layers than the params' against LLaMA Pro with as many."""
     found: dict[int, list[tuple[str, Interval]]] = {}
-    for runs in budget.groups(m):
-        llama_pro, new = budget.as_deep_llama_pro(m, runs), budget.new_layers(m, runs)
-        if new == m.params.gaps.count or llama_pro is None or runs.name == llama_pro.name:
-            continue
-        if (gap := budget.difference(runs, llama_pro)) is not None:
-            found.setdefault(new, []).append((runs.name, gap))
+    for runs, gap in budget.of_other_growths(m):
+        found.setdefault(budget.new_layers(m, runs), []).append((runs.name, gap))
     return [
         line
         for new, gaps in found.items()

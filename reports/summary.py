@@ -287,11 +287,8 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
     said = f" Where the old layers stay as they are, {named(best)} ends lowest"
     if best != llama_pro.name:
         said += f", {beside(gaps[best])}"
-        for runs in budget.groups(m):  # the same model with another number of new layers
-            own = budget.as_deep_llama_pro(m, runs)
-            if own is None or own == llama_pro or not runs.name.startswith(f"{best}_"):
-                continue
-            if (gap := budget.difference(runs, own)) is not None:
+        for runs, gap in budget.of_other_growths(m):
+            if runs.name.startswith(f"{best}_"):  # the same model
                 said += f"; with {budget.new_layers(m, runs)} new layers {beside(gap)}"
     return said + "."
 
