@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 
 from eval.data import rows
 from eval.model import LanguageModel
-from lesa.training.heldout import block_losses, first_tokens, mean_perplexity
+from lesa.training.heldout import block_losses, first_tokens, mean_perplexity, readable
 from lesa.training.processes import group
 
 
@@ -21,9 +21,8 @@ def document_perplexity(model: LanguageModel, heldout: Path, tokens: int) -> dic
     their mean losses in nats a token as "losses". Several processes of one launcher share the
     documents.
     """
-    found = first_tokens(
-        rows(heldout, ("id", "text")), model.tokenizer, min(tokens, model.max_length)
-    )
+    size = readable(model.config, tokens)
+    found = first_tokens(rows(heldout, ("id", "text")), model.tokenizer, size)
     processes = group()
     mine = dict(list(found.items())[processes.process_index :: processes.num_processes])
     scored = block_losses(model.model, list(mine.values()), False, 1)

@@ -25,7 +25,7 @@ from lesa.method.structure import structure
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.freezing import freeze
-from lesa.training.heldout import block_losses, first_tokens, mean_perplexity
+from lesa.training.heldout import block_losses, first_tokens, mean_perplexity, readable
 from lesa.training.prefix import skip_prefix
 from lesa.training.pretrain import dtype_name, load_model
 from pipelines.closure import code_digest
@@ -53,7 +53,7 @@ def scores(folder: Path, row: Start, params: Params) -> dict[str, Any]:
     if row.documents:  # before the model is cut
         texts = map(json.loads, HELDOUT.read_text(encoding="utf-8").splitlines())
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        size = min(params.evaluate.document_tokens, model.config.max_position_embeddings)
+        size = readable(model.config, params.evaluate.document_tokens)
         ids = first_tokens(texts, tokenizer, size)
         losses = block_losses(model, list(ids.values()), train.bf16, 1)
         found["document_losses"] = losses

@@ -18,7 +18,7 @@ from lesa.errors import CheckError, UserError
 from lesa.machine import compute_device, has_bfloat16
 from lesa.text.corpus import beginning
 from lesa.text.rows import read_text
-from lesa.training.heldout import block_losses
+from lesa.training.heldout import block_losses, readable
 
 WINDOW = 512  # tokens that are read at once
 
@@ -88,7 +88,7 @@ def windows(tokenizer: Any, config: Any, path: Path) -> list[Tensor]:
     check_text(path)
     first = beginning(tokenizer)
     ids = tokenizer(read_text(path), add_special_tokens=False, verbose=False)["input_ids"]
-    size = min(WINDOW, getattr(config, "max_position_embeddings", None) or WINDOW) - len(first)
+    size = readable(config, WINDOW) - len(first)
     parts = [[*first, *ids[i : i + size]] for i in range(0, len(ids), size)]
     found = [torch.tensor(part) for part in parts if len(part) > 1]
     if not found:

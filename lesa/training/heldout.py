@@ -66,6 +66,11 @@ def first_tokens(
     return {name: torch.tensor(ids) for name, ids in encoded.items() if len(ids) > 1}
 
 
+def readable(config: Any, tokens: int) -> int:
+    """`tokens`, or as many as a model of this config has positions, if it says so."""
+    return min(tokens, getattr(config, "max_position_embeddings", None) or tokens)
+
+
 def mean_perplexity(losses: Iterable[float]) -> float:
     """Mean of exp(loss) over documents' mean losses in nats a token."""
     return fmean(math.exp(loss) for loss in losses)
