@@ -21,7 +21,6 @@ from datasets import Dataset, concatenate_datasets
 from pydantic import Field, model_validator
 from transformers import AutoTokenizer
 
-from lesa.checkpoints.writer import PLAN_FILE
 from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
 from lesa.params import Params, Positive, Rate, Strict, Train
 from lesa.training.adapters import AdapterRun, merged
@@ -30,7 +29,6 @@ from lesa.training.heldout import first_tokens
 from lesa.training.outputs import fit
 from lesa.training.pretrain import train
 from lesa.training.saving import save
-from lesa.upscaling.plan import from_json, to_json
 from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS, PREFIX
 from pipelines.rows import BASE, SVD, Row, chosen, described, write_row
@@ -147,12 +145,6 @@ def settings_of(phase: Outputs | Phase, seed: int, schedule: Schedule, train: Tr
     )
 
 
-def train_everything(folder: Path) -> None:
-    """Mark every layer in the plan of the checkpoint at `folder`."""
-    plan = from_json(read_json(folder / PLAN_FILE))
-    write_json(folder / PLAN_FILE, to_json([replace(slot, trainable=True) for slot in plan]))
-
-
 def log_step(log: Tracker, before: int, numbers: dict[str, float], step: int) -> None:
     """What Trainer logs at a phase's `step`, but for the mean of what are two texts."""
     log.metrics({k: v for k, v in numbers.items() if k != "eval_loss"}, step + before)
@@ -172,8 +164,6 @@ def trained_phases(
     scored = concatenate_datasets([heldout, source_blocks(study.second_text, heldout)])
     for i, phase in enumerate(row.phases):
         after, numbers = unfinished / str(i + 1), unfinished / f"{i}.json"
-        if phase.trains == "all":
-            train_everything(folder)
         if not numbers.is_file():
             run = LaterRun(
                 folder,
@@ -189,7 +179,7 @@ def trained_phases(
             else:
                 prefix = PREFIX if params.train.prefix_cache else None
                 own, on_log = unfinished / f"trainer-{i}", partial(log_step, log, before)
-                run = replace(run, parameters=phase.parameters)
+                run = replace(run, parameters=phase.parameters, everything=phase.trains == "all")
                 tensors, curve = train(run, own, on_log, prefix_cache=prefix)
                 if phase.trains == "lora":
                     tensors = merged(tensors, folder)

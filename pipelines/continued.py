@@ -12,7 +12,8 @@ from typing import Any
 
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.machine import compute_device
-from lesa.params import Name, Params, parse
+from lesa.params import Name, Params, Positive, parse
+from lesa.training.adapters import AdapterRun, merged
 from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import Run, load_model, train
 from lesa.training.saving import save
@@ -25,9 +26,12 @@ from pipelines.tracking import Tracker
 
 
 class Learner(Row):
-    """A model that a study trains. rate_of: whose file in metrics/grid has its learning rate."""
+    """A model that a study trains. rate_of: whose file in metrics/grid has its learning rate.
+    adapters: of nearly so many parameters train beside all layers (`lesa.training.adapters`), in
+    place of what the method's plan marks."""
 
     rate_of: Name
+    adapters: Positive | None = None
 
 
 def with_schedule(params: Params, study: str) -> Params:
@@ -131,20 +135,25 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
         init = unfinished / "init"
         if not init.is_dir():
             write_row(job.row, params, unfinished, init)
-        run = Run(init, blocks, load_blocks(CORPUS, "test"), params.train, grid["best"])
+        heldout = load_blocks(CORPUS, "test")
+        run = AdapterRun(
+            init, blocks, heldout, params.train, grid["best"], parameters=job.row.adapters
+        )
         own = {"model": job.row.method, **chosen_for(params, tree_digest(init))}
         warnings = rate_warnings(path, grid, own)
         print(*warnings, cost(job, run, examples), sep="\n", flush=True)
         before = losses(init, examples, run, unfinished / "before.json")
         prefix = PREFIX if params.train.prefix_cache else None
         trained, curve = train(run, unfinished / "trainer", log.metrics, prefix_cache=prefix)
+        if job.row.adapters:
+            trained = merged(trained, init)
         save(trained, init, job.trained)
         after = losses(job.trained, examples, run, unfinished / "after.json")
         report = {"model": job.model, "profile": params.profile, **described(job.row), **curve}
         report |= {"rate_of": job.row.rate_of, "rate_warnings": warnings}
         report |= {"trained_on": read_json(job.text / "SOURCE.json")}
         if examples:
-            report["heldout"] = heldout(examples, before, after)
+            report["heldout"] = of_examples(examples, before, after)
         write_json(f"artifacts/{job.study}/{job.model}.json", report)
     log.params({**params.train.model_dump(), "learning_rate": grid["best"]})
     return report
@@ -159,7 +168,7 @@ def continue_on_study_text(params: Params, log: Tracker, study: str, model: str)
     log.metrics({f"heldout/{name}": value for name, value in report["heldout"]["end"].items()})
 
 
-def heldout(examples: list[Example], before: list[float], after: list[float]) -> dict[str, Any]:
+def of_examples(examples: list[Example], before: list[float], after: list[float]) -> dict[str, Any]:
     """Every example's nats at the start and at the end, for pairing, and what they come to."""
     return {
         "ids": [example.id for example in examples],

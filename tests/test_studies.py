@@ -29,6 +29,7 @@ from tests.pipeline import ROOT, smoke, stage
 
 SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
 MODELS = ("base", "lesa", "identity")
+ADAPTERS = 20_000  # parameters of the adapters of `llama_pro_lora`
 RATES = ("base", "lesa", "llama_pro")  # the files of metrics/grid that these read
 
 
@@ -72,7 +73,9 @@ def code_params() -> None:
     """The study with fewer models, a short text and short runs."""
     own = committed("code")
     text = own["text"] | {"files_per_package": 1, "file_characters": 200, "block_size": 64}
-    own_params("code", text=text, code={m: own["code"][m] for m in MODELS}, train=SCHEDULE)
+    models = {m: own["code"][m] for m in MODELS}
+    models["llama_pro_lora"] = own["code"]["llama_pro_lora"] | {"adapters": ADAPTERS}
+    own_params("code", text=text, code=models, train=SCHEDULE)
 
 
 HELDOUT = committed("code")["text"]["heldout"]
@@ -143,6 +146,23 @@ def test_code_trains_and_scores(code: Params) -> None:
             total += float(mean) * (window.shape[1] - 1)
     assert math.isclose(total, found["base"]["heldout"]["nats"]["end"][0], rel_tol=1e-5)
     assert not Path("artifacts/work/code/base").exists()
+
+
+def test_code_trains_adapters_beside_all_layers(code: Params) -> None:
+    stage("studies.code.train", code, model="llama_pro_lora")
+    found = read_json("artifacts/code/llama_pro_lora.json")
+    assert found["trainable_parameters"] == pytest.approx(ADAPTERS, rel=0.5)
+    assert found["heldout"]["end"]["loss"] < found["heldout"]["start"]["loss"]
+    base, trained = (
+        {k: v for path in Path(folder).glob("*.safetensors") for k, v in load_file(path).items()}
+        for folder in ("artifacts/base", "artifacts/continued/code/llama_pro_lora")
+    )
+    moved = {name for name in base if not torch.equal(base[name], trained[name])}
+    first = "model.layers.0."
+    assert {name for name in moved if name.startswith(first)} == {
+        name for name in base if name.startswith(first) and name.endswith("_proj.weight")
+    }
+    assert "model.embed_tokens.weight" not in moved
 
 
 def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) -> None:

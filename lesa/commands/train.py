@@ -35,19 +35,6 @@ class Trained(Retrained):
     curve: list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
-class CommandRun(AdapterRun):
-    """A run in which all may train, whatever the checkpoint's plan says, if it has one."""
-
-    everything: bool = False
-
-    def prepare_model(self, model: Any) -> None:
-        if self.everything:
-            model.requires_grad_(True)
-        else:
-            super().prepare_model(model)
-
-
 def train(
     start: str | Path,
     out: str | Path,
@@ -97,7 +84,7 @@ def train(
         steps = tokens // (batch_size * len(blocks[0]["input_ids"]))
         if not steps:
             raise UserError(f"tokens: {tokens}: fewer than one batch of {batch_size} windows")
-        run = CommandRun(
+        run = AdapterRun(
             start, blocks, heldout, settings_of(steps, batch_size, seed), learning_rate,
             parameters=adapters, everything=what == "all",
         )  # fmt: skip

@@ -23,15 +23,19 @@ A, B = (f".lora_{letter}.default.weight" for letter in "AB")
 
 @dataclass(frozen=True)
 class AdapterRun(Run):
-    """A run that trains adapters of nearly `parameters` parameters; what the plan marks if None."""
+    """A run that trains what the plan marks; or `everything`, whatever it marks; or adapters of
+    nearly `parameters` parameters."""
 
     parameters: int | None = None
+    everything: bool = False
 
     def prepare_model(self, model: Any) -> None:
-        if self.parameters is None:
-            super().prepare_model(model)
-        else:
+        if self.parameters is not None:
             adapt(model, self.parameters, self.settings.seed)
+        elif self.everything:
+            model.requires_grad_(True)
+        else:
+            super().prepare_model(model)
 
 
 def adapt(model: nn.Module, parameters: int, seed: int) -> int:
