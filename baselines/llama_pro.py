@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import partial
 
 from lesa.errors import UserError
-from lesa.params import Gaps
+from lesa.params import Places
 from lesa.upscaling.methods import Method, copied_layer, zeroed
 from lesa.upscaling.plan import LayerPlan, Slot, changed_copy, copied, stack
 
 
-def plan(num_layers: int, gaps: Gaps, above: int = 0) -> LayerPlan:
+def plan(num_layers: int, gaps: Places, above: int = 0) -> LayerPlan:
     """After every group of layers a copy of the group's last one (section 3.2); the copies train.
 
     As published over the whole depth: `gaps` only says how many layers to add. above: a copy of a

@@ -6,12 +6,12 @@ project, no published method.
 
 from __future__ import annotations
 
-from lesa.params import Gaps
+from lesa.params import Places
 from lesa.upscaling.methods import Method
 from lesa.upscaling.plan import LayerPlan, copied, insert_between, stack
 
 
-def plan(num_layers: int, gaps: Gaps) -> LayerPlan:
+def plan(num_layers: int, gaps: Places) -> LayerPlan:
     """The untouched base, of which layer i+1 of each gap i|i+1 trains; gaps are refused as LESA's
     are."""
     above = {slot.between[1] for slot in insert_between(num_layers, gaps) if slot.between}

@@ -20,7 +20,7 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.machine import compute_device
 from lesa.method.basis import Basis, load_basis
-from lesa.params import Gaps
+from lesa.params import Places
 from lesa.upscaling import lesa
 from lesa.upscaling.methods import Layer, Method, Source
 from lesa.upscaling.plan import LayerPlan, Slot, insert_between
@@ -94,7 +94,7 @@ def layer(source: Source, slot: Slot) -> Layer:
     return lesa.assembled(source, slot, matrix)
 
 
-def plan(num_layers: int, gaps: Gaps) -> LayerPlan:
+def plan(num_layers: int, gaps: Places) -> LayerPlan:
     if num_layers < 3:
         raise UserError(
             f"params.yaml: base: {num_layers} layers; a ridge regression needs 3 or more"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from lesa.errors import UserError
-from lesa.params import Gaps
+from lesa.params import Places
 from lesa.upscaling.methods import Method
 from lesa.upscaling.plan import LayerPlan, copied, stack
 
 
-def plan(num_layers: int, gaps: Gaps) -> LayerPlan:
+def plan(num_layers: int, gaps: Places) -> LayerPlan:
     """Layers `0 … n-m-1` under layers `m … n-1` (section 2.1); all train.
 
     `gaps` only says how many layers to add. An odd target depth gives the upper part the extra

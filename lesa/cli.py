@@ -63,8 +63,9 @@ Positions = Annotated[
     str | None,
     typer.Option(
         help="Where new layers go: top, middle, bottom, or gaps such as 15-30, which is one "
-        "between layers 15 and 16 … 30 and 31, 0-based. Methods with places of their own "
-        "(llama_pro, solar) take the number alone. Default: top, as published.",
+        "between layers 15 and 16 … 30 and 31, 0-based, or 3,7,11, one after each. "
+        "Methods with places of their own (llama_pro, solar) take the number alone. Default: top, "
+        "as published.",
         show_default=False,
         autocompletion=lambda: ["top", "middle", "bottom"],
     ),

@@ -18,7 +18,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -161,15 +163,48 @@ class Gaps(Strict):
     last: Count
 
     @property
+    def after(self) -> range:
+        """The layers i."""
+        return range(self.first, self.last + 1)
+
+    @property
     def count(self) -> int:
         """How many layers are added."""
-        return self.last - self.first + 1
+        return len(self.after)
 
     @model_validator(mode="after")
     def ordered(self) -> Gaps:
         if self.last < self.first:
             raise ValueError(f"last ({self.last}) must not be below first ({self.first})")
         return self
+
+
+class ListedGaps(Strict):
+    """A new layer between layers i and i+1 for each i of `after`, 0-based, from the lowest up."""
+
+    after: list[Count] = Field(min_length=1)
+
+    @property
+    def count(self) -> int:
+        """How many layers are added."""
+        return len(self.after)
+
+    @model_validator(mode="after")
+    def ascending(self) -> ListedGaps:
+        if self.after != sorted(set(self.after)):
+            raise ValueError(f"after ({self.after}) must ascend, and name each layer once")
+        return self
+
+
+def _form(gaps: Any) -> str:
+    listed = "after" in gaps if isinstance(gaps, dict) else isinstance(gaps, ListedGaps)
+    return "listed" if listed else "range"
+
+
+FORMS = ("range", "listed")
+Places = Annotated[
+    Annotated[Gaps, Tag("range")] | Annotated[ListedGaps, Tag("listed")], Discriminator(_form)
+]
 
 
 class Svd(Strict):
@@ -233,7 +268,7 @@ class Method(BaseModel):
 
     method: str
     needs: list[Name] = []  # names of fit.runs that the method reads
-    gaps: Gaps | None = None  # where its new layers go, or how many; None: where all others' do
+    gaps: Places | None = None  # where its new layers go, or how many; None: where all others' do
 
 
 class Train(Strict):
@@ -296,7 +331,7 @@ class Params(Strict):
     profile: ProfileName
     base: Annotated[PackageBase | HubBase | PathBase | RandomBase, Field(discriminator="source")]
     corpus: Corpus
-    gaps: Gaps
+    gaps: Places
     svd: Svd
     fit: Fit
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
@@ -309,7 +344,7 @@ class Params(Strict):
         """Rows of every table, in the file's order."""
         return list(self.methods)
 
-    def gaps_of(self, model: str) -> Gaps:
+    def gaps_of(self, model: str) -> Places:
         """The gaps that the plan of `model` is made from."""
         return self.methods[model].gaps or self.gaps
 
@@ -329,14 +364,16 @@ SHORT = Repr()  # of a value in a message: aliases of aliases would be written o
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 2, 120, 120, 120
 
 
-def _key(loc: tuple[int | str, ...], tree: object) -> str:
-    """The dotted key as in the file: pydantic's path has the chosen `source` as a level too."""
+def dotted(loc: tuple[int | str, ...], tree: object) -> str:
+    """The dotted key as in the file: pydantic's path has the chosen `source` or form of gaps as a
+    level, too."""
     parts: list[str] = []
     for part in loc:
-        if isinstance(tree, dict) and part not in tree and part == tree.get("source"):
+        known = tree if isinstance(tree, dict) else {}
+        if part not in known and part in (known.get("source"), *FORMS):
             continue
         parts.append(str(part))
-        tree = tree.get(part) if isinstance(tree, dict) else None
+        tree = known.get(part)
     return ".".join(parts) or "(top level)"
 
 
@@ -356,7 +393,7 @@ def parse(tree: object, where: str) -> Params:
         secret = next((key for key, text in _strings(tree) if redacted(text) != text), None)
     except ValidationError as error:
         first = error.errors()[0]
-        key = _key(first["loc"], tree)
+        key = dotted(first["loc"], tree)
         given = "" if isinstance(first["input"], dict) else f" (got {SHORT.repr(first['input'])})"
         line = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{given}"
         raise UserError(" ".join(line.split())) from None

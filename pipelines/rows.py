@@ -16,7 +16,7 @@ from lesa.errors import UserError
 from lesa.files import key_of, whole_folder
 from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds, kind_seed
-from lesa.params import Gaps, Params, Predictor, Strict, load
+from lesa.params import Params, Places, Predictor, Strict, dotted, load
 from lesa.upscaling import expand
 from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
@@ -45,7 +45,7 @@ class Row(Strict):
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
     fit: Fitted | None = None
-    gaps: Gaps | None = None
+    gaps: Places | None = None
 
 
 R = TypeVar("R", bound=Row)
@@ -80,7 +80,7 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
             row = kind.model_validate(said)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join([key, *map(str, first["loc"])])
+            where = f"{key}.{dotted(first['loc'], said)}"
             raise UserError(f"{path}: {where}: {first['msg']}") from None
         method = named(row.method, table(), f"{path}: {key}.method")
         options(method, row.options, f"{path}: {key}", row.method)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from lesa.params import Gaps
+from lesa.params import Places
 from reports.measured import Json, Metrics, files, losses_at, whole_seconds
 from reports.paired import Array, Interval, paired, resampled
 from reports.tables import Cell, Table
@@ -76,10 +77,16 @@ def called(m: Metrics, name: str) -> Runs | None:
     return next((runs for runs in groups(m) if runs.name == name), None)
 
 
-def new_layers(m: Metrics, runs: Runs) -> int:
-    """How many layers the runs' method was told to add; the base adds none for all that."""
+def gaps_of(m: Metrics, runs: Runs) -> Places:
+    """The gaps that the runs' method was told; the base has no new layers for all that."""
     own = runs.first["gaps"]
-    return Gaps(**own).count if own else m.params.gaps.count
+    found: Places = TypeAdapter(Places).validate_python(own) if own else m.params.gaps
+    return found
+
+
+def new_layers(m: Metrics, runs: Runs) -> int:
+    """How many layers the runs' method was told to add."""
+    return gaps_of(m, runs).count
 
 
 def of_this_growth(m: Metrics) -> list[Runs]:
@@ -223,7 +230,10 @@ def table(m: Metrics) -> Table:
     )
 
 
-RIVALS = ("llama_pro", "identity", "opt_deus_code", "base", "lora", "solar", "lesa")
+RIVALS = (
+    "llama_pro", "identity", "adept", "opt_deus_code", "opt_deus", "average", "lesa",
+    "lesa_official", "solar", "base", "lora", "llama_pro_all",
+)  # fmt: skip
 COMPARED = (
     "lesa", "lesa_official", "fitted_llama_pro", "fitted_identity", "llama_pro_upper",
     "llama_pro_lora",

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lesa.method import continuity
+from lesa.params import Gaps
 from reports.measured import PHASES, Metrics, files, losses_at, perplexity_at, whole_seconds
 from reports.paired import Interval, paired
 
@@ -141,15 +142,17 @@ def run(m: Metrics) -> Table:
     """What was run, on what, under which licence."""
     base, corpus, params = m.base, m.corpus, m.params
     text = params.corpus.text
-    first, end = params.gaps.first, params.gaps.last
-    gaps = f"{first}|{first + 1} … {end}|{end + 1}"
+    gaps = [f"{i}|{i + 1}" for i in params.gaps.after]
     rows: list[tuple[str, Cell]] = [
         ("profile", base["profile"]),
         ("base model", base["source"]),
         ("model licence", base["license"]),
         ("layers of the base", base["num_hidden_layers"]),
         ("parameters of the base", base["parameters"]),
-        ("new layers in the gaps", gaps),
+        (
+            "new layers in the gaps",
+            f"{gaps[0]} … {gaps[-1]}" if isinstance(params.gaps, Gaps) else ", ".join(gaps),
+        ),
         ("corpus", f"{_origin(text)} ({text.source})"),
         ("corpus licence", corpus["license"]),
         ("block size, tokens", corpus["block_size"]),

@@ -85,7 +85,7 @@ def test_described_models_count_as_transformers_does(
 def test_every_profile_finds_its_config_without_a_network(path: Path) -> None:
     params = parse(compose(path.stem), path.stem)
     config, where = find_config(params.base, MODELS, NOWHERE)
-    assert architecture(config, where).num_layers > params.gaps.last + 1
+    assert architecture(config, where).num_layers > params.gaps.after[-1] + 1
 
 
 PLANS = {json.dumps(to_json(m.plan(LAYERS, GAPS))): name for name, m in table().items()}

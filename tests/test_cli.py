@@ -30,7 +30,7 @@ from lesa.commands.presets import PRESETS, RANK_TOLERANCE
 from lesa.commands.registry import installed
 from lesa.errors import UserError
 from lesa.files import tree_digest
-from lesa.params import Gaps
+from lesa.params import Gaps, ListedGaps
 from tests.families import CONFIGS, deepen, load, logits, save_family, stored
 from tests.test_machine import MACHINE
 
@@ -340,6 +340,8 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown method": (("plan", "BASE", "-n", "8", "-m", "magic"), "unknown method 'magic'"),
     "unknown place": (("plan", "BASE", "-n", "8", "--positions", "left"), "positions: 'left'"),
     "outside": (("plan", "BASE", "--positions", "3-5"), "layers, positions: gaps.last: 5"),
+    "outside, listed": (("plan", "BASE", "--positions", "3,5"), "positions: gaps.after: 5"),
+    "twice": (("plan", "BASE", "--positions", "3,3"), "positions: 3,3"),
     "backwards": (("plan", "BASE", "--positions", "4-2"), "positions: 4-2"),
     "contradiction": (("plan", "BASE", "-n", "8", "--positions", "2-4"), "layers: 8: 2-4 adds 3"),
     "not divided": (("plan", "BASE", "-n", "10", "-m", "llama_pro"), "a number of new layers"),
@@ -464,6 +466,11 @@ def test_where_new_layers_go(
     layers: int | None, positions: str | None, first: int, last: int
 ) -> None:
     assert gaps_of(32, layers, positions) == Gaps(first=first, last=last)
+
+
+def test_new_layers_go_where_they_are_listed() -> None:
+    assert gaps_of(32, None, "3,7,30") == gaps_of(32, 35, "3,7,30") == ListedGaps(after=[3, 7, 30])
+    assert gaps_of(32, None, "5") == ListedGaps(after=[5])
 
 
 def test_presets_are_those_of_the_pipeline() -> None:

@@ -94,6 +94,27 @@ def test_missing_key_is_named(key: str) -> None:
         params.parse(tree, "x")
 
 
+@pytest.mark.parametrize(
+    ("gaps", "says"),
+    [
+        ({"after": [3, 3]}, r"gaps: after \(\[3, 3\]\) must ascend"),
+        ({"after": []}, r"gaps\.after: "),
+        ({"after": [-1]}, r"gaps\.after\.0: .*-1"),
+        ({"after": [1], "last": 2}, r"gaps\.last: Extra inputs"),
+        ({"first": 1}, r"gaps\.last: Field required"),
+        ([1, 2], "gaps: "),
+    ],
+)
+def test_gaps_that_are_wrong_name_their_key(gaps: Any, says: str) -> None:
+    with pytest.raises(UserError, match=rf"^params\.yaml: {says}"):
+        params.parse(changed("gaps", gaps), "params.yaml")
+
+
+def test_gaps_may_be_listed() -> None:
+    found = params.parse(changed("gaps", {"after": [2, 5]}), "params.yaml").gaps
+    assert (found.count, list(found.after)) == (2, [2, 5])
+
+
 def test_gaps_in_order() -> None:
     with pytest.raises(UserError, match=r"gaps: .*last \(13\) must not be below first \(14\)"):
         params.parse(changed("gaps.last", 13), "params.yaml")
@@ -237,4 +258,4 @@ def test_file_missing_or_not_yaml(tmp_path: Path) -> None:
 def test_parameters_cannot_change() -> None:
     loaded = params.parse(default_tree(), "x")
     with pytest.raises(ValueError, match="frozen"):
-        loaded.gaps.first = 3
+        loaded.corpus.seed = 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baselines import identity, llama_pro, original_layers, solar, table
 from lesa.errors import UserError
-from lesa.params import Gaps
+from lesa.params import Gaps, ListedGaps
 from lesa.upscaling import plan
 from lesa.upscaling.plan import LayerPlan
 
@@ -56,6 +56,29 @@ def test_insert_between(case: tuple[int, int, int]) -> None:
         neighbours = (slots[slot.layer_idx - 1].copy_of, slots[slot.layer_idx + 1].copy_of)
         assert neighbours == slot.between
     assert all(slot.trainable == slot.new for slot in slots)
+
+
+@given(st.integers(2, 50), st.data())
+def test_insert_after_listed_layers(layers: int, data: st.DataObject) -> None:
+    after = sorted(data.draw(st.sets(st.integers(0, layers - 2), min_size=1)))
+    listed = ListedGaps(after=after)
+    for make, lower in ((plan.insert_between, None), (identity.copies_of_lower, after)):
+        slots = make(layers, listed)
+        check_any(slots)
+        assert copies([slot for slot in slots if not slot.new]) == list(range(layers))
+        made = [slot for slot in slots if slot.new]
+        assert [slots[slot.layer_idx - 1].copy_of for slot in made] == after
+        assert lower is None or copies(made) == lower
+    assert listed.count == len(after) == len(solar.plan(layers, listed)) - layers
+    row = range(after[0], after[-1] + 1)
+    if after == [*row]:
+        same = plan.insert_between(layers, Gaps(first=after[0], last=after[-1]))
+        assert plan.insert_between(layers, listed) == same
+
+
+def test_listed_gaps_outside_the_model() -> None:
+    with pytest.raises(UserError, match=r"gaps\.after: 5 inserts outside"):
+        plan.insert_between(6, ListedGaps(after=[2, 5]))
 
 
 @given(st.integers(2, 100), st.integers(0, 100), st.integers(0, 100))

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from lesa.checkpoints.reader import MANY
 from lesa.commands.registry import installed
 from lesa.errors import UserError
-from lesa.params import Gaps, Strict
+from lesa.params import Gaps, ListedGaps, Places, Strict
 from lesa.upscaling.methods import Method, named, options
 from lesa.upscaling.plan import LayerPlan
 
@@ -21,26 +23,24 @@ PLACES: dict[str, Callable[[int, int], int]] = {
 }
 
 
-def gaps_of(num_layers: int, layers: int | None, positions: str | None) -> Gaps:
+def gaps_of(num_layers: int, layers: int | None, positions: str | None) -> Places:
     """The gaps of a base of `num_layers` layers that new ones go into.
 
     layers: of the deepened model. positions: "top" (the default, as published), "middle" or
-    "bottom", or the gaps themselves: "15-30" is one new layer in each gap 15|16 … 30|31, 0-based.
-    Raises UserError where the two do not say how many, or contradict each other.
+    "bottom", or the gaps themselves: "15-30" is one new layer in each gap 15|16 … 30|31, 0-based,
+    and "3,7,11" one after each of these layers. Raises UserError where the two do not say how many,
+    or contradict each other.
     """
-    if positions and (match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", positions)):
-        first, last = int(match[1]), int(match[2])
-        if last < first:
-            raise UserError(f"positions: {positions}: the last gap must not be below the first")
-        if layers not in (None, num_layers + last - first + 1):
+    if positions and (gaps := written_gaps(positions)):
+        if layers not in (None, num_layers + gaps.count):
             raise UserError(
-                f"layers: {layers}: {positions} adds {last - first + 1} to the base's "
-                f"{num_layers}; leave one of the two out"
+                f"layers: {layers}: {positions} adds {gaps.count} to the base's {num_layers}; "
+                "leave one of the two out"
             )
-        return Gaps(first=first, last=last)
+        return gaps
     if positions not in (None, *PLACES):
         raise UserError(
-            f"positions: {positions!r} must be {', '.join(PLACES)} or gaps such as 15-30"
+            f"positions: {positions!r} must be {', '.join(PLACES)} or gaps such as 15-30 or 3,7,11"
         )
     if layers is None:
         raise UserError("layers: how many the deeper model has must be given, or positions")
@@ -53,7 +53,19 @@ def gaps_of(num_layers: int, layers: int | None, positions: str | None) -> Gaps:
     return Gaps(first=first, last=first + new - 1)
 
 
-def layer_plan(method: Method, num_layers: int, gaps: Gaps) -> LayerPlan:
+def written_gaps(positions: str) -> Places | None:
+    """The gaps that `positions` names by number, or None. Raises UserError for a wrong order."""
+    try:
+        if match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", positions):
+            return Gaps(first=int(match[1]), last=int(match[2]))
+        if re.fullmatch(r"\d{1,9}(,\d{1,9})*", positions):
+            return ListedGaps(after=[int(part) for part in positions.split(",")])
+    except ValidationError:
+        raise UserError(f"positions: {positions}: the gaps must ascend, each named once") from None
+    return None
+
+
+def layer_plan(method: Method, num_layers: int, gaps: Places) -> LayerPlan:
     """The method's plan; where it has none, a UserError that names the command's arguments."""
     try:
         plan = method.plan(num_layers, gaps)

@@ -20,7 +20,7 @@ from lesa.files import whole_file
 from lesa.machine import compute_device
 from lesa.method.basis import from_gram, gram, save_basis
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds
-from lesa.params import Gaps, Predictor, Strict
+from lesa.params import Places, Predictor, Strict
 from lesa.planning.model_costs import trained_layers
 from lesa.upscaling.expand import deepen
 from lesa.upscaling.methods import Method, Source
@@ -79,7 +79,7 @@ class Workshop:
         return folder
 
     def make(
-        self, name: str, method: Method, options: Strict, gaps: Gaps, out: Path, text: Path | None
+        self, name: str, method: Method, options: Strict, gaps: Places, out: Path, text: Path | None
     ) -> Model:
         """Write the checkpoint that method `name` makes into `out`, check it and score it.
 

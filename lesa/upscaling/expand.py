@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lesa.checkpoints.depth import deepened_config
 from lesa.checkpoints.writer import CARD, PLAN_FILE, copy_side_files, write_checkpoint
 from lesa.files import whole_folder, write_json, write_text
-from lesa.params import Gaps
+from lesa.params import Places
 from lesa.upscaling.card import card
 from lesa.upscaling.methods import Method, Source
 from lesa.upscaling.plan import LayerPlan, to_json
@@ -56,7 +56,7 @@ def expand(source: Source, name: str, method: Method, plan: LayerPlan, folder: P
         write_text(partial / CARD, card(base, name, plan))
 
 
-def deepen(source: Source, name: str, method: Method, gaps: Gaps, folder: Path) -> LayerPlan:
+def deepen(source: Source, name: str, method: Method, gaps: Places, folder: Path) -> LayerPlan:
     """`expand` by the plan that method `name` makes of `gaps`; returns that plan."""
     plan = method.plan(source.base.num_layers, gaps)
     expand(source, name, method, plan, folder)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lesa.checkpoints.families import ends_block
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
-from lesa.params import Gaps, Strict
+from lesa.params import Places, Strict
 from lesa.upscaling.plan import LayerPlan, Slot
 
 Layer = dict[str, Tensor]  # all tensors of one layer, by their names without the layer's prefix
@@ -58,7 +58,7 @@ class Method:
     predictors? options: the class of its own params, which are refused where it does not have them.
     """
 
-    plan: Callable[[int, Gaps], LayerPlan]
+    plan: Callable[[int, Places], LayerPlan]
     layer: MakeLayer = no_layer
     fits: int = 0
     bases: bool = False

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lesa.errors import UserError
-from lesa.params import Gaps
+from lesa.params import Gaps, Places
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,18 @@ def stack(slots: Iterable[Slot]) -> LayerPlan:
     ]
 
 
-def insert_between(num_layers: int, gaps: Gaps) -> LayerPlan:
-    """One new trainable layer in each gap i|i+1, `first <= i <= last` (docs/method.md, 6 and 7)."""
-    if gaps.last + 1 >= num_layers:
+def insert_between(num_layers: int, gaps: Places) -> LayerPlan:
+    """One new trainable layer in each of the gaps i|i+1 (docs/method.md, 6 and 7)."""
+    key = "last" if isinstance(gaps, Gaps) else "after"
+    if gaps.after[-1] + 1 >= num_layers:
         raise UserError(
-            f"params.yaml: gaps.last: {gaps.last} inserts outside the model of {num_layers} "
+            f"params.yaml: gaps.{key}: {gaps.after[-1]} inserts outside the model of {num_layers} "
             f"layers; the last gap is {num_layers - 2}"
         )
     slots: list[Slot] = []
     for i in range(num_layers):
         slots.append(copied(i))
-        if gaps.first <= i <= gaps.last:
+        if i in gaps.after:
             slots.append(predicted(i))
     return stack(slots)
 
