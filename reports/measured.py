@@ -59,6 +59,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "steps",
         "train",
     ),
+    "removal": ("heldout_documents", "block_losses", "block_losses_without"),
     "grid": ("runs", "best"),
     "evaluate": ("tasks",),
     "benchmarks": ("machine",),
@@ -88,6 +89,7 @@ class Metrics:
     code: dict[str, Json]
     sft: dict[str, Json]
     official: dict[str, Json]
+    removal: dict[str, Json]
 
     @property
     def models(self) -> list[str]:
@@ -247,6 +249,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
         code=study("code"),
         sft=study("sft"),
         official=study("official"),
+        removal=study("removal"),
     )
     for stage, content in (
         ("pretrain", found.pretrain),

@@ -1,0 +1,47 @@
+"""What each layer is worth to a model: held-out loss with that layer left out.
+
+ADEPT (arXiv:2510.10071) chooses by it the layers that it copies: those whose removal hurts least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lesa.training.freezing import model_family
+from lesa.training.heldout import block_losses
+
+
+@contextmanager
+def left_out(layer: nn.Module) -> Iterator[None]:
+    """The layer gives its input (batch, tokens, hidden_size) unchanged."""
+
+    def unchanged(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        states = args[0] if args else kwargs["hidden_states"]
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    hook = layer.register_forward_hook(unchanged, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def losses_without(
+    model: nn.Module, blocks: Sequence[Tensor], bf16: bool, batch_size: int
+) -> list[list[float]]:
+    """For each layer the losses of `blocks`, as `block_losses` has them, without that layer."""
+    family, found = model_family(model), []
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if (at := family.split(f"{name}.weight")) is not None and at[1] == "weight"
+    ]
+    for layer in tqdm(layers, desc="without a layer", unit="layer"):
+        with left_out(layer):
+            found.append(block_losses(model, blocks, bf16, batch_size))
+    return found

@@ -1,0 +1,40 @@
+"""Study removal: what each layer of the base is worth, and which ones ADEPT's places follow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lesa.params import ListedGaps
+from reports.budget import called, gaps_of
+from reports.measured import Metrics, files
+from reports.paired import document_means, paired
+from reports.tables import Cell, Table
+
+SOURCES = files("removal", ["base"])
+
+
+def least(m: Metrics, count: int) -> list[int]:
+    """The `count` layers without which the loss on the validation documents rises least, but the
+    last one, after which no gap is; from the lowest up."""
+    losses = np.mean(m.removal["base"]["block_losses_without"], axis=1)
+    return sorted(int(i) for i in np.argsort(losses[:-1], kind="stable")[:count])
+
+
+def table(m: Metrics) -> Table:
+    """A row a layer: the loss without it minus that of the whole base."""
+    rows: list[dict[str, Cell]] = []
+    if found := m.removal.get("base"):
+        documents, adept = found["heldout_documents"], called(m, "adept")
+        gaps = gaps_of(m, adept) if adept else None
+        copied = gaps.after if isinstance(gaps, ListedGaps) else ()
+        whole = document_means(documents, found["block_losses"])
+        for i, losses in enumerate(found["block_losses_without"]):
+            rise = paired(document_means(documents, losses), whole)
+            rows.append({"layer_idx": i, "loss without it": rise, "copied": i in copied})
+    return Table(
+        "removal",
+        "What each layer of the base is worth: loss on validation documents without it, minus the "
+        "whole model's, nats a token; and whether run adept of study budget has a copy after it",
+        SOURCES,
+        rows,
+    )
