@@ -94,13 +94,28 @@ def of_this_growth(m: Metrics) -> list[Runs]:
     return [runs for runs in groups(m) if new_layers(m, runs) == m.params.gaps.count]
 
 
+def main_runs(m: Metrics) -> list[Runs]:
+    """Of these the ones of LESA's schedule, or of the longest where LESA is not among them."""
+    found = of_this_growth(m)
+    steps = lesa.max_steps if (lesa := called(m, "lesa")) else max(r.max_steps for r in found)
+    return [runs for runs in found if runs.max_steps == steps]
+
+
+def longer_runs(m: Metrics) -> list[Runs]:
+    """Of these the ones of a longer schedule than LESA's in the comparison of all methods."""
+    lesa = called(m, "lesa")
+    return [r for r in of_this_growth(m) if lesa and r.max_steps > lesa.max_steps]
+
+
 def as_deep_llama_pro(m: Metrics, runs: Runs) -> Runs | None:
-    """LLaMA Pro's runs with as many new layers as `runs`, of the longest schedule."""
-    for own in groups(m):
-        made = (own.first["method"], own.first["trains"], new_layers(m, own))
-        if made == ("llama_pro", "new", new_layers(m, runs)):
-            return own
-    return None
+    """LLaMA Pro's runs with as many new layers as `runs`, of the schedule nearest in length."""
+    found = [
+        own
+        for own in groups(m)
+        if (own.first["method"], own.first["trains"], new_layers(m, own))
+        == ("llama_pro", "new", new_layers(m, runs))
+    ]
+    return min(found, key=lambda own: abs(own.max_steps - runs.max_steps), default=None)
 
 
 def alike(m: Metrics, lesa: Runs, trains: str, max_steps: int) -> Runs | None:
@@ -230,6 +245,7 @@ def table(m: Metrics) -> Table:
     )
 
 
+LONGER_POINTS = 8  # of a run's curve in the table of longer schedules
 RIVALS = (
     "llama_pro", "identity", "adept", "opt_deus_code", "opt_deus", "average", "lesa",
     "lesa_official", "solar", "base", "lora", "llama_pro_all",
@@ -238,6 +254,30 @@ COMPARED = (
     "lesa", "lesa_official", "fitted_llama_pro", "fitted_identity", "llama_pro_upper",
     "llama_pro_lora",
 )  # fmt: skip
+
+
+def longer(m: Metrics) -> Table:
+    """Longer schedules: each model's loss minus LLaMA Pro's of that schedule, on the way."""
+    rows: list[dict[str, Cell]] = []
+    for runs in longer_runs(m):
+        llama_pro = as_deep_llama_pro(m, runs)
+        for tokens in list(runs.points)[:: max(1, len(runs.points) // LONGER_POINTS)]:
+            row: dict[str, Cell] = {"run": runs.name, "tokens": tokens}
+            row["loss"] = float(runs.at(tokens, list(runs.by_seed)).mean())
+            if llama_pro is not None and llama_pro.max_steps == runs.max_steps:
+                own = llama_pro.name == runs.name
+                row["minus LLaMA Pro's"] = (
+                    None if own else difference(runs, llama_pro, tokens, tokens)
+                )
+            rows.append(row)
+    return Table(
+        "budget_longer",
+        "The longer schedules: held-out loss after so many tokens, nats a token, and minus LLaMA "
+        "Pro's of that schedule",
+        SOURCES,
+        rows,
+        lambda row, _: source(called(m, str(row["run"]))),
+    )
 
 
 def gaps(m: Metrics) -> Table:

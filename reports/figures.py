@@ -111,14 +111,12 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
     legend_below(figure, whole)
 
 
-def budget_curves(m: Metrics) -> Figure:
-    """Held-out loss of the study's longest schedules by tokens; a band from the lowest to the
-    highest seed where there are several."""
-    groups = budget.of_this_growth(m)
-    longest = max(runs.max_steps for runs in groups)
+def budget_curves(groups: list[budget.Runs]) -> Figure:
+    """Held-out loss of the study's runs by tokens; a band from the lowest to the highest seed where
+    there are several."""
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     whole, late = figure.subplots(1, 2)
-    for i, runs in enumerate(runs for runs in groups if runs.max_steps == longest):
+    for i, runs in enumerate(groups):
         x = np.array(list(runs.points), dtype=float)
         seeds = runs.curve(list(runs.by_seed)).mean(2)  # (points, seeds)
         for axes, kept in ((whole, x >= 0), (late, x >= x[-1] / 2)):
@@ -275,7 +273,12 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
         ]
         if m.budget:
             said = f"{by_tokens}, study `budget`: means over seeds, bands from lowest to highest"
-            drawn.append(write("budget", budget_curves(m), folder, said, budget.SOURCES))
+            curves = budget_curves(budget.main_runs(m))
+            drawn.append(write("budget", curves, folder, said, budget.SOURCES))
+        if longer := budget.longer_runs(m):
+            said = f"{by_tokens}, the longer schedules of study `budget`"
+            curves = budget_curves(longer)
+            drawn.append(write("budget_longer", curves, folder, said, budget.SOURCES))
         if m.start:
             said = "Perplexity before training of every draw of predictor seed and signs"
             drawn.append(write("start", start_distributions(m), folder, said, start.SOURCES))

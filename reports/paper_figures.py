@@ -75,11 +75,9 @@ def smoothed(steps: npt.ArrayLike, losses: npt.ArrayLike) -> tuple[Array, Array]
 
 
 def training_curves(m: Metrics) -> dict[str, list[Json]]:
-    """Training runs by name, a run a seed: of the study's longest schedule, else of this run."""
-    groups = budget.of_this_growth(m)
-    if groups:
-        longest = max(runs.max_steps for runs in groups)
-        found = {r.name: list(r.by_seed.values()) for r in groups if r.max_steps == longest}
+    """Training runs by name, a run a seed: of the study's main schedule, else of this run."""
+    if m.budget:
+        found = {runs.name: list(runs.by_seed.values()) for runs in budget.main_runs(m)}
     else:
         found = {name: [m.pretrain[name]] for name in m.models}
     kept = {name: [run for run in runs if run.get("train")] for name, runs in found.items()}

@@ -158,6 +158,7 @@ def all_tables(
         "start_methods": start.methods(m),
         "budget": budget.table(m),
         "budget_gaps": budget.gaps(m),
+        "budget_longer": budget.longer(m),
         "tries": tries.table(),
         "removal": removal.table(m),
         "benchmark_averages": official.table(m),

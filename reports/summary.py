@@ -193,15 +193,11 @@ def contest(m: Metrics) -> tuple[dict[str, float], dict[str, str], Gap, str]:
     """Final losses by model, words for those with no new layer, differences of final losses, and
     where from.
 
-    Of the study's longest schedule if LESA is in it, else of this run; models that saw other
+    Of the study's main schedule if LESA is in it, else of this run; models that saw other
     numbers of tokens are left out.
     """
     if (lesa := budget.called(m, "lesa")) is not None:
-        of_study = {
-            runs.name: runs
-            for runs in budget.of_this_growth(m)
-            if (runs.max_steps, runs.tokens) == (lesa.max_steps, lesa.tokens)
-        }
+        of_study = {runs.name: runs for runs in budget.main_runs(m) if runs.tokens == lesa.tokens}
         ends = {
             name: float(runs.at(runs.tokens, list(runs.by_seed)).mean())
             for name, runs in of_study.items()
@@ -276,8 +272,8 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
         return ""
     gaps = {
         runs.name: gap
-        for runs in budget.of_this_growth(m)
-        if (runs.max_steps, runs.tokens) == (llama_pro.max_steps, llama_pro.tokens)
+        for runs in budget.main_runs(m)
+        if runs.tokens == llama_pro.tokens
         and runs.first["trains"] in ("new", "outputs_then_new")
         and (gap := budget.difference(runs, llama_pro)) is not None
     }

@@ -161,6 +161,29 @@ def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path)
     assert conclusions.other_growths(measured.load(write(tmp_path / "again"), params())) == []
 
 
+def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    before = budget.table(measured.load(metrics, params())).rows
+    losses: dict[str, list[float]] = {}
+    for name, raised in (("llama_pro", 0.0), ("identity", 0.5)):
+        run = json.loads((metrics / f"budget/{name}-0.json").read_text())
+        for step in run["steps"]:
+            step["step"], step["tokens"] = 3 * step["step"], 3 * step["tokens"]
+            step["block_losses"] = [loss + raised for loss in step["block_losses"]]
+        losses[name] = run["steps"][-1]["block_losses"]
+        changes = {"run": f"{name}_long-0", "max_steps": 3 * run["max_steps"]}
+        save(metrics, f"budget/{name}_long-0", run | changes)
+    m = measured.load(metrics, params())
+    found = [row for row in budget.longer(m).rows if row["run"] == "identity_long"]
+    assert [row["tokens"] for row in found] == [0, 61440, 122880, 184320, 245760]
+    gap = found[-1]["minus LLaMA Pro's"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx(np.mean(losses["identity"]) - np.mean(losses["llama_pro"]))
+    # The comparison of all methods stays that of its own schedule.
+    assert not any("long" in runs.name for runs in budget.main_runs(m))
+    assert [row for row in budget.table(m).rows if "long" not in str(row["run"])] == before
+
+
 def test_tries_are_compared_by_document_where_they_end() -> None:
     """Against scipy's paired t interval, on the losses as they are kept."""
     first, *others = tries.tries()
