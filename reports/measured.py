@@ -96,6 +96,12 @@ class Metrics:
         return self.params.models
 
     @property
+    def base_name(self) -> str:
+        """The base's name: the last part of the path that its source begins with, if it does."""
+        path = str(self.base["source"]).split(" ")[0]
+        return path.rsplit("/", 1)[1].removesuffix(".gguf") if "/" in path else self.base["source"]
+
+    @property
     def first_runs(self) -> dict[str, str]:
         """The name in `fit` of the first seed of each preset that is fitted."""
         runs: dict[str, str] = {}

@@ -154,6 +154,8 @@ def relative(m: Metrics, method: str, share: float, here: Ends | None, whole: En
         return None
     if (ratio := time_ratio(m, method)) is not None:
         scale = 100 * share
+        if method == "lesa":  # over itself: by definition, not by measurement
+            return scale
         return Interval(scale * ratio.estimate, scale * ratio.low, scale * ratio.high, ratio.n)
     return 100 * here.seconds / whole.seconds if whole.seconds else None
 
@@ -181,7 +183,7 @@ def initial(m: Metrics, published: list[Json]) -> Table:
     models = {f"{NAMES[method]} here": m.model_of(method) for method in STARTED}
     rows = [initial_row(m, said["model"], said, own == said["profile"]) for said in published]
     if own not in [said["profile"] for said in published]:
-        rows.append(initial_row(m, str(m.base["source"]), None, True))
+        rows.append(initial_row(m, m.base_name, None, True))
     return Table(
         "paper_initial",
         "Perplexity before training at 1.5 times the layers, published and here",

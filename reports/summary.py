@@ -68,7 +68,8 @@ def setting(m: Metrics) -> str:
     last = max(int(run["steps"][-1]["tokens"]) for run in m.pretrain.values())
     deeper = {len(content["plan"]) for content in m.expand.values()}
     layers = f"{m.base['num_hidden_layers']} → {max(deeper)} layers"
-    return f"a base of {short_count(m.base['parameters'])} parameters, {layers}, {last:,} tokens"
+    size = short_count(m.base["parameters"])
+    return f"{m.base_name} of {size} parameters, {layers}, {last:,} tokens"
 
 
 def short_count(parameters: int) -> str:
@@ -300,7 +301,7 @@ def differences(m: Metrics) -> Table:
         (
             "model",
             "Llama-3-8B to 11.5B, 32 → 48 layers",
-            f"{m.base['source']}, {short_count(m.base['parameters'])} parameters, "
+            f"{m.base_name}, {short_count(m.base['parameters'])} parameters, "
             f"{m.base['num_hidden_layers']} layers",
             "a small model has less to spare in a layer: starts and orders of methods may differ",
         ),
