@@ -95,13 +95,27 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  lesa {line}" for line in lines)
 
 
-@app.command(epilog=examples("inspect my_model", "inspect my_model --no-spectra --json"))
+@app.command(
+    epilog=examples(
+        "inspect my_model",
+        "inspect my_model --no-spectra --json",
+        "inspect my_model --text heldout.txt",
+    )
+)
 def inspect(
     path: Checkpoint,
     spectra: Annotated[
         bool,
         typer.Option(help="Read all matrices: how their singular values fall, and continuity."),
     ] = True,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text in UTF-8: also say how much its loss rises without each layer. Scores it "
+            "once a layer.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a checkpoint is made of and what it can be deepened by.
@@ -111,7 +125,7 @@ def inspect(
     neighbours are as near.
     """
     use_threads()
-    found = lesa.inspect(path, spectra=spectra)
+    found = lesa.inspect(path, spectra=spectra, text=text)
     if as_json:
         return print_json(found)
     print_pairs(
@@ -131,6 +145,11 @@ def inspect(
         ["method", "new layers it can add"],
         [[name, ranges(sizes) or "none"] for name, sizes in found.new_layers.items()],
     )
+    if found.removal is not None:
+        print_rows(
+            ["layer", "loss without it, minus the whole model's"],
+            [[str(i), f"{rise:+.4f}"] for i, rise in enumerate(found.removal)],
+        )
 
 
 @app.command(

@@ -130,6 +130,27 @@ def test_a_spectrum_is_that_of_the_concatenation(base: Path) -> None:
     assert kind.spectrum.rank_90 == np.searchsorted(shares, 0.9) + 1
 
 
+def test_what_a_layer_is_worth(base: Path, tmp_path: Path, run: Run) -> None:
+    """A copy whose outputs are zeroed is worth nothing; the base's layers are what they are in it,
+    but for rounding."""
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 30)
+    assert run("expand", base, tmp_path / "deep", "-n", "9", "-m", "llama_pro")[0] == 0
+    own, deep = (lesa.inspect(path, spectra=False, text=text).removal
+                 for path in (base, tmp_path / "deep"))  # fmt: skip
+    assert own is not None
+    assert deep is not None
+    new = [slot["new"] for slot in json.loads((tmp_path / "deep/layer_plan.json").read_text())]
+    assert [rise for rise, made in zip(deep, new, strict=True) if made] == [0.0] * 3
+    assert [rise for rise, made in zip(deep, new, strict=True) if not made] == pytest.approx(
+        own, abs=1e-5
+    )
+    status, out, _ = run("inspect", base, "--no-spectra", "--text", text)
+    assert status == 0
+    assert f"{own[2]:+.4f}" in out
+    assert run("inspect", base, "--text", tmp_path / "no.txt")[0] == 2
+
+
 def test_inspect_prints_tables(base: Path, run: Run) -> None:
     status, out, _ = run("inspect", base, "--no-spectra")
     assert status == 0

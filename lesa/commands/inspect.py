@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import Checkpoint
+from lesa.commands.evaluate import check_text, load, windows
 from lesa.commands.growth import sizes
 from lesa.commands.presets import RANK_TOLERANCE
 from lesa.commands.registry import installed
@@ -18,6 +20,8 @@ from lesa.machine import compute_device
 from lesa.method.basis import Basis, from_gram, gram
 from lesa.method.continuity import continuity
 from lesa.method.structure import span_coordinates
+from lesa.training.heldout import block_losses
+from lesa.training.removal import losses_without
 
 HELD = 0.9  # share of the squared singular values that `rank_90` of them hold
 
@@ -51,7 +55,8 @@ class Kind:
 class Inspection:
     """dtype: of the matrices. tied: is the output layer the input embedding? unpredicted: tensors
     of a layer that hold no matrix that LESA predicts; routers: those among them that choose a
-    mixture's experts. new_layers: by method, how many layers it can add at the top."""
+    mixture's experts. new_layers: by method, how many layers it can add at the top. removal: by
+    layer, how much the loss on a text rises without it, in nats a token; None if not asked for."""
 
     path: str
     model_type: str
@@ -66,15 +71,21 @@ class Inspection:
     unpredicted: list[str]
     routers: list[str]
     new_layers: dict[str, list[int]]
+    removal: list[float] | None
 
 
-def inspect(path: str | Path, *, spectra: bool = True) -> Inspection:
+def inspect(
+    path: str | Path, *, spectra: bool = True, text: str | Path | None = None
+) -> Inspection:
     """Read a checkpoint of a family of the table (lesa/checkpoints/families.py).
 
-    Without `spectra` no matrix is read, which takes seconds. Raises UserError, one line, for a
-    checkpoint that cannot be deepened: it says what is wrong with it.
+    Without `spectra` no matrix is read, which takes seconds. `text`, a UTF-8 file, is scored as
+    `evaluate` does, once with every layer and once without each of them. Raises UserError, one
+    line, for a checkpoint that cannot be deepened: it says what is wrong with it.
     """
     found = check(path)
+    if text is not None:
+        check_text(Path(text))
     base = Checkpoint(path)
     explicit: Any = base.explicit
     holding = {view.tensor for view in base.views.values()}
@@ -98,7 +109,18 @@ def inspect(path: str | Path, *, spectra: bool = True) -> Inspection:
         unpredicted=rest,
         routers=[suffix for suffix in rest if base.family.is_router(suffix)],
         new_layers={name: sizes(m, base.num_layers) for name, m in sorted(installed().items())},
+        removal=removal(Path(path), Path(text)) if text is not None else None,
     )
+
+
+def removal(folder: Path, text: Path) -> list[float]:
+    """By layer, the mean loss of the text's tokens without it minus that of the whole model."""
+    model, tokenizer = load(folder)
+    blocks = windows(tokenizer, model.config, text)
+    tokens = [len(block) - 1 for block in blocks]
+    losses = [block_losses(model, blocks, False, 1), *losses_without(model, blocks, False, 1)]
+    whole, *without = np.average(losses, axis=1, weights=tokens)
+    return [float(loss - whole) for loss in without]
 
 
 def spectrum(base: Checkpoint, kind: str) -> Spectrum:
