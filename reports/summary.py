@@ -245,7 +245,7 @@ def advice(m: Metrics) -> str:
         said += f"; {trained} is {words} ({show_interval(own)} nats)"
     if any(above(own) is not Verdict.HOLDS for own in rivals.values()):
         said += ". So at this budget new layers are not seen to gain anything over none"
-    return f"{said}.{where_nothing_is_forgotten(m)}"
+    return f"{said}.{where_nothing_is_forgotten(m)}{at_longer_budgets(m)}"
 
 
 def beside(gap: Interval) -> str:
@@ -288,6 +288,25 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
             if runs.name.startswith(f"{best}_"):  # the same model
                 said += f"; with {budget.new_layers(m, runs)} new layers {beside(gap)}"
     return said + "."
+
+
+def at_longer_budgets(m: Metrics) -> str:
+    """What is lowest after the longest schedule, and how far the others of it are above it."""
+    found = budget.longer_runs(m)
+    tokens = max((runs.tokens for runs in found), default=0)
+    ends = {
+        runs.name: (float(runs.at(tokens, list(runs.by_seed)).mean()), runs)
+        for runs in found
+        if runs.tokens == tokens
+    }
+    if len(ends) < 2:
+        return ""
+    (best, (_, lowest)), *others = sorted(ends.items(), key=lambda end: end[1][0])
+    gaps = {name: budget.difference(runs, lowest) for name, (_, runs) in others}
+    seeds = {len(runs.by_seed) for _, runs in ends.values()}
+    said = ", ".join(f"`{name}` {show_interval(gap)}" for name, gap in gaps.items() if gap)
+    counted = " (one seed)" if seeds == {1} else ""
+    return f" After {tokens:,} tokens{counted} `{best}` is lowest; above it, in nats: {said}."
 
 
 def below_nothing(gap: Interval) -> bool:

@@ -179,6 +179,10 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     gap = found[-1]["minus LLaMA Pro's"]
     assert isinstance(gap, Interval)
     assert gap.estimate == pytest.approx(np.mean(losses["identity"]) - np.mean(losses["llama_pro"]))
+    assert summary.at_longer_budgets(m) == (
+        " After 245,760 tokens (one seed) `llama_pro_long` is lowest; above it, in nats: "
+        f"`identity_long` {tables.show_interval(gap)}."
+    )
     # The comparison of all methods stays that of its own schedule.
     assert not any("long" in runs.name for runs in budget.main_runs(m))
     assert [row for row in budget.table(m).rows if "long" not in str(row["run"])] == before
