@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from lesa.params import ListedGaps
 from reports.budget import called, gaps_of
 from reports.measured import Metrics, files
@@ -11,13 +9,6 @@ from reports.paired import document_means, paired
 from reports.tables import Cell, Table
 
 SOURCES = files("removal", ["base"])
-
-
-def least(m: Metrics, count: int) -> list[int]:
-    """The `count` layers without which the loss on the validation documents rises least, but the
-    last one, after which no gap is; from the lowest up."""
-    losses = np.mean(m.removal["base"]["block_losses_without"], axis=1)
-    return sorted(int(i) for i in np.argsort(losses[:-1], kind="stable")[:count])
 
 
 def table(m: Metrics) -> Table:

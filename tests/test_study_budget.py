@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lesa.params import Params, parse
+from lesa.params import ListedGaps, Params, parse
 from lesa.training.blocks import load_blocks, tokens_of, training_order
 from pipelines import budget
 from pipelines.budget import Training
@@ -98,6 +98,17 @@ def ran(params: Params, run: str, log: Tracker | None = None) -> dict[str, Any]:
 def loss_of(model: Any, ids: torch.Tensor) -> float:
     with torch.no_grad():
         return float(model(input_ids=ids[None], labels=ids[None]).loss)
+
+
+def test_adept_copies_the_layers_that_are_missed_least() -> None:
+    """By the committed study removal; after the last layer there is no gap."""
+    found = json.loads(Path("metrics/removal/base.json").read_text())
+    losses = torch.tensor(found["block_losses_without"]).mean(1)
+    run: Training = rows_of("budget", Training)["adept-0"]
+    assert isinstance(run.gaps, ListedGaps)
+    assert run.gaps.after == sorted(
+        losses[:-1].topk(run.gaps.count, largest=False).indices.tolist()
+    )
 
 
 def test_losses_are_those_of_transformers_in_the_order_of_the_data(params: Params) -> None:
