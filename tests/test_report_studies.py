@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports import budget, conclusions, measured, official, speed, start, summary, tables, tries
+from reports import (
+    budget,
+    conclusions,
+    measured,
+    official,
+    removal,
+    speed,
+    start,
+    summary,
+    tables,
+    tries,
+)
 from reports.measured import Metrics
 from reports.paired import Interval
 from tests.test_report_synthetic import DRAWS, change, params, save, write
@@ -186,6 +197,23 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     # The comparison of all methods stays that of its own schedule.
     assert not any("long" in runs.name for runs in budget.main_runs(m))
     assert [row for row in budget.table(m).rows if "long" not in str(row["run"])] == before
+
+
+def test_what_each_layer_is_worth(tmp_path: Path) -> None:
+    """Against scipy's paired t interval, a block a document."""
+    metrics, rng = write(tmp_path), np.random.default_rng(3)
+    whole, without = rng.normal(3, 0.1, 5), rng.normal(3.5, 0.1, (4, 5))
+    content = {"heldout_documents": list("abcde"), "block_losses": whole.tolist()}
+    save(metrics, "removal/base", content | {"block_losses_without": without.tolist()})
+    run = json.loads((metrics / "budget/identity-0.json").read_text())
+    save(metrics, "budget/adept-0", run | {"run": "adept-0", "gaps": {"after": [0, 2]}})
+    rows = removal.table(measured.load(metrics, params())).rows
+    assert [row["copied"] for row in rows] == [True, False, True, False]
+    for row, losses in zip(rows, without, strict=True):
+        known = stats.ttest_rel(losses, whole).confidence_interval()
+        found = row["loss without it"]
+        assert isinstance(found, Interval)
+        assert (found.low, found.high) == pytest.approx((known.low, known.high))
 
 
 def test_tries_are_compared_by_document_where_they_end() -> None:

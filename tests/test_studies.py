@@ -21,8 +21,10 @@ from lesa.errors import UserError
 from lesa.files import read_json, tree_digest, write_json
 from lesa.params import Params, parse
 from lesa.text.python_source import PythonSource, standard_library
+from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.sequences import read_examples
 from pipelines.continued import with_schedule
+from pipelines.pretrain import CORPUS
 from pipelines.studies.code.humaneval import HumanEval
 from pipelines.study import Schedule, study_params
 from tests.pipeline import ROOT, smoke, stage
@@ -163,6 +165,31 @@ def test_code_trains_adapters_beside_all_layers(code: Params) -> None:
         name for name in base if name.startswith(first) and name.endswith("_proj.weight")
     }
     assert "model.embed_tokens.weight" not in moved
+
+
+def test_removal_names_what_each_layer_is_worth(here: tuple[Path, Params]) -> None:
+    """Against models whose layer's two blocks add nothing."""
+    stage("studies.removal.removal", here[1])
+    found = read_json("artifacts/removal/base.json")
+    blocks = tokens_of(load_blocks(CORPUS, "validation"))
+    assert len(found["heldout_documents"]) == len(blocks) == len(found["block_losses"])
+    model: Any = AutoModelForCausalLM.from_pretrained("artifacts/base").eval()
+    layers = model.model.layers
+    assert len(found["block_losses_without"]) == len(layers)
+    for layer, losses in zip(layers, found["block_losses_without"], strict=True):
+        hooks = [b.register_forward_hook(nothing) for b in (layer.self_attn, layer.mlp)]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            own = [float(model(input_ids=b[None], labels=b[None]).loss) for b in blocks]
+        assert losses == pytest.approx(own, rel=1e-3)
+        for hook in hooks:
+            hook.remove()
+
+
+def nothing(module: torch.nn.Module, args: Any, output: Any) -> Any:
+    """A block that adds nothing to the residual stream."""
+    if isinstance(output, tuple):
+        return (torch.zeros_like(output[0]), *output[1:])
+    return torch.zeros_like(output)
 
 
 def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) -> None:
