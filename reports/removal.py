@@ -21,7 +21,8 @@ def table(m: Metrics) -> Table:
         whole = document_means(documents, found["block_losses"])
         for i, losses in enumerate(found["block_losses_without"]):
             rise = paired(document_means(documents, losses), whole)
-            rows.append({"layer_idx": i, "loss without it": rise, "copied": i in copied})
+            said = "yes" if i in copied else "no"
+            rows.append({"layer_idx": i, "loss without it": rise, "copied": said})
     return Table(
         "removal",
         "What each layer of the base is worth: loss on validation documents without it, minus the "
