@@ -95,14 +95,14 @@ def of_this_growth(m: Metrics) -> list[Runs]:
 
 
 def main_runs(m: Metrics) -> list[Runs]:
-    """Of these the ones of LESA's schedule, or of the longest where LESA is not among them."""
+    """The runs of this growth and of LESA's schedule, or of the longest where LESA has no run."""
     found = of_this_growth(m)
     steps = lesa.max_steps if (lesa := called(m, "lesa")) else max(r.max_steps for r in found)
     return [runs for runs in found if runs.max_steps == steps]
 
 
 def longer_runs(m: Metrics) -> list[Runs]:
-    """Of these the ones of a longer schedule than LESA's in the comparison of all methods."""
+    """The runs of this growth and of a longer schedule than LESA's in the comparison of all."""
     lesa = called(m, "lesa")
     return [r for r in of_this_growth(m) if lesa and r.max_steps > lesa.max_steps]
 

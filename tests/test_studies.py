@@ -22,6 +22,7 @@ from lesa.files import read_json, tree_digest, write_json
 from lesa.params import Params, parse
 from lesa.text.python_source import PythonSource, standard_library
 from lesa.training.blocks import load_blocks, tokens_of
+from lesa.training.removal import losses_without
 from lesa.training.sequences import read_examples
 from pipelines.continued import with_schedule
 from pipelines.pretrain import CORPUS
@@ -183,6 +184,27 @@ def test_removal_names_what_each_layer_is_worth(here: tuple[Path, Params]) -> No
         assert losses == pytest.approx(own, rel=1e-3)
         for hook in hooks:
             hook.remove()
+
+
+def test_a_stopped_removal_goes_on(
+    here: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage("studies.removal.removal", here[1])
+    whole = read_json("artifacts/removal/base.json")
+    measured: list[torch.nn.Module] = []
+
+    def killed_at_third(layer: torch.nn.Module, *args: Any) -> list[float]:
+        measured.append(layer)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return losses_without(layer, *args)
+
+    monkeypatch.setattr("pipelines.studies.removal.removal.losses_without", killed_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        stage("studies.removal.removal", here[1])
+    stage("studies.removal.removal", here[1])
+    assert read_json("artifacts/removal/base.json") == whole
+    assert len(measured) == 1 + len(whole["block_losses_without"])  # the third one twice
 
 
 def nothing(module: torch.nn.Module, args: Any, output: Any) -> Any:

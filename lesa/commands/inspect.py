@@ -21,7 +21,7 @@ from lesa.method.basis import Basis, from_gram, gram
 from lesa.method.continuity import continuity
 from lesa.method.structure import span_coordinates
 from lesa.training.heldout import block_losses
-from lesa.training.removal import losses_without
+from lesa.training.removal import decoder_layers, losses_without
 
 HELD = 0.9  # share of the squared singular values that `rank_90` of them hold
 
@@ -118,7 +118,9 @@ def removal(folder: Path, text: Path) -> list[float]:
     model, tokenizer = load(folder)
     blocks = windows(tokenizer, model.config, text)
     tokens = [len(block) - 1 for block in blocks]
-    losses = [block_losses(model, blocks, False, 1), *losses_without(model, blocks, False, 1)]
+    layers = tqdm(decoder_layers(model), desc="without a layer", unit="layer", leave=False)
+    losses = [losses_without(layer, model, blocks, False, 1) for layer in layers]
+    losses.insert(0, block_losses(model, blocks, False, 1))
     whole, *without = np.average(losses, axis=1, weights=tokens)
     return [float(loss - whole) for loss in without]
 

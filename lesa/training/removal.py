@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lesa.training.freezing import model_family
 from lesa.training.heldout import block_losses
@@ -31,17 +30,19 @@ def left_out(layer: nn.Module) -> Iterator[None]:
         hook.remove()
 
 
-def losses_without(
-    model: nn.Module, blocks: Sequence[Tensor], bf16: bool, batch_size: int
-) -> list[list[float]]:
-    """For each layer the losses of `blocks`, as `block_losses` has them, without that layer."""
-    family, found = model_family(model), []
-    layers = [
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The model's layers, from the lowest up."""
+    family = model_family(model)
+    return [
         module
         for name, module in model.named_modules()
         if (at := family.split(f"{name}.weight")) is not None and at[1] == "weight"
     ]
-    for layer in tqdm(layers, desc="without a layer", unit="layer"):
-        with left_out(layer):
-            found.append(block_losses(model, blocks, bf16, batch_size))
-    return found
+
+
+def losses_without(
+    layer: nn.Module, model: nn.Module, blocks: Sequence[Tensor], bf16: bool, batch_size: int
+) -> list[float]:
+    """The losses of `blocks`, as `block_losses` has them, without one of the model's layers."""
+    with left_out(layer):
+        return block_losses(model, blocks, bf16, batch_size)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lesa.files import write_json
+from tqdm import tqdm
+
+from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.machine import compute_device
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.heldout import block_losses
 from lesa.training.pretrain import dtype_name, load_model
-from lesa.training.removal import losses_without
+from lesa.training.removal import decoder_layers, losses_without
+from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
@@ -20,18 +23,26 @@ BASE = Path("artifacts/base")
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    validation, train = load_blocks(CORPUS, "validation"), params.train
-    model, blocks = load_model(BASE).to(compute_device()), tokens_of(validation)
-    found = {
-        "profile": params.profile,
-        "dtype": dtype_name(train.bf16),
-        "heldout_documents": list(validation["document"]),
-        "block_losses": block_losses(model, blocks, train.bf16, train.per_device_batch_size),
-        "block_losses_without": losses_without(
-            model, blocks, train.bf16, train.per_device_batch_size
-        ),
-    }
-    write_json("artifacts/removal/base.json", found)
+    validation, bf16 = load_blocks(CORPUS, "validation"), params.train.bf16
+    blocks, size = tokens_of(validation), params.train.per_device_batch_size
+    model = load_model(BASE).to(compute_device())
+    folders = [tree_digest(folder) for folder in (BASE, CORPUS / "validation")]
+    key = key_of(folders, bf16, size, code_digest("pipelines.studies.removal.removal"))
+    with work_folder("artifacts/work/removal", key) as unfinished:
+        without = []
+        for i, layer in enumerate(tqdm(decoder_layers(model), desc="without", unit="layer")):
+            done = unfinished / f"{i}.json"
+            if not done.is_file():
+                write_json(done, losses_without(layer, model, blocks, bf16, size))
+            without.append(read_json(done))
+        found = {
+            "profile": params.profile,
+            "dtype": dtype_name(bf16),
+            "heldout_documents": list(validation["document"]),
+            "block_losses": block_losses(model, blocks, bf16, size),
+            "block_losses_without": without,
+        }
+        write_json("artifacts/removal/base.json", found)
 
 
 if __name__ == "__main__":
