@@ -286,12 +286,13 @@ def gaps(m: Metrics) -> Table:
     for name in COMPARED:
         if (runs := called(m, name)) is None:
             continue
-        others = {rival: found for rival in RIVALS if (found := called(m, rival))}
-        for tokens in runs.points:
-            row: dict[str, Cell] = {"run": name, "tokens": tokens}
-            for rival, found in others.items():
-                there = rival != name and tokens in found.points
-                row[f"minus {rival}"] = difference(runs, found, tokens, tokens) if there else None
+        for rival in RIVALS:
+            if rival == name or (other := called(m, rival)) is None:
+                continue
+            row: dict[str, Cell] = {"run": name, "minus": rival}
+            for tokens in runs.points:
+                shared = tokens in other.points
+                row[f"{tokens:,}"] = difference(runs, other, tokens, tokens) if shared else None
             rows.append(row)
     return Table(
         "budget_gaps",

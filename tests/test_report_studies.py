@@ -133,9 +133,11 @@ def test_tokens_to_a_loss_in_closed_form(made: tuple[Path, Metrics]) -> None:
 
 
 def test_gaps_at_every_budget(made: tuple[Path, Metrics]) -> None:
-    rows = budget.gaps(made[1]).rows
-    assert [row["tokens"] for row in rows] == [0, 20480, 40960, 61440, 81920]
-    found = [row["minus identity"] for row in rows]
+    rows = {(row["run"], row["minus"]): row for row in budget.gaps(made[1]).rows}
+    assert [rival for _, rival in rows] == ["llama_pro", "identity", "solar", "base"]
+    _, _, *tokens = rows["lesa", "identity"]
+    assert tokens == ["0", "20,480", "40,960", "61,440", "81,920"]
+    found = [rows["lesa", "identity"][name] for name in tokens]
     slopes = [interval.estimate for interval in found if isinstance(interval, Interval)]
     assert slopes == pytest.approx([0.0, 0.015, 0.03, 0.045, 0.06])
 
