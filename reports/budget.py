@@ -46,6 +46,11 @@ class Runs:
     def tokens(self) -> int:
         return max(self.points)
 
+    @property
+    def final_loss(self) -> float:
+        """Mean over seeds and documents at the last point."""
+        return float(self.at(self.tokens, list(self.by_seed)).mean())
+
     def at(self, tokens: int, seeds: list[int]) -> Array:
         """Mean losses (seeds, documents) after so many tokens."""
         found = []
@@ -97,7 +102,11 @@ def of_this_growth(m: Metrics) -> list[Runs]:
 def main_runs(m: Metrics) -> list[Runs]:
     """The runs of this growth and of LESA's schedule, or of the longest where LESA has no run."""
     found = of_this_growth(m)
-    steps = lesa.max_steps if (lesa := called(m, "lesa")) else max(r.max_steps for r in found)
+    steps = (
+        lesa.max_steps
+        if (lesa := called(m, "lesa"))
+        else max((r.max_steps for r in found), default=0)
+    )
     return [runs for runs in found if runs.max_steps == steps]
 
 
@@ -221,7 +230,7 @@ def table(m: Metrics) -> Table:
             "steps": runs.max_steps,
             "tokens": runs.tokens,
             "learning rate": float(runs.first["learning_rate"]),
-            "final loss": float(runs.at(runs.tokens, list(runs.by_seed)).mean()),
+            "final loss": runs.final_loss,
             "minus LLaMA Pro's": difference(runs, llama_pro) if llama_pro else None,
             "minus the trained base's": difference(runs, base) if base else None,
             "Python source, minus the untouched base's": forgotten(runs, base),

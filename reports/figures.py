@@ -114,7 +114,7 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
 def budget_curves(groups: list[budget.Runs]) -> Figure:
     """Held-out loss of the study's runs by tokens, named from the highest end to the lowest; a band
     from the lowest to the highest seed where there are several."""
-    groups = sorted(groups, key=lambda runs: -runs.at(runs.tokens, list(runs.by_seed)).mean())
+    groups = sorted(groups, key=lambda runs: -runs.final_loss)
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     whole, late = figure.subplots(1, 2)
     for i, runs in enumerate(groups):

@@ -76,9 +76,8 @@ def smoothed(steps: npt.ArrayLike, losses: npt.ArrayLike) -> tuple[Array, Array]
 
 def training_curves(m: Metrics) -> dict[str, list[Json]]:
     """Training runs by name, a run a seed: of the study's main schedule, else of this run."""
-    if m.budget:
-        found = {runs.name: list(runs.by_seed.values()) for runs in budget.main_runs(m)}
-    else:
+    found = {runs.name: list(runs.by_seed.values()) for runs in budget.main_runs(m)}
+    if not found:
         found = {name: [m.pretrain[name]] for name in m.models}
     kept = {name: [run for run in runs if run.get("train")] for name, runs in found.items()}
     return {name: runs for name, runs in kept.items() if runs}

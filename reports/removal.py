@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lesa.params import ListedGaps
 from reports.budget import called, gaps_of
 from reports.measured import Metrics, files
 from reports.paired import document_means, paired
@@ -16,8 +15,7 @@ def table(m: Metrics) -> Table:
     rows: list[dict[str, Cell]] = []
     if found := m.removal.get("base"):
         documents, adept = found["heldout_documents"], called(m, "adept")
-        gaps = gaps_of(m, adept) if adept else None
-        copied = gaps.after if isinstance(gaps, ListedGaps) else ()
+        copied = gaps_of(m, adept).after if adept else ()
         whole = document_means(documents, found["block_losses"])
         for i, losses in enumerate(found["block_losses_without"]):
             rise = paired(document_means(documents, losses), whole)

@@ -199,10 +199,7 @@ def contest(m: Metrics) -> tuple[dict[str, float], dict[str, str], Gap, str]:
     """
     if (lesa := budget.called(m, "lesa")) is not None:
         of_study = {runs.name: runs for runs in budget.main_runs(m) if runs.tokens == lesa.tokens}
-        ends = {
-            name: float(runs.at(runs.tokens, list(runs.by_seed)).mean())
-            for name, runs in of_study.items()
-        }
+        ends = {name: runs.final_loss for name, runs in of_study.items()}
         shallow = {
             name: AS_DEEP_AS_THE_BASE[runs.first["trains"]]
             for name, runs in of_study.items()
@@ -294,19 +291,16 @@ def at_longer_budgets(m: Metrics) -> str:
     """What is lowest after the longest schedule, and how far the others of it are above it."""
     found = budget.longer_runs(m)
     tokens = max((runs.tokens for runs in found), default=0)
-    ends = {
-        runs.name: (float(runs.at(tokens, list(runs.by_seed)).mean()), runs)
-        for runs in found
-        if runs.tokens == tokens
-    }
+    ends = sorted((r for r in found if r.tokens == tokens), key=lambda runs: runs.final_loss)
     if len(ends) < 2:
         return ""
-    (best, (_, lowest)), *others = sorted(ends.items(), key=lambda end: end[1][0])
-    gaps = {name: budget.difference(runs, lowest) for name, (_, runs) in others}
-    seeds = {len(runs.by_seed) for _, runs in ends.values()}
+    lowest, *others = ends
+    gaps = {runs.name: budget.difference(runs, lowest) for runs in others}
     said = ", ".join(f"`{name}` {show_interval(gap)}" for name, gap in gaps.items() if gap)
-    counted = " (one seed)" if seeds == {1} else ""
-    return f" After {tokens:,} tokens{counted} `{best}` is lowest; above it, in nats: {said}."
+    counted = " (one seed)" if all(len(runs.by_seed) == 1 for runs in ends) else ""
+    return (
+        f" After {tokens:,} tokens{counted} `{lowest.name}` is lowest; above it, in nats: {said}."
+    )
 
 
 def below_nothing(gap: Interval) -> bool:
