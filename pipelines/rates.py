@@ -14,14 +14,13 @@ from lesa.errors import UserError
 from lesa.files import key_of, tree_digest, work_folder, write_json
 from lesa.params import Params, Positive, Strict
 from lesa.training.pretrain import dtype_name
-from pipelines import budget
+from pipelines import budget, scale
 from pipelines.choose_rate import measure
 from pipelines.closure import code_digest
 from pipelines.phases import LaterRun, Phase, Schedule, Texts, Training, blocks_in, settings_of
 from pipelines.pretrain import CORPUS
 from pipelines.rows import BASE, SVD, chosen, write_row
 from pipelines.stage import run_stage
-from pipelines.studies.scale import train as scale
 from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
