@@ -41,6 +41,7 @@ class Phase(Strict):
     steps: Positive
     learning_rate: Rate
     parameters: Positive | None = None
+    save_every: Positive | None = None
 
     @model_validator(mode="after")
     def lora_has_a_size(self) -> Phase:
@@ -112,11 +113,12 @@ class LaterRun(AdapterRun):
 
 
 def settings_of(phase: Outputs | Phase, seed: int, schedule: Schedule, train: Train) -> Train:
+    own = phase.save_every if isinstance(phase, Phase) else None
     return train.model_copy(
         update={
             "max_steps": phase.steps,
             "eval_every": schedule.eval_every,
-            "save_every": schedule.save_every,
+            "save_every": own or schedule.save_every,
             "warmup_steps": math.ceil(schedule.warmup * phase.steps),
             "seed": seed,
         }

@@ -1,4 +1,4 @@
-"""A run of the study scale: ten million tokens of Python source, no block seen twice."""
+"""A run of the study scale: five million tokens of Python source, no block seen twice."""
 
 from __future__ import annotations
 
