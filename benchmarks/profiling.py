@@ -11,13 +11,20 @@ REST = "all else"
 
 
 def spent(found: Any, operations: Mapping[str, str]) -> Counter[str]:
-    """Seconds of a finished `torch.profiler.profile` on the CPU, by what `operations` calls them.
+    """Seconds of a finished `torch.profiler.profile`, by what `operations` calls them.
 
-    An operation's time is its own, without that of the operations it calls.
+    An operation's time is its own, without that of the operations it calls. Where a GPU was
+    profiled it is the GPU's: on the CPU an operation has only been asked for.
     """
+    from torch.profiler import ProfilerActivity
+
+    on_gpu = ProfilerActivity.CUDA in found.activities
     seconds: Counter[str] = Counter()
     for event in found.key_averages():
-        seconds[operations.get(event.key, REST)] += event.self_cpu_time_total / 1e6
+        if event.device_type.name != "CPU":  # a kernel, whose time is its operation's already
+            continue
+        taken = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        seconds[operations.get(event.key, REST)] += taken / 1e6
     return seconds
 
 

@@ -34,7 +34,8 @@ CHAOTIC = Kind(
     "chaotic", 5e-2, 0, "the predictors' training from one seed amplifies rounding: five records "
     "of LESA's first perplexity, preset `paper`, lie from 28.0 to 28.8"
 )  # fmt: skip
-CHAOTIC_SHARE = Kind("chaotic share", 0, 5e-2, "as chaotic, of cosines and shares")
+CHAOTIC_SHARE = Kind("chaotic share", 0, 0.1, "as chaotic, of cosines and shares")
+CHAOTIC_EXAMPLE = Kind("chaotic example", 0, 0.5, "as chaotic, of one example's nats")
 WILD = Kind(
     "wild", 1.5, 0, "as chaotic, of a start with preset `official_code`: four records of its "
     "perplexity lie from 148 to 356"
@@ -44,6 +45,7 @@ SCORE = Kind("score", 0, 0.07, "as its examples: of 32 two may fall to the other
 
 SHARES = r"\.(mean_cosine|cosine|rank_one_share|explained_variance|norm_ratio)$|\.top_rows\."
 SETTINGS = r"[.:](learning_rate|best|max_steps)$"
+NATS = r"\.metrics\.perplexity\.examples\."
 ACCURACY = r"\.metrics\.(acc\w*|exact_match|pass@\w+)\."
 # Of a number that is not timed or a setting, the first kind whose pattern is in its place.
 KINDS = (
@@ -125,6 +127,8 @@ def kind_of(place: str, value: Any, preset: str | None) -> Kind:
     if preset is None:
         return found
     start = WILD if preset == "official_code" else CHAOTIC
+    if found is ROUNDING and re.search(NATS, place):
+        return CHAOTIC_EXAMPLE
     return {SHARE: CHAOTIC_SHARE, TRAINED: CHAOTIC, ROUNDING: start}.get(found, found)
 
 

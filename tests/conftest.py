@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,16 @@ def entry_points(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.path.append(folder)
     yield
     sys.path.remove(folder)
+
+
+def on_the_cpu(**variables: str) -> dict[str, str]:
+    """The environment of a program that imports from this repository and sees no GPU."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "CUDA_VISIBLE_DEVICES": "",
+        **variables,
+    }
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:

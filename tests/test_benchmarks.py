@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.profiler import ProfilerActivity
 from transformers import AutoModelForCausalLM
 
 from baselines import table
@@ -221,6 +222,22 @@ def test_the_median_leaves_out_the_warm_up() -> None:
     times = [0.0, 50.0, 90.0, 100.0, 101.0, 105.0, 107.0]  # the fourth log ends the warm-up
     assert pretrain_side.WARM_UP == 3
     assert pretrain_side.median_step(times) == 2.0
+
+
+def test_an_operations_time_is_the_gpus_where_there_is_one() -> None:
+    """A kernel is listed by itself, too, and is counted once."""
+    cpu, gpu = SimpleNamespace(name="CPU"), SimpleNamespace(name="CUDA")
+    events = [("aten::mm", cpu, 1e6, 5e6), ("a kernel", gpu, 0.0, 5e6), ("launch", cpu, 2e6, 0.0)]
+    listed = [
+        SimpleNamespace(
+            key=key, device_type=kind, self_cpu_time_total=own, self_device_time_total=there
+        )
+        for key, kind, own, there in events
+    ]
+    activities = {ProfilerActivity.CPU, ProfilerActivity.CUDA}
+    found = SimpleNamespace(activities=activities, key_averages=lambda: listed)
+    taken = profiling.spent(found, pretrain_side.OPERATIONS)
+    assert taken == {profiling.PRODUCTS: 5.0, profiling.REST: 0.0}
 
 
 def test_both_sides_of_pretrain_do_the_same_work(tiny_base: Path, tmp_path: Path) -> None:

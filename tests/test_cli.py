@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -272,9 +273,18 @@ def test_training_moves_what_it_says_and_lowers_the_loss(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["start", "trained"]
 
 
-def test_a_killed_training_goes_on_where_it_was(
-    base: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+KILLED_TRAINING = """
+import lesa
+from lesa.training.trainer import Clock
+def shot_at_the_sixth(clock, arguments, state, *_, **__):
+    if state.global_step == 5:
+        shot()
+Clock.on_step_begin = shot_at_the_sixth
+lesa.train(start, out, text, text, tokens=8 * 256, batch_size=1)
+"""
+
+
+def test_a_killed_training_goes_on_where_it_was(base: Path, text: Path, tmp_path: Path) -> None:
     start, whole, out = tmp_path / "start", tmp_path / "whole", tmp_path / "out"
     lesa.expand(base, start, method="identity", layers=8)
 
@@ -282,31 +292,38 @@ def test_a_killed_training_goes_on_where_it_was(
         lesa.train(start, folder, text, text, tokens=8 * 256, batch_size=1)
 
     train(whole)
-
-    def shot(clock: Any, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
-        if state.global_step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("lesa.training.trainer.Clock.on_step_begin", shot)
-        killed(lambda: train(out))
+    killed(KILLED_TRAINING, start=start, out=out, text=text)
     assert not out.exists()
     assert (tmp_path / ".out.work" / "trainer" / "checkpoint-4").is_dir()
     train(out)
     assert tree_digest(out) == tree_digest(whole)
 
 
-def killed(action: Callable[[], object]) -> None:
-    """Run `action` in a child, which must end by SIGKILL."""
-    child = os.fork()
-    if not child:
-        try:
-            action()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+def killed(program: str, **names: Path) -> None:
+    """Run `program`, which knows `names` and `shot`, in another process: SIGKILL must end it.
+
+    No fork of this process, in which CUDA could not be used once more.
+    """
+    lines = [
+        "import os, pathlib, signal, torch",
+        f"torch.set_num_threads({torch.get_num_threads()})  # others may add in another order",
+        "def shot(*_): os.kill(os.getpid(), signal.SIGKILL)",
+        *(f"{name} = pathlib.Path({str(path)!r})" for name, path in names.items()),
+        program,
+    ]
+    paths = os.pathsep.join(sys.path)  # the entry points' folder, too
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert done.returncode == -signal.SIGKILL
+
+
+KILLED_EXPANSION = """
+import lesa
+from lesa.upscaling import expand
+expand.write_json = shot  # the weights are written
+lesa.expand(base, out, layers=8)
+"""
 
 
 def test_a_kill_leaves_no_output_and_work_to_go_on_with(
@@ -316,12 +333,7 @@ def test_a_kill_leaves_no_output_and_work_to_go_on_with(
     made = lesa.expand(base, whole, layers=8)
     assert made.seconds.keys() == {"bases", "predictors", "checkpoint", "check"}
 
-    def shot(*args: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("lesa.upscaling.expand.write_json", shot)  # the weights are written
-        killed(lambda: lesa.expand(base, out, layers=8))
+    killed(KILLED_EXPANSION, base=base, out=out)
     assert not out.exists()
     work = tmp_path / ".out.work"
     assert len(list((work / "fit").glob("*.safetensors"))) == 7

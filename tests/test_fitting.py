@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from lesa.method.fitting import Job
 from lesa.method.prediction import load_predictor
 from lesa.method.predictor import score
 from lesa.params import Predictor
+from tests.conftest import on_the_cpu
 
 SETTINGS = Predictor(
     norm_weight=5e-4, epochs=2, hidden_size=8, batch_size=8, learning_rate=1e-3, weight_decay=0.01
@@ -174,7 +174,7 @@ def test_killed_and_run_again(tiny32: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"  # a file: workers import the main module
     program.write_text(PROGRAM)
     argv = [sys.executable, str(program), str(tiny32), str(tmp_path), settings.model_dump_json()]
-    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    environment = on_the_cpu()  # where `fit_predictor` below fits: the same bits
     process = subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(job.folder.glob("*.json")):

@@ -170,7 +170,8 @@ def test_predictions_are_those_of_the_concatenation(folder: Path, svd: Path) -> 
         model = network(v[0].shape[1], 8)
         found = predict(base, load_basis(svd, kind), model, kind, (3, 4))
         with torch.no_grad():
-            wanted = u @ (s[:, None] * model.double()(torch.cat([v[3], v[4]], dim=1)))
+            exact = model.cpu().double()  # `predict` may have taken it to a GPU
+            wanted = u @ (s[:, None] * exact(torch.cat([v[3], v[4]], dim=1)))
         assert found.shape == base.shape(kind)
         assert found.dtype == torch.float32
         assert float((found.double() - wanted).norm() / wanted.norm()) < 1e-4

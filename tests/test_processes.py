@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from lesa.errors import UserError
@@ -20,7 +21,7 @@ from lesa.training import processes
 from lesa.training.pretrain import Run, train
 from pipelines.stage import on_this_machine
 from reports.comparison import TIMINGS
-from tests.conftest import tensors_of
+from tests.conftest import on_the_cpu, tensors_of
 from tests.pipeline import stage
 from tests.test_eval_harness import save_tiny
 from tests.test_eval_offline import write_heldout
@@ -38,7 +39,7 @@ def launch(config: Path, *command: str, cwd: Path = ROOT) -> str:
     done = subprocess.run(
         [*launcher, "-m", *command],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=on_the_cpu(OMP_NUM_THREADS="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -46,6 +47,15 @@ def launch(config: Path, *command: str, cwd: Path = ROOT) -> str:
     )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One process's numbers are to be the CPU's too: two processes cannot share a GPU by NCCL."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    AcceleratorState._reset_state(reset_partial_state=True)  # it remembers a device
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def losses(curve: dict[str, Any]) -> list[float]:

@@ -23,6 +23,19 @@ def test_span_coordinates_keep_inner_products() -> None:
     assert torch.allclose(turned @ turned.T, rows @ rows.T, atol=1e-10)
 
 
+def test_span_coordinates_have_one_sign_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turned, svd = span_coordinates(rows), torch.linalg.svd
+    flips = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+
+    def other_solver(matrix: torch.Tensor, full_matrices: bool) -> tuple[torch.Tensor, ...]:
+        u, s, vh = svd(matrix, full_matrices=full_matrices)
+        return u * flips, s, flips[:, None] * vh
+
+    monkeypatch.setattr(torch.linalg, "svd", other_solver)
+    assert torch.equal(span_coordinates(rows), turned)
+
+
 def test_orthogonal_matrix_spreads_evenly() -> None:
     q, _ = torch.linalg.qr(torch.randn(5, 5))
     found = structure([q])

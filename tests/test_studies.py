@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lesa.errors import UserError
 from lesa.files import read_json, tree_digest, write_json
+from lesa.machine import compute_device
 from lesa.params import Params, parse
 from lesa.text.python_source import PythonSource, standard_library
 from lesa.training.blocks import load_blocks, tokens_of
@@ -138,11 +139,14 @@ def test_code_trains_and_scores(code: Params) -> None:
     starts = [found[model]["heldout"]["nats"]["start"] for model in ("identity", "base")]
     assert starts[0] == pytest.approx(starts[1], rel=1e-5)
     # The end's loss is that of the checkpoint that was saved.
+    device = compute_device()
     trained: Any = AutoModelForCausalLM.from_pretrained("artifacts/continued/code/base")
-    ids = torch.tensor([read_examples(Path("artifacts/text/code/heldout.jsonl"))[0].input_ids])
+    trained.to(device)
+    example = read_examples(Path("artifacts/text/code/heldout.jsonl"))[0]
+    ids = torch.tensor([example.input_ids], device=device)
     total = 0.0
     assert code.train.bf16  # scored as trained, under autocast
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         for start in range(0, ids.shape[1] - 1, 63):  # in windows of the corpus's 64 tokens
             window = ids[:, start : start + 64]
             mean = trained(input_ids=window, labels=window).loss
@@ -172,14 +176,16 @@ def test_removal_names_what_each_layer_is_worth(here: tuple[Path, Params]) -> No
     """Against models whose layer's two blocks add nothing."""
     stage("studies.removal.removal", here[1])
     found = read_json("artifacts/removal/base.json")
-    blocks = tokens_of(load_blocks(CORPUS, "validation"))
+    device = compute_device()
+    blocks = [block.to(device) for block in tokens_of(load_blocks(CORPUS, "validation"))]
     assert len(found["heldout_documents"]) == len(blocks) == len(found["block_losses"])
-    model: Any = AutoModelForCausalLM.from_pretrained("artifacts/base").eval()
+    model: Any = AutoModelForCausalLM.from_pretrained("artifacts/base")
+    model.to(device).eval()
     layers = model.model.layers
     assert len(found["block_losses_without"]) == len(layers)
     for layer, losses in zip(layers, found["block_losses_without"], strict=True):
         hooks = [b.register_forward_hook(nothing) for b in (layer.self_attn, layer.mlp)]
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             own = [float(model(input_ids=b[None], labels=b[None]).loss) for b in blocks]
         assert losses == pytest.approx(own, rel=1e-3)
         for hook in hooks:

@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lesa.params import ListedGaps, Params, parse
 from lesa.training.blocks import load_blocks, tokens_of, training_order
 from pipelines import budget
-from pipelines.budget import Training
+from pipelines.phases import Phase, Training
 from pipelines.pretrain import CORPUS
 from pipelines.rows import rows_of
+from pipelines.studies.budget import text
 from pipelines.tracking import Tracker
 from reports import budget as tables
 from reports import measured
@@ -69,7 +70,7 @@ def test_every_run_of_the_study_is_what_its_name_says() -> None:
         assert run.fit is None or run.fit.seed == run.seed, name
         assert run.options.get("seed", run.seed) == run.seed, name
         if run.method in ("base", "solar"):
-            trains = "lora" if name.startswith("lora-") else "all"
+            trains = "lora" if name.startswith("lora") else "all"
             assert [phase.trains for phase in run.phases] == [trains]
 
 
@@ -86,6 +87,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     params = parse(tree, "params.yaml")
     for earlier in ("inputs", "base", "corpus", "extract", "svd"):
         stage(earlier, params)
+    text.work(params, Tracker(), argparse.Namespace())
     return params
 
 
@@ -156,7 +158,7 @@ def test_adapters_train_and_are_merged(params: Params) -> None:
 def test_lora_says_its_size() -> None:
     for phase in ({"trains": "lora"}, {"trains": "new", "parameters": 5}):
         with pytest.raises(ValidationError, match="parameters is for trains: lora"):
-            budget.Phase.model_validate(NEW[0] | phase)
+            Phase.model_validate(NEW[0] | phase)
 
 
 def test_fitted_outputs_are_a_part_of_the_run(params: Params) -> None:

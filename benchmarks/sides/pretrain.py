@@ -41,6 +41,13 @@ OPERATIONS = {
     "aten::addmm": PRODUCTS,
     "aten::_scaled_dot_product_flash_attention_for_cpu": ATTENTION,
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": ATTENTION,
+    # A GPU's: in bfloat16, in float32, and on the newest in bfloat16.
+    "aten::_flash_attention_forward": ATTENTION,
+    "aten::_flash_attention_backward": ATTENTION,
+    "aten::_efficient_attention_forward": ATTENTION,
+    "aten::_efficient_attention_backward": ATTENTION,
+    "aten::_cudnn_attention_forward": ATTENTION,
+    "aten::_cudnn_attention_backward": ATTENTION,
     "aten::_log_softmax": "softmax over the vocabulary",
     "aten::exp_": "softmax over the vocabulary",
     "aten::copy_": "copies and casts",
@@ -107,7 +114,8 @@ class Profiled(StepLog):
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.last = steps - 1
-        self.profiler = profile(activities=[ProfilerActivity.CPU])
+        gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+        self.profiler = profile(activities=[ProfilerActivity.CPU, *gpu])
 
     def __call__(self, numbers: dict[str, float], step: int) -> None:
         super().__call__(numbers, step)

@@ -30,10 +30,12 @@ def span_coordinates(rows: Tensor) -> Tensor:
     """Rows (n, d) in an orthonormal basis of the space they span: (n, min(n, d)) float64.
 
     A rotation: every norm, distance and inner product stays, and with them what PCA, t-SNE and
-    the continuity test see, in n² numbers in place of n·d.
+    the continuity test see, in n² numbers in place of n·d. The largest entry of each column is
+    positive: a GPU's solver leaves other signs than a CPU's.
     """
     u, s, _ = torch.linalg.svd(rows.double(), full_matrices=False)
-    coordinates: Tensor = u * s
+    signs = torch.where(u.amax(dim=0) >= -u.amin(dim=0), 1.0, -1.0)
+    coordinates: Tensor = u * (signs * s)
     return coordinates
 
 

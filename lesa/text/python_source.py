@@ -37,16 +37,21 @@ class Package(Strict):
         return self.requirement.partition("==")[0]
 
 
-class PythonSource(Strict):
+class PythonFiles(Strict):
     """Python files, split by package; the standard library is one of those trained on."""
 
     train: Annotated[list[Package], Field(min_length=1)]
     heldout: Annotated[list[Package], Field(min_length=1)]
     min_characters: Positive  # shorter files are dropped
-    files_per_package: Positive  # of each held-out package, at even distances
-    file_characters: Positive  # of each of them, from its beginning
     block_size: Annotated[int, Field(ge=2)]  # tokens per packed sequence of training
     seed: int  # of the order of the training files
+
+
+class PythonSource(PythonFiles):
+    """Python files whose held-out ones are scored one by one."""
+
+    files_per_package: Positive  # of each held-out package, at even distances
+    file_characters: Positive  # of each of them, from its beginning
 
 
 def take_wheel(package: Package, key: str) -> Path:
@@ -95,7 +100,7 @@ def document(package: str, name: str, data: bytes) -> Document:
     return {"id": f"{package}/{name}", "title": package, "text": text}
 
 
-def python_files(source: PythonSource, key: str) -> dict[str, list[Document]]:
+def python_files(source: PythonFiles, key: str) -> dict[str, list[Document]]:
     """The files of `source` that are long enough: "train" and "heldout".
 
     Raises UserError if a package is in both; `key` names the parameters.

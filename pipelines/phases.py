@@ -1,0 +1,244 @@
+"""Models made and trained in phases, for the studies budget, scale and rates."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from datasets import Dataset, concatenate_datasets
+from pydantic import Field, model_validator
+
+from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
+from lesa.params import Params, Positive, Rate, Strict, Train
+from lesa.training.adapters import AdapterRun, merged
+from lesa.training.blocks import load_blocks, training_order
+from lesa.training.outputs import fit
+from lesa.training.pretrain import train
+from lesa.training.saving import save
+from pipelines.closure import code_digest
+from pipelines.pretrain import PREFIX
+from pipelines.rows import BASE, SVD, Row, described, write_row
+from pipelines.tracking import Tracker
+
+Json = dict[str, Any]
+
+
+class Phase(Strict):
+    """A part of a run, with a warm-up and a cosine of its own.
+
+    trains: the `new` layers or those `original` ones that the method's plan marks, or `all`, the
+    embedding too, whatever the plan says; or `lora`, adapters of nearly `parameters` parameters
+    beside all layers (lesa.training.adapters), merged into them at the phase's end.
+    """
+
+    trains: Literal["new", "original", "all", "lora"]
+    steps: Positive
+    learning_rate: Rate
+    parameters: Positive | None = None
+    save_every: Positive | None = None
+
+    @model_validator(mode="after")
+    def lora_has_a_size(self) -> Phase:
+        if (self.trains == "lora") != (self.parameters is not None):
+            raise ValueError("parameters is for trains: lora, which must say it")
+        return self
+
+
+class Outputs(Strict):
+    """A part of a run that fits the zeroed outputs of an identity start (lesa.training.outputs)
+    on the tokens of so many steps, in so many rounds."""
+
+    trains: Literal["outputs"]
+    steps: Positive
+    rounds: Positive
+    learning_rate: Rate  # the first round's step size
+    damping: Rate
+
+    @model_validator(mode="after")
+    def rounds_divide(self) -> Outputs:
+        if self.steps % self.rounds:
+            raise ValueError(f"rounds ({self.rounds}) must divide steps ({self.steps})")
+        return self
+
+
+class Training(Row):
+    """seed: of the order of the data; predictors have their own, in `fit`. kept: does the trained
+    checkpoint stay, beside its numbers?"""
+
+    seed: int
+    phases: list[Outputs | Phase] = Field(min_length=1)
+    kept: bool = False
+
+
+class Schedule(Strict):
+    """Of every phase. warmup: share of its steps. eval_every, save_every: as in `train`."""
+
+    warmup: Rate
+    eval_every: Positive
+    save_every: Positive
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Folders of packed blocks: what a run trains on, what it is scored on, and those of another
+    text, whose loss tells what is forgotten."""
+
+    train: Path
+    heldout: Path
+    second: Path
+
+
+def blocks_in(folder: Path) -> Dataset:
+    return load_blocks(folder.parent, folder.name)
+
+
+@dataclass(frozen=True)
+class LaterRun(AdapterRun):
+    """A phase that goes on in the order of the data where the steps before it have stopped."""
+
+    steps_before: int = 0
+
+    def ordered_blocks(self) -> Dataset:
+        steps = self.steps_before + self.settings.max_steps
+        order = training_order(
+            len(self.train_blocks), steps * self.sequences_per_step, self.settings.seed
+        )
+        return self.train_blocks.select(order[self.steps_before * self.sequences_per_step :])
+
+
+def settings_of(phase: Outputs | Phase, seed: int, schedule: Schedule, train: Train) -> Train:
+    own = phase.save_every if isinstance(phase, Phase) else None
+    return train.model_copy(
+        update={
+            "max_steps": phase.steps,
+            "eval_every": schedule.eval_every,
+            "save_every": own or schedule.save_every,
+            "warmup_steps": math.ceil(schedule.warmup * phase.steps),
+            "seed": seed,
+        }
+    )
+
+
+def log_step(log: Tracker, before: int, numbers: dict[str, float], step: int) -> None:
+    """What Trainer logs at a phase's `step`, but for the mean of what are two texts."""
+    log.metrics({k: v for k, v in numbers.items() if k != "eval_loss"}, step + before)
+
+
+def trained_phases(
+    row: Training, texts: Texts, schedule: Schedule, params: Params, unfinished: Path, log: Tracker
+) -> Iterator[tuple[int, Json]]:
+    """Steps before each phase, and its curve; phase i goes from checkpoint i to i + 1.
+
+    What a stopped run left of them is in `unfinished`.
+    """
+    folder, before = unfinished / "0", 0
+    if not folder.is_dir():
+        write_row(row, params, unfinished, folder)
+    scored = concatenate_datasets([blocks_in(texts.heldout), blocks_in(texts.second)])
+    for i, phase in enumerate(row.phases):
+        after, numbers = unfinished / str(i + 1), unfinished / f"{i}.json"
+        if not numbers.is_file():
+            run = LaterRun(
+                folder,
+                blocks_in(texts.train),
+                scored.with_format("torch"),
+                settings_of(phase, row.seed, schedule, params.train),
+                phase.learning_rate,
+                measure_start=i == 0,
+                steps_before=before,
+            )
+            if isinstance(phase, Outputs):
+                tensors, curve = fit(run, phase.rounds, phase.damping)
+            else:
+                prefix = PREFIX if params.train.prefix_cache else None
+                own, on_log = unfinished / f"trainer-{i}", partial(log_step, log, before)
+                run = replace(run, parameters=phase.parameters, everything=phase.trains == "all")
+                tensors, curve = train(run, own, on_log, prefix_cache=prefix)
+                if phase.trains == "lora":
+                    tensors = merged(tensors, folder)
+            save(tensors, folder, after)
+            write_json(numbers, curve)
+        yield before, read_json(numbers)
+        folder, before = after, before + phase.steps
+
+
+def numbers_of(phases: list[tuple[int, Json]], documents: list[str]) -> Json:
+    """The curves of all phases as one, the losses on `documents` and on the second text apart."""
+    count, (_, first), (_, last) = len(documents), phases[0], phases[-1]
+    steps, losses = [], []
+    for before, curve in phases:
+        for row in curve["steps"]:
+            own, second = row["block_losses"][:count], row["block_losses"][count:]
+            loss, step = fmean(own), row["step"] + before
+            steps.append(
+                {
+                    "step": step,
+                    "tokens": step * curve["tokens_per_step"],
+                    "heldout_loss": loss,
+                    "heldout_perplexity": math.exp(loss),
+                    "block_losses": own,
+                    "second_text_loss": fmean(second),
+                    "second_text_block_losses": second,
+                }
+            )
+        losses += [row | {"step": row["step"] + before} for row in curve["train"]]
+    seconds = sum(curve["seconds"] for _, curve in phases)
+    return {
+        "dtype": first["dtype"],
+        "trainable_parameters": last["trainable_parameters"],
+        "tokens_per_step": first["tokens_per_step"],
+        "heldout_documents": documents,
+        "second_text_documents": first["heldout_documents"][count:],
+        "steps": steps,
+        "train": losses,
+        "seconds": seconds,
+        "prefix_seconds": sum(curve["prefix_seconds"] for _, curve in phases),
+        "tokens_per_second": steps[-1]["tokens"] / seconds if seconds else 0.0,
+    }
+
+
+def record_run(
+    study: str,
+    name: str,
+    row: Training,
+    texts: Texts,
+    schedule: Schedule,
+    params: Params,
+    log: Tracker,
+) -> None:
+    """Make and train the run `name`, and write artifacts/<study>/<name>.json; beside it the folder
+    <name>, with the trained checkpoint if it is kept. A run that was stopped goes on."""
+    settings = [settings_of(p, row.seed, schedule, params.train) for p in row.phases]
+    key = key_of(
+        [row.model_dump(), [s.model_dump(exclude={"launch"}) for s in settings]],
+        [params.gaps.model_dump(), params.fit.model_dump()],
+        [tree_digest(folder) for folder in (BASE, SVD, texts.train, texts.heldout, texts.second)],
+        code_digest("pipelines.phases"),
+    )
+    with work_folder(f"artifacts/work/{study}/{name}", key) as unfinished:
+        phases = list(trained_phases(row, texts, schedule, params, unfinished, log))
+        found = {
+            **described(row),
+            **numbers_of(phases, list(blocks_in(texts.heldout)["document"])),
+            "run": name,
+            "seed": row.seed,
+            "profile": params.profile,
+            "trains": "_then_".join(phase.trains for phase in row.phases),
+            "max_steps": sum(phase.steps for phase in row.phases),
+            "learning_rate": row.phases[-1].learning_rate,
+            "phases": [phase.model_dump() for phase in row.phases],
+        }
+        with whole_folder(Path("artifacts") / study / name) as folder:  # empty if none is kept
+            if row.kept:
+                shutil.copytree(unfinished / str(len(row.phases)), folder / "checkpoint")
+        write_json(f"artifacts/{study}/{name}.json", found)
+    for point in found["steps"]:
+        losses = {key: point[key] for key in ("heldout_loss", "second_text_loss")}
+        log.metrics(losses, point["step"])
+    log.metrics({"tokens_per_second": found["tokens_per_second"]})

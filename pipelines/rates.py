@@ -1,0 +1,123 @@
+"""Study rates: learning rates of other studies' long schedules, sought on validation text.
+
+A row of pipelines/studies/rates/params.yaml names a run: its model, what it trains and the rate
+at which the search begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+
+from lesa.errors import UserError
+from lesa.files import key_of, tree_digest, work_folder, write_json
+from lesa.params import Params, Positive, Strict
+from lesa.training.pretrain import dtype_name
+from pipelines import budget, scale
+from pipelines.choose_rate import measure
+from pipelines.closure import code_digest
+from pipelines.phases import LaterRun, Phase, Schedule, Texts, Training, blocks_in, settings_of
+from pipelines.pretrain import CORPUS
+from pipelines.rows import BASE, SVD, chosen, write_row
+from pipelines.stage import run_stage
+from pipelines.study import params_file, study_params
+from pipelines.tracking import Tracker
+
+LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+
+
+class Sought(Strict):
+    """run: of the study, in one phase. steps: of each try."""
+
+    run: str
+    steps: Positive
+
+
+def lowest(loss_at: Callable[[float], float], begin: float) -> dict[float, float]:
+    """Losses of the rates of LADDER that were tried: `begin`, its neighbours, and on, until the
+    best has both of its neighbours tried or is the ladder's end."""
+    tried: dict[float, float] = {}
+    best = begin
+    while True:
+        place = LADDER.index(best)
+        wanted = [rate for rate in LADDER[max(place - 1, 0) : place + 2] if rate not in tried]
+        if not wanted:
+            return tried
+        tried |= {rate: loss_at(rate) for rate in wanted}
+        best = min(tried, key=lambda rate: tried[rate])
+
+
+def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, log: Tracker) -> None:
+    """Write artifacts/rates/<study>-<name>.json. `texts.heldout` is validation text.
+
+    Raises UserError if the run has several phases.
+    """
+    row: Training = chosen(study, Training, sought.run)
+    phase = row.phases[0]
+    if not isinstance(phase, Phase) or len(row.phases) > 1:
+        raise UserError(f"{params_file('rates')}: {study}.{name}.run: {sought.run} has phases")
+    schedule: Schedule = study_params(study, "schedule", Schedule)
+    short = phase.model_copy(update={"steps": sought.steps})
+    own = schedule.model_copy(update={"eval_every": sought.steps})
+    settings = settings_of(short, row.seed, own, params.train)
+    key = key_of(
+        [row.model_dump(), settings.model_dump(exclude={"launch"})],
+        [params.gaps.model_dump(), params.fit.model_dump()],
+        [tree_digest(folder) for folder in (BASE, SVD, texts.train, texts.heldout)],
+        code_digest("pipelines.rates"),
+    )
+    with work_folder(f"artifacts/work/rates/{study}-{name}", key) as unfinished:
+        init = unfinished / "init"
+        if not init.is_dir():
+            write_row(row, params, unfinished, init)
+        run = LaterRun(
+            init,
+            blocks_in(texts.train),
+            blocks_in(texts.heldout),
+            settings,
+            phase.learning_rate,
+            parameters=phase.parameters,
+            everything=phase.trains == "all",
+        )
+        tried: dict[float, dict[str, float]] = {}
+
+        def loss_at(rate: float) -> float:
+            (tried[rate],) = measure(run, [rate], unfinished)
+            print(f"{study} {name}: {tried[rate]}", flush=True)
+            loss = tried[rate]["validation_loss"]
+            log.metrics({"validation_loss": loss, "learning_rate": rate})
+            return loss
+
+        losses = lowest(loss_at, phase.learning_rate)
+        report = {
+            "study": study,
+            "model": name,
+            "run": sought.run,
+            "profile": params.profile,
+            "dtype": dtype_name(settings.bf16),
+            "max_steps": sought.steps,
+            "tokens": sought.steps * run.tokens_per_step,
+            "runs": [tried[rate] for rate in sorted(tried)],
+            "best": min(losses, key=lambda rate: losses[rate]),
+        }
+        write_json(f"artifacts/rates/{study}-{name}.json", report)
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    study, name = args.study, args.model
+    texts = {
+        "budget": replace(budget.TEXTS, heldout=CORPUS / "validation"),
+        "scale": replace(scale.TEXTS, heldout=scale.TEXT / "validation"),
+    }[study]
+    rows: dict[str, Sought] = study_params("rates", study, dict[str, Sought])
+    if name not in rows:
+        known = ", ".join(rows)
+        raise UserError(f"{params_file('rates')}: {study}.{name}: missing; there are {known}")
+    if study == "scale":
+        params = scale.with_batch(params)
+    seek(study, name, rows[name], texts, params, log)
+
+
+if __name__ == "__main__":
+    run_stage("rates", work, "study", "model")

@@ -1,0 +1,40 @@
+"""A run of the study scale: five million tokens of Python source, no block seen twice."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lesa.params import Params, Positive, Strict
+from pipelines.phases import Schedule, Texts, Training, record_run
+from pipelines.pretrain import CORPUS
+from pipelines.rows import chosen
+from pipelines.stage import run_stage
+from pipelines.study import study_params
+from pipelines.tracking import Tracker
+
+TEXT = Path("artifacts/text/scale")
+TEXTS = Texts(TEXT / "train", TEXT / "test", CORPUS / "test")
+
+
+class Batch(Strict):
+    """What of `train` the study has values of its own for. prefix_cache: a file a block would fill
+    a disk, and save nothing where a block is seen once."""
+
+    per_device_batch_size: Positive
+    prefix_cache: bool
+
+
+def with_batch(params: Params) -> Params:
+    batch: Batch = study_params("scale", "batch", Batch)
+    return params.model_copy(update={"train": params.train.model_copy(update=batch.model_dump())})
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    row: Training = chosen("scale", Training, args.run)
+    schedule: Schedule = study_params("scale", "schedule", Schedule)
+    record_run("scale", args.run, row, TEXTS, schedule, with_batch(params), log)
+
+
+if __name__ == "__main__":
+    run_stage("scale", work, "run")

@@ -1,0 +1,102 @@
+"""Stage text of the study scale: Python source, packed; packages are trained on or held out."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from lesa.errors import UserError
+from lesa.files import whole_folder, write_json
+from lesa.params import Params, Positive
+from lesa.text import corpus
+from lesa.text.python_source import PythonFiles, python_files
+from lesa.text.wikitext import Document
+from pipelines.stage import run_stage
+from pipelines.study import params_file, study_params
+from pipelines.tracking import Tracker
+
+BASE, FOLDER = Path("artifacts/base"), Path("artifacts/text/scale")
+
+
+class PackedSource(PythonFiles):
+    """blocks_per_package: of each held-out package, at even distances; of the held-out packages,
+    every other one is for validation."""
+
+    blocks_per_package: Annotated[int, Field(ge=1)]
+    max_tokens: Positive  # of training
+
+
+def without_copies(files: list[Document], heldout: list[Document]) -> list[Document]:
+    """Files that differ from every held-out one, and from those before them, in more than space:
+    packages carry copies of others."""
+    seen, kept = {" ".join(file["text"].split()) for file in heldout}, []
+    for file in files:
+        if (text := " ".join(file["text"].split())) not in seen:
+            seen.add(text)
+            kept.append(file)
+    return kept
+
+
+def of_each_package(
+    files: list[Document], tokens: list[corpus.Tokens], names: list[str], source: PackedSource
+) -> tuple[corpus.Tokens, list[str]]:
+    """The held-out blocks (count, block_size) of the packages `names`, and each one's package."""
+    blocks, owners = [], []
+    for name in names:
+        own = [ids for file, ids in zip(files, tokens, strict=True) if file["title"] == name]
+        packed, _ = corpus.pack(own, source.block_size)
+        count = source.blocks_per_package
+        if len(packed) < count:
+            raise UserError(
+                f"{params_file('scale')}: text.blocks_per_package: {count}, but {name} has "
+                f"{len(packed)} blocks of {source.block_size} tokens"
+            )
+        blocks += [packed[(2 * i + 1) * len(packed) // (2 * count)] for i in range(count)]
+        owners += [name] * count
+    return np.stack(blocks), owners
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    source: PackedSource = study_params("scale", "text", PackedSource)
+    config: Any = AutoConfig.from_pretrained(BASE)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    files = python_files(source, f"{params_file('scale')}: text")
+    files["train"] = without_copies(files["train"], files["heldout"])
+    random.Random(source.seed).shuffle(files["train"])
+    tokens = {
+        name: corpus.tokenise(found, tokenizer, config.vocab_size, name)
+        for name, found in files.items()
+    }
+    blocks, owners = corpus.pack(tokens["train"], source.block_size)
+    blocks = blocks[: source.max_tokens // source.block_size]
+    packages = [package.name for package in source.heldout]
+    with whole_folder(FOLDER) as partial:
+        of_blocks = [files["train"][index]["id"] for index in owners[: len(blocks)]]
+        corpus.save(blocks, of_blocks, partial / "train")
+        for split, names in (("test", packages[::2]), ("validation", packages[1::2])):
+            heldout = of_each_package(files["heldout"], tokens["heldout"], names, source)
+            corpus.save(*heldout, partial / split)
+        report = {
+            "python": platform.python_version(),
+            "packages": {
+                split: {p.requirement: p.license for p in found}
+                for split, found in (("train", source.train), ("heldout", source.heldout))
+            },
+            "files": len(files["train"]),
+            "tokens": int(blocks.size),
+            "digest": corpus.text_digest(files),
+        }
+        write_json(partial / "SOURCE.json", report)
+    log.metrics({"tokens/train": float(blocks.size)})
+
+
+if __name__ == "__main__":
+    run_stage("scale-text", work)
