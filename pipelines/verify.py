@@ -25,6 +25,7 @@ def checks() -> list[tuple[str, Callable[[], Iterable[str]]]]:
     return [
         ("the report, rebuilt from metrics", lambda: rebuilt.changed(params, ROOT)),
         ("metrics against each other", lambda: consistency.contradictions(Path("metrics"))),
+        ("learning rates against metrics/rates", lambda: consistency.differing_rates(ROOT)),
         ("parameters against the locks", lambda: locks.differing_params(known)),
         ("files against the locks", lambda: locks.changed_files(known)),
         ("studies' metrics against the locks", lambda: locks.changed_copies(known)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from reports.claims import Verdict, above, below
 from reports.measured import Json, Metrics
 from reports.paired import Interval
 from reports.tables import minus_untouched, number, show_interval
+from reports.training_runs import IDENTITY_STARTS, called, new_layers, on_the_way
 
 # What stands in for LESA's prediction, or for what its predictor is fitted on.
 CONTROLS = ("noise", "spectrum", "constant_row", "lesa_permuted", "ridge")
@@ -74,21 +75,21 @@ def starts(m: Metrics) -> list[str]:
     return out
 
 
-def overtaking(m: Metrics) -> list[str]:
-    """Whether LESA is below an identity start at any budget of the study."""
+def overtaking(study: Mapping[str, Json]) -> list[str]:
+    """Whether LESA is below an identity start at any budget of a study."""
     out = []
-    lesa = budget.called(m, "lesa")
-    for name in ("llama_pro", "identity") if lesa else ():
-        if lesa is None or (other := budget.called(m, name)) is None:
+    lesa = called(study, "lesa")
+    for name in IDENTITY_STARTS if lesa else ():
+        if lesa is None or (other := called(study, name)) is None:
             continue
-        gaps = {n: budget.difference(lesa, other, n, n) for n in lesa.points if n in other.points}
-        measured = {n: gap for n, gap in gaps.items() if gap is not None}
-        ahead = [n for n, gap in measured.items() if below(gap) is Verdict.HOLDS]
-        behind = [n for n, gap in measured.items() if above(gap) is Verdict.HOLDS]
-        if measured:
+        if gaps := on_the_way(lesa, other):
+            ahead, behind = (
+                [n for n, gap in gaps.items() if side(gap) is Verdict.HOLDS]
+                for side in (below, above)
+            )
             first = f"first after {number(min(ahead))} tokens" if ahead else "at no budget measured"
             out.append(
-                f"LESA is below `{name}` {first}: lower at {len(ahead)} of {len(measured)} points, "
+                f"LESA is below `{name}` {first}: lower at {len(ahead)} of {len(gaps)} points, "
                 f"higher at {len(behind)}, not decided at the others."
             )
     return out
@@ -98,7 +99,7 @@ def other_growths(m: Metrics) -> list[str]:
     """Models with other numbers of new layers than the params' against LLaMA Pro with as many."""
     found: dict[int, list[tuple[str, Interval]]] = {}
     for runs, gap in budget.of_other_growths(m):
-        found.setdefault(budget.new_layers(m, runs), []).append((runs.name, gap))
+        found.setdefault(new_layers(m, runs), []).append((runs.name, gap))
     return [
         line
         for new, gaps in found.items()
@@ -156,4 +157,4 @@ def of_start(m: Metrics) -> list[str]:
 
 def of_training(m: Metrics) -> list[str]:
     """What training gains over the untouched base, and whether LESA overtakes an identity start."""
-    return [*against_base(m), *overtaking(m), *other_growths(m)]
+    return [*against_base(m), *overtaking(m.budget), *other_growths(m)]

@@ -1,4 +1,5 @@
-"""What the metrics' numbers say of each other: a changed one contradicts its neighbours."""
+"""What the metrics' numbers say of each other and of params chosen by them: a changed one
+contradicts its neighbours."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import yaml
 
 RELATIVE = 1e-6  # losses are means of float32 numbers
 Part = Mapping[str, Any]
@@ -149,6 +152,23 @@ def between_files(metrics: Path) -> Iterator[str]:
             (name, *keys), (other, *other_keys) = places
             there = f"metrics/{other}: {'.'.join(other_keys)} is {found[1]}"
             yield f"metrics/{name}: {'.'.join(keys)} is {found[0]}, but {there}"
+
+
+def differing_rates(root: Path) -> Iterator[str]:
+    """A line for each learning rate of a study's params that is not the best of metrics/rates of
+    the same model; a model whose rate was not sought may have any."""
+    for path in sorted(root.glob("metrics/rates/*.json")):
+        name, found = path.relative_to(root), json.loads(path.read_text(encoding="utf-8"))
+        study, sought = found["study"], found["run"].rpartition("-")[0]
+        params = Path("pipelines/studies") / study / "params.yaml"
+        rows = yaml.safe_load((root / params).read_text(encoding="utf-8"))[study]
+        for run, row in rows.items():
+            rate = row["phases"][-1]["learning_rate"]
+            if run.rpartition("-")[0] == sought and rate != found["best"]:
+                yield (
+                    f"{params}: {study}.{run}.phases.{len(row['phases']) - 1}.learning_rate is "
+                    f"{rate}, but {name}: best is {found['best']}"
+                )
 
 
 def contradictions(metrics: Path) -> Iterator[str]:

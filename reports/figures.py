@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from reports import budget, hover, start
+from reports import budget, hover, scale, start
 from reports.measured import Json, Metrics, files
+from reports.training_runs import Runs, groups
 
 OKABE_ITO = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (8, 3)))
@@ -40,6 +41,7 @@ STYLE: Any = {  # Any: matplotlib types each key apart
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
+MILLIONS = 1e6  # of tokens: an axis writes 2.5 M
 WIDTH = 7.0  # inches: the text width of an A4 page
 
 
@@ -111,21 +113,25 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
     legend_below(figure, whole)
 
 
-def budget_curves(groups: list[budget.Runs]) -> Figure:
-    """Held-out loss of the study's runs by tokens, named from the highest end to the lowest; a band
+def seeds_curves(study: list[Runs]) -> Figure:
+    """Held-out loss of a study's runs by tokens, named from the highest end to the lowest; a band
     from the lowest to the highest seed where there are several."""
-    groups = sorted(groups, key=lambda runs: -runs.final_loss)
+    study = sorted(study, key=lambda runs: -runs.final_loss)
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     whole, late = figure.subplots(1, 2)
-    for i, runs in enumerate(groups):
+    for i, runs in enumerate(study):
         x = np.array(list(runs.points), dtype=float)
         seeds = runs.curve(list(runs.by_seed)).mean(2)  # (points, seeds)
         for axes, kept in ((whole, x >= 0), (late, x >= x[-1] / 2)):
             style = line_style(i)
-            axes.plot(x[kept], seeds[kept].mean(1), label=runs.name, **style)
+            every = max(1, int(kept.sum()) // 8)
+            axes.plot(x[kept], seeds[kept].mean(1), label=runs.name, markevery=every, **style)
             low, high = seeds[kept].min(1), seeds[kept].max(1)
             axes.fill_between(x[kept], low, high, color=style["color"], alpha=0.15, linewidth=0)
     _label_losses(figure, whole, late, "training tokens")
+    if whole.get_xlim()[1] >= MILLIONS:
+        for axes in (whole, late):
+            axes.xaxis.set_major_formatter(EngFormatter())
     return figure
 
 
@@ -264,6 +270,7 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
     layers = f"of the layers' top coefficient rows, a panel a matrix kind{first}"
     values = "Singular values of the concatenated weights over the largest; in brackets how many"
     by_tokens = "Held-out loss by training tokens"
+    bands = ": means over seeds, bands from lowest to highest"
     by_seconds = "Held-out loss by training seconds (tokens over tokens/s; without measuring)"
     with styled():
         drawn = [
@@ -273,13 +280,17 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
             write("pca", planes(m, pca_plane), folder, f"PCA {layers}", svd),
         ]
         if m.budget:
-            said = f"{by_tokens}, study `budget`: means over seeds, bands from lowest to highest"
-            curves = budget_curves(budget.main_runs(m))
+            said = f"{by_tokens}, study `budget`{bands}"
+            curves = seeds_curves(budget.main_runs(m))
             drawn.append(write("budget", curves, folder, said, budget.SOURCES))
         if longer := budget.longer_runs(m):
-            said = f"{by_tokens}, the longer schedules of study `budget`"
-            curves = budget_curves(longer)
+            said = f"{by_tokens}, the longer schedule of study `budget`{bands}"
+            curves = seeds_curves(longer)
             drawn.append(write("budget_longer", curves, folder, said, budget.SOURCES))
+        if m.scale:
+            said = f"{by_tokens} of Python source, study `scale`{bands}"
+            curves = seeds_curves(groups(m.scale))
+            drawn.append(write("scale", curves, folder, said, scale.SOURCES))
         if m.start:
             said = "Perplexity before training of every draw of predictor seed and signs"
             drawn.append(write("start", start_distributions(m), folder, said, start.SOURCES))

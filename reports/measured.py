@@ -14,6 +14,21 @@ from reports.paired import Array, document_means
 
 Json = dict[str, Any]
 PHASES = ("init", "trained")
+TRAINED = ("budget", "scale")  # the studies of training runs
+TRAINING_RUN = (
+    "run",
+    "method",
+    "preset",
+    "seed",
+    "trains",
+    "max_steps",
+    "learning_rate",
+    "seconds",
+    "prefix_seconds",
+    "heldout_documents",
+    "steps",
+    "train",
+)
 # What a stage's files must hold at their top level for the report to be written.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "base": ("profile", "source", "license", "num_hidden_layers", "parameters"),
@@ -45,20 +60,10 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "block_losses",
         "perplexity",
     ),
-    "budget": (
-        "run",
-        "method",
-        "preset",
-        "seed",
-        "trains",
-        "max_steps",
-        "learning_rate",
-        "seconds",
-        "prefix_seconds",
-        "heldout_documents",
-        "steps",
-        "train",
-    ),
+    "budget": TRAINING_RUN,
+    "scale": TRAINING_RUN,
+    "rates": ("study", "model", "max_steps", "tokens", "runs", "best"),
+    "provenance": ("machine",),
     "removal": ("heldout_documents", "block_losses", "block_losses_without"),
     "grid": ("runs", "best"),
     "evaluate": ("tasks",),
@@ -85,11 +90,14 @@ class Metrics:
     # Of studies, what was measured on this profile, by file.
     start: dict[str, Json]
     budget: dict[str, Json]
+    scale: dict[str, Json]
+    rates: dict[str, Json]
     variants: dict[str, Json]
     code: dict[str, Json]
     sft: dict[str, Json]
     official: dict[str, Json]
     removal: dict[str, Json]
+    provenance: dict[str, Json]  # of the runs of studies, by study and run: `budget-lesa-0`
 
     @property
     def models(self) -> list[str]:
@@ -188,7 +196,7 @@ def read(folder: Path, name: str) -> Json:
     for key in REQUIRED.get(stage, ()):
         if key not in value:
             raise UserError(f"{path}: lacks the key {key!r}; run stage {stage} again")
-    if stage in ("pretrain", "budget"):
+    if stage in ("pretrain", "budget", "scale"):
         _check_steps(path, stage, value)
     if stage == "fit":
         _check_heldout(path, value)
@@ -251,16 +259,23 @@ def load(folder: str | Path, params: Params) -> Metrics:
         benchmarks=present("benchmarks", sorted(p.stem for p in folder.glob("benchmarks/*.json"))),
         start=study("start"),
         budget=study("budget"),
+        scale=study("scale"),
+        rates=study("rates"),
         variants=study("variants"),
         code=study("code"),
         sft=study("sft"),
         official=study("official"),
         removal=study("removal"),
+        provenance=present(
+            "provenance",
+            sorted(p.stem for s in TRAINED for p in folder.glob(f"provenance/{s}-*.json")),
+        ),
     )
     for stage, content in (
         ("pretrain", found.pretrain),
         ("start", found.start),
         ("budget", found.budget),
+        ("scale", found.scale),
     ):
         _check_documents(folder / stage, content)
     return found

@@ -17,6 +17,7 @@ from reports.measured import Json, Metrics, files, perplexity_at, whole_seconds
 from reports.paired import Interval
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table
+from reports.training_runs import Runs, alike, called, difference, file_of, median_seconds
 
 NAMES = {"lesa": "LESA", "llama_pro": "LLaMA Pro", "solar": "SOLAR", "base": "untouched base"}
 STARTED = ("base", "lesa", "solar")  # whose perplexities before training the paper compares
@@ -52,12 +53,12 @@ class Ends:
 
 def studied(m: Metrics) -> bool:
     """Whether the longer runs have the methods of the paper's main table."""
-    return all(budget.called(m, name) for name in ("lesa", "llama_pro", "solar"))
+    return all(called(m.budget, name) for name in ("lesa", "llama_pro", "solar"))
 
 
 def of_study(m: Metrics, method: str, share: float) -> Ends | None:
     """The study's runs: the mean loss over seeds as a perplexity, with its error over seeds."""
-    if (runs := budget.called(m, method)) is None:
+    if (runs := called(m.budget, method)) is None:
         return None
     tokens = int(runs.tokens * share)
     if tokens not in runs.points:
@@ -65,8 +66,8 @@ def of_study(m: Metrics, method: str, share: float) -> Ends | None:
     losses = runs.at(tokens, list(runs.by_seed)).mean(1)
     value = float(np.exp(losses.mean()))
     error = value * float(losses.std(ddof=1)) / len(losses) ** 0.5 if len(losses) > 1 else None
-    seconds = share * budget.seconds(runs)
-    return Ends(Measured(value, error), seconds, method, budget.source(runs))
+    seconds = share * median_seconds(runs)
+    return Ends(Measured(value, error), seconds, method, file_of("budget", runs))
 
 
 def of_run(m: Metrics, method: str, share: float) -> Ends | None:
@@ -262,18 +263,18 @@ def at_end(m: Metrics, ours: str, theirs: str) -> Cell:
     """Difference of the final losses of two runs of the study `budget`."""
     if ours == theirs:
         return ""
-    a, b = budget.called(m, ours), budget.called(m, theirs)
-    return budget.difference(a, b) if a and b else None
+    a, b = called(m.budget, ours), called(m.budget, theirs)
+    return difference(a, b) if a and b else None
 
 
 def freezing(m: Metrics, published: Json) -> Table:
     """LESA's new layers trained alone, every layer, and new layers first."""
-    frozen = budget.called(m, "lesa")
+    frozen = called(m.budget, "lesa")
     rows: list[dict[str, Cell]] = []
     sources: dict[Cell, str] = {}
     for trains, words in {"new": "new layers alone", **c09_without_freezing.OTHERS}.items():
-        runs = budget.alike(m, frozen, trains, frozen.max_steps) if frozen else None
-        sources[words] = budget.source(runs)
+        runs = alike(m.budget, frozen, trains, frozen.max_steps) if frozen else None
+        sources[words] = file_of("budget", runs)
         row: dict[str, Cell] = {
             "trained": words,
             "published": stated(published.get(trains)),
@@ -283,7 +284,7 @@ def freezing(m: Metrics, published: Json) -> Table:
             "fluctuation, times": "" if trains == "new" else None,
         }
         if frozen and runs and trains != "new":
-            row["minus that of new layers alone"] = budget.difference(runs, frozen)
+            row["minus that of new layers alone"] = difference(runs, frozen)
             row["fluctuation, times"] = c09_without_freezing.fluctuation(runs, frozen)[0]
         rows.append(row)
     return Table(
@@ -296,7 +297,7 @@ def freezing(m: Metrics, published: Json) -> Table:
     )
 
 
-def final(runs: budget.Runs | None) -> float | None:
+def final(runs: Runs | None) -> float | None:
     return float(runs.at(runs.tokens, list(runs.by_seed)).mean()) if runs else None
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reports.budget import called, gaps_of
 from reports.measured import Metrics, files
 from reports.paired import document_means, paired
 from reports.tables import Cell, Table
+from reports.training_runs import called, gaps_of
 
 SOURCES = files("removal", ["base"])
 
@@ -14,7 +14,7 @@ def table(m: Metrics) -> Table:
     """A row a layer: the loss without it minus that of the whole base."""
     rows: list[dict[str, Cell]] = []
     if found := m.removal.get("base"):
-        documents, adept = found["heldout_documents"], called(m, "adept")
+        documents, adept = found["heldout_documents"], called(m.budget, "adept")
         copied = gaps_of(m, adept).after if adept else ()
         whole = document_means(documents, found["block_losses"])
         for i, losses in enumerate(found["block_losses_without"]):

@@ -28,8 +28,10 @@ from reports import (
     official,
     paper_figures,
     paper_tables,
+    rates,
     removal,
     rerun,
+    scale,
     speed,
     start,
     summary,
@@ -37,6 +39,7 @@ from reports import (
     tries,
 )
 from reports.paired import Interval
+from reports.training_runs import machines
 
 HERE = Path(__file__).parent
 SCRIPTS = ("sortable.min.js", "sortable.a11y.min.js")  # sortable-tablesort 4.1.7
@@ -154,11 +157,14 @@ def all_tables(
         "structure": tables.structures(m),
         "continuity": tables.continuities(m),
         "grid": tables.grid(m),
+        "rates": rates.table(m),
         "start": start.distributions(m),
         "start_methods": start.methods(m),
         "budget": budget.table(m),
         "budget_gaps": budget.gaps(m),
         "budget_longer": budget.longer(m),
+        "scale": scale.table(m),
+        "scale_longer": scale.longer(m),
         "tries": tries.table(),
         "removal": removal.table(m),
         "benchmark_averages": official.table(m),
@@ -203,6 +209,11 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             "agreement": summary.agreement(m, published["main"]),
             "of_start": conclusions.of_start(m),
             "of_training": conclusions.of_training(m),
+            "of_scale": conclusions.overtaking(m.scale),
+            "machines": {
+                study: machines(m, study, found)
+                for study, found in (("budget", m.budget), ("scale", m.scale))
+            },
             "warnings": conclusions.precisions(m) + conclusions.rates(m),
             "task_notes": conclusions.tasks(m),
             "m": m,

@@ -10,11 +10,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-from reports import budget, rerun, start
+from reports import rerun, start
+from reports.budget import longer_runs, main_runs, of_other_growths
 from reports.claims import Claim, Verdict, above, below, in_short
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
 from reports.paired import Interval, paired
 from reports.tables import Table, number, show_interval
+from reports.training_runs import (
+    IDENTITY_STARTS,
+    Runs,
+    called,
+    difference,
+    groups,
+    new_layers,
+    on_the_way,
+)
 
 PAPER = (
     "**The paper:** LESA makes a language model deeper with layers that a small network predicts "
@@ -27,7 +37,7 @@ NEAR_RANK_ONE = 0.5  # of the squared norm of a matrix, in its largest singular 
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
     """The answer in short: each line is a sentence or two of Markdown that begin in bold."""
     here = f"**Here:** {setting(m)}: {perplexities(m)}."
-    return [PAPER, here, *by_verdict(judged), origin(m), advice(m)]
+    return [PAPER, here, *by_verdict(judged), origin(m), advice(m), *at_longer_budgets(m)]
 
 
 def by_verdict(judged: list[Claim]) -> list[str]:
@@ -197,8 +207,8 @@ def contest(m: Metrics) -> tuple[dict[str, float], dict[str, str], Gap, str]:
     Of the study's main schedule if LESA is in it, else of this run; models that saw other
     numbers of tokens are left out.
     """
-    if (lesa := budget.called(m, "lesa")) is not None:
-        of_study = {runs.name: runs for runs in budget.main_runs(m) if runs.tokens == lesa.tokens}
+    if (lesa := called(m.budget, "lesa")) is not None:
+        of_study = {runs.name: runs for runs in main_runs(m) if runs.tokens == lesa.tokens}
         ends = {name: runs.final_loss for name, runs in of_study.items()}
         shallow = {
             name: AS_DEEP_AS_THE_BASE[runs.first["trains"]]
@@ -207,7 +217,7 @@ def contest(m: Metrics) -> tuple[dict[str, float], dict[str, str], Gap, str]:
         }
 
         def studied(a: str, b: str) -> Interval | None:
-            return budget.difference(of_study[a], of_study[b])
+            return difference(of_study[a], of_study[b])
 
         return ends, shallow, studied, f"{lesa.tokens:,} tokens, study `budget`"
     last = {name: int(run["steps"][-1]["tokens"]) for name, run in m.pretrain.items()}
@@ -237,12 +247,19 @@ def advice(m: Metrics) -> str:
     if (lesa := gaps.get("lesa")) is not None and "lesa" not in level:
         said += f"; `lesa` is {show_interval(lesa)} nats above it"
     rivals = {trained: gap for n, trained in shallow.items() if (gap := gap_of(n, best))}
-    for trained, own in rivals.items():
-        words = in_order(own, "lower still", "higher", "level with it")
-        said += f"; {trained} is {words} ({show_interval(own)} nats)"
-    if any(above(own) is not Verdict.HOLDS for own in rivals.values()):
+    return f"{said}{without_depth(rivals)}.{where_nothing_is_forgotten(m)}"
+
+
+def without_depth(rivals: dict[str, Interval]) -> str:
+    """What is trained without a new layer beside the lowest deepened model, by its words and its
+    loss minus that model's: does depth pay?"""
+    said = ""
+    for trained, gap in rivals.items():
+        words = in_order(gap, "lower still", "higher", "not told apart from it")
+        said += f"; {trained} is {words} ({show_interval(gap)} nats)"
+    if any(above(gap) is not Verdict.HOLDS for gap in rivals.values()):
         said += ". So at this budget new layers are not seen to gain anything over none"
-    return f"{said}.{where_nothing_is_forgotten(m)}{at_longer_budgets(m)}"
+    return said
 
 
 def beside(gap: Interval) -> str:
@@ -266,14 +283,14 @@ def named(model: str) -> str:
 def where_nothing_is_forgotten(m: Metrics) -> str:
     """The lowest model whose old layers stay as they are, by its difference to LLaMA Pro's; nothing
     where the study has no other."""
-    if (llama_pro := budget.called(m, "llama_pro")) is None:
+    if (llama_pro := called(m.budget, "llama_pro")) is None:
         return ""
     gaps = {
         runs.name: gap
-        for runs in budget.main_runs(m)
+        for runs in main_runs(m)
         if runs.tokens == llama_pro.tokens
         and runs.first["trains"] in ("new", "outputs_then_new")
-        and (gap := budget.difference(runs, llama_pro)) is not None
+        and (gap := difference(runs, llama_pro)) is not None
     }
     if len(gaps) < 2:
         return ""
@@ -281,26 +298,70 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
     said = f" Where the old layers stay as they are, {named(best)} ends lowest"
     if best != llama_pro.name:
         said += f", {beside(gaps[best])}"
-        for runs, gap in budget.of_other_growths(m):
+        for runs, gap in of_other_growths(m):
             if runs.name.startswith(f"{best}_"):  # the same model
-                said += f"; with {budget.new_layers(m, runs)} new layers {beside(gap)}"
+                said += f"; with {new_layers(m, runs)} new layers {beside(gap)}"
     return said + "."
 
 
-def at_longer_budgets(m: Metrics) -> str:
-    """What is lowest after the longest schedule, and how far the others of it are above it."""
-    found = budget.longer_runs(m)
-    tokens = max((runs.tokens for runs in found), default=0)
-    ends = sorted((r for r in found if r.tokens == tokens), key=lambda runs: runs.final_loss)
-    if len(ends) < 2:
-        return ""
-    lowest, *others = ends
-    gaps = {runs.name: budget.difference(runs, lowest) for runs in others}
-    said = ", ".join(f"`{name}` {show_interval(gap)}" for name, gap in gaps.items() if gap)
-    counted = " (one seed)" if all(len(runs.by_seed) == 1 for runs in ends) else ""
-    return (
-        f" After {tokens:,} tokens{counted} `{lowest.name}` is lowest; above it, in nats: {said}."
-    )
+def at_longer_budgets(m: Metrics) -> list[str]:
+    """What the studies' longer schedules say: a line of their own, or none."""
+    said = [
+        *after_training(longer_runs(m), "study `budget`"),
+        *after_training(groups(m.scale), "Python source, study `scale`"),
+    ]
+    return [f"**At longer budgets:** {' '.join(said)}"] if said else []
+
+
+def after_training(study: list[Runs], where: str) -> list[str]:
+    """What is lowest where a study's models of one schedule end, whether LESA overtakes an identity
+    start, and whether depth pays; nothing of fewer than two models.
+
+    where: the text, in words, and the study.
+    """
+    by_model = {runs.model: runs for runs in study}
+    if len(by_model) < 2:
+        return []
+    lowest = min(study, key=lambda runs: runs.final_loss)
+    gaps = {r.name: difference(r, lowest) for r in study if r is not lowest}
+    level = [f"`{name}`" for name, gap in gaps.items() if gap is None or below_nothing(gap)]
+    said = f"After {lowest.tokens:,} tokens ({where}, {seeds_of(study)}) `{lowest.name}` is lowest"
+    said += f", not told apart from {', '.join(level)}" if level else ""
+    found = [said, *lesa_beside_identity(by_model)]
+    deep = [runs for runs in study if runs.first["method"] != "base"]
+    if deep and len(deep) < len(study):
+        best = min(deep, key=lambda runs: runs.final_loss)
+        rivals = {
+            AS_DEEP_AS_THE_BASE[runs.first["trains"]]: gap
+            for runs in study
+            if runs.first["method"] == "base" and (gap := difference(runs, best)) is not None
+        }
+        found.append(f"Of deepened models `{best.name}` is lowest{without_depth(rivals)}")
+    return [f"{'. '.join(found)}."]
+
+
+def lesa_beside_identity(by_model: dict[str, Runs]) -> list[str]:
+    """LESA's final loss minus LLaMA Pro's, and at how many points LESA was below an identity
+    start."""
+    lesa, llama_pro = by_model.get("lesa"), by_model.get("llama_pro")
+    if lesa is None:
+        return []
+    end = difference(lesa, llama_pro) if llama_pro else None
+    said = [f"LESA is {beside(end)}"] if end else []
+    for name in IDENTITY_STARTS:
+        if (other := by_model.get(name)) is not None and (gaps := on_the_way(lesa, other)):
+            ahead = [tokens for tokens, gap in gaps.items() if below(gap) is Verdict.HOLDS]
+            count = f"{len(ahead) or 'none'} of {len(gaps)} points"
+            first = f", first after {ahead[0]:,} tokens" if ahead else ""
+            said.append(f"LESA was below `{other.name}` at {count}{first}")
+    return said
+
+
+def seeds_of(study: list[Runs]) -> str:
+    counts = sorted({len(runs.by_seed) for runs in study})
+    if counts == [1]:
+        return "one seed"
+    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
 def below_nothing(gap: Interval) -> bool:
@@ -384,7 +445,7 @@ def budget_here(m: Metrics) -> str:
     rates = sorted({float(run["learning_rate"]) for run in m.pretrain.values()})
     said = f"{steps:,} steps, {tokens:,} tokens; each model's rate from a grid ({number(rates[0])}"
     said += f" to {number(rates[-1])})" if len(rates) > 1 else ")"
-    if (lesa := budget.called(m, "lesa")) is not None:
+    if (lesa := called(m.budget, "lesa")) is not None:
         said += f"; study `budget`: {lesa.max_steps:,} steps, {lesa.tokens:,} tokens"
     return said
 

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from reports import (
     budget,
     conclusions,
+    consistency,
     measured,
     official,
+    paired,
+    rates,
     removal,
+    render,
+    scale,
     speed,
     start,
     summary,
     tables,
+    training_runs,
     tries,
 )
 from reports.measured import Metrics
 from reports.paired import Interval
-from tests.test_report_synthetic import DRAWS, change, params, save, write
+from tests.test_report_synthetic import (
+    DRAWS,
+    change,
+    machine,
+    params,
+    rates_study,
+    save,
+    scale_study,
+    write,
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +144,9 @@ def test_tokens_to_a_loss_in_closed_form(made: tuple[Path, Metrics]) -> None:
     )  # a mean over seeds of 3.06 and 3.01
     assert lesa.estimate == lesa.high == math.inf  # it ends above
     assert own.estimate == pytest.approx(1.0)
-    crossing = budget.crossing(np.array([0.0, 10.0, 20.0]), np.array([3.0, 2.0, 1.0]), 1.75)
+    crossing = training_runs.crossing(np.array([0.0, 10.0, 20.0]), np.array([3.0, 2.0, 1.0]), 1.75)
     assert crossing == pytest.approx(12.5)
-    assert budget.crossing(np.array([0.0, 10.0]), np.array([3.0, 2.0]), 3.5) == 0.0
+    assert training_runs.crossing(np.array([0.0, 10.0]), np.array([3.0, 2.0]), 3.5) == 0.0
 
 
 def test_gaps_at_every_budget(made: tuple[Path, Metrics]) -> None:
@@ -174,31 +191,198 @@ def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path)
     assert conclusions.other_growths(measured.load(write(tmp_path / "again"), params())) == []
 
 
+def longer(folder: Path) -> dict[str, list[list[float]]]:
+    """Give study budget a schedule of three times the steps, on another machine; final losses of
+    its blocks by model, a list a seed."""
+    ends = {"lesa": 0.2, "llama_pro": 0.0, "identity": 0.1, "base": -0.1}
+    losses: dict[str, list[list[float]]] = {}
+    for name, raised in ends.items():
+        for seed in (0, 1, 2):
+            run = json.loads((folder / f"budget/{name}-{seed}.json").read_text())
+            machine(folder, f"budget-{name}-{seed}", "cpu")
+            for step in run["steps"]:
+                step["step"], step["tokens"] = 3 * step["step"], 3 * step["tokens"]
+                noise = np.random.default_rng(seed + 10 * len(name)).normal(scale=0.01, size=24)
+                step["block_losses"] = (np.array(step["block_losses"]) + raised + noise).tolist()
+            losses.setdefault(name, []).append(run["steps"][-1]["block_losses"])
+            save(folder, f"budget/{name}_120-{seed}", run | {
+                "run": f"{name}_120-{seed}", "max_steps": 3 * run["max_steps"]
+            })  # fmt: skip
+            machine(folder, f"budget-{name}_120-{seed}", "NVIDIA H100")
+    return losses
+
+
 def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     metrics = write(tmp_path)
     before = budget.table(measured.load(metrics, params())).rows
-    losses: dict[str, list[float]] = {}
-    for name, raised in (("llama_pro", 0.0), ("identity", 0.5)):
-        run = json.loads((metrics / f"budget/{name}-0.json").read_text())
-        for step in run["steps"]:
-            step["step"], step["tokens"] = 3 * step["step"], 3 * step["tokens"]
-            step["block_losses"] = [loss + raised for loss in step["block_losses"]]
-        losses[name] = run["steps"][-1]["block_losses"]
-        changes = {"run": f"{name}_long-0", "max_steps": 3 * run["max_steps"]}
-        save(metrics, f"budget/{name}_long-0", run | changes)
+    losses = longer(metrics)
     m = measured.load(metrics, params())
-    found = [row for row in budget.longer(m).rows if row["run"] == "identity_long"]
-    assert [row["tokens"] for row in found] == [0, 61440, 122880, 184320, 245760]
-    gap = found[-1]["minus LLaMA Pro's"]
+    table = budget.longer(m)
+    rows = {row["model"]: row for row in table.rows}
+    assert list(rows) == ["llama_pro", "base", "identity", "lesa"]
+    assert list(rows["lesa"]) == [
+        "model", "0", "61,440", "122,880", "184,320", "245,760"
+    ]  # fmt: skip
+    assert rows["llama_pro"]["245,760"] == pytest.approx(np.mean(losses["llama_pro"]))
+    gap = rows["lesa"]["245,760"]
     assert isinstance(gap, Interval)
-    assert gap.estimate == pytest.approx(np.mean(losses["identity"]) - np.mean(losses["llama_pro"]))
-    assert summary.at_longer_budgets(m) == (
-        " After 245,760 tokens (one seed) `llama_pro_long` is lowest; above it, in nats: "
-        f"`identity_long` {tables.show_interval(gap)}."
+    by_document = np.subtract(losses["lesa"], losses["llama_pro"]).reshape(3, 12, 2).mean(2)
+    known = paired.interval(by_document)
+    assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
+    (said,) = summary.at_longer_budgets(m)
+    assert said.startswith(
+        "**At longer budgets:** After 245,760 tokens (study `budget`, 3 seeds) `base_120` is "
+        f"lowest. LESA is above LLaMA Pro ({tables.show_interval(gap)} nats). LESA was below "
+        "`llama_pro_120` at none of 5 points. LESA was below `identity_120` at none of 5 points. "
+        "Of deepened models `llama_pro_120` is lowest; the base trained whole on the same tokens"
     )
+    assert said.endswith("new layers are not seen to gain anything over none.")
     # The comparison of all methods stays that of its own schedule.
-    assert not any("long" in runs.name for runs in budget.main_runs(m))
-    assert [row for row in budget.table(m).rows if "long" not in str(row["run"])] == before
+    assert not any("120" in runs.name for runs in budget.main_runs(m))
+    by_run = {row["run"]: row for row in budget.table(m).rows}
+    assert [row for name, row in by_run.items() if "120" not in str(name)] == before
+    # A run is compared with the base and LLaMA Pro of its own schedule.
+    gap = by_run["lesa_120"]["minus the trained base's"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx(np.subtract(losses["lesa"], losses["base"]).mean())
+    assert training_runs.machines(m, "budget", m.budget) == (
+        "Runs of 40 steps were measured on a CPU, those of 120 steps on NVIDIA H100 "
+        "(metrics/provenance/*.json)."
+    )
+
+
+def test_one_machine_is_not_mentioned(made: tuple[Path, Metrics], tmp_path: Path) -> None:
+    """Nor one that is not known; the CPU is what the rest of the report ran on."""
+    assert training_runs.machines(made[1], "budget", made[1].budget) == ""
+    metrics = write(tmp_path)
+    machine(metrics, "budget-lesa-0", "cpu")
+    m = measured.load(metrics, params())
+    assert training_runs.machines(m, "budget", m.budget) == ""
+
+
+def test_what_is_forgotten_is_told_by_the_base_of_the_same_schedule(tmp_path: Path) -> None:
+    """The other machine's base has another loss on the second text before training."""
+    metrics = write(tmp_path)
+    longer(metrics)
+    for path in (metrics / "budget").iterdir():
+        run = json.loads(path.read_text())
+        run["second_text_documents"] = ["a", "b", "b"]
+        long = run["max_steps"] == 120
+        for step in run["steps"]:
+            level = (5.0 if long else 4.0) + 0.25 * step["step"] / run["max_steps"]
+            step["second_text_block_losses"] = [level, level - 1, level + 1]
+        path.write_text(json.dumps(run))
+    rows = {row["run"]: row for row in budget.table(measured.load(metrics, params())).rows}
+    for name in ("lesa", "lesa_120"):
+        gap = rows[name]["Python source, minus the untouched base's"]
+        assert isinstance(gap, Interval)
+        assert gap.estimate == pytest.approx(0.25)
+        assert gap.n == 2  # documents, not blocks
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Metrics]:
+    folder = write(tmp_path_factory.mktemp("scale"))
+    scale_study(folder)
+    rates_study(folder)
+    return folder, measured.load(folder, params())
+
+
+def test_packages_are_what_study_scale_resamples(scaled: tuple[Path, Metrics]) -> None:
+    """Blocks are averaged by package first: with one seed, scipy's paired t test of eight."""
+    rows = {row["run"]: row for row in scale.table(scaled[1]).rows}
+    assert list(rows) == ["base", "identity", "lesa", "llama_pro", "lora"]
+    assert (rows["lora"]["new layers"], rows["lora"]["trains"]) == (0, "lora")
+    assert (rows["identity"]["seeds"], rows["lesa"]["seeds"]) == (1, 2)
+    assert rows["lesa"]["tokens"] == 10_485_760
+    ends = {
+        name: np.reshape(
+            json.loads((scaled[0] / f"scale/{name}-0.json").read_text())["steps"][-1][
+                "block_losses"
+            ],
+            (8, 4),
+        ).mean(1)
+        for name in ("identity", "llama_pro", "base", "lora")
+    }
+    for name, title in (
+        ("llama_pro", "minus LLaMA Pro's"),
+        ("base", "minus the trained base's"),
+        ("lora", "minus LoRA's"),
+    ):
+        known = stats.ttest_rel(ends["identity"], ends[name]).confidence_interval()
+        gap = rows["identity"][title]
+        assert isinstance(gap, Interval)
+        assert (gap.low, gap.high, gap.n) == pytest.approx((known.low, known.high, 8))
+    forgotten = rows["base"]["Wikipedia, minus the untouched base's"]
+    assert isinstance(forgotten, Interval)
+    assert forgotten.n == 6
+    assert forgotten.estimate == pytest.approx(0.275, abs=0.02)  # half of what the loss falls
+    reached = rows["lesa"]["tokens to LLaMA Pro's final loss, over its tokens"]
+    assert isinstance(reached, Interval)
+    assert reached.estimate == math.inf
+
+
+def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> None:
+    m = scaled[1]
+    llama_pro, *others = scale.longer(m).rows
+    assert [row["model"] for row in others] == ["base", "identity", "lesa", "lora"]
+    assert scale.longer(m).origin_of(others[1], "1,048,576") == "metrics/scale/identity-0.json"
+    _, *tokens = llama_pro
+    assert len(tokens) == training_runs.COLUMNS
+    assert (tokens[0], tokens[-1]) == ("0", "10,485,760")
+    assert llama_pro[tokens[0]] == pytest.approx(2.0)
+    (said,) = summary.at_longer_budgets(m)
+    assert said.startswith(
+        "**At longer budgets:** After 10,485,760 tokens (Python source, study `scale`, 1 to 2 "
+        "seeds) `base` is lowest. LESA is above LLaMA Pro (0.10"
+    )
+    assert "LESA was below `identity` at 20 of 21 points, first after 524,288 tokens." in said
+    assert "`llama_pro` is lowest; the base trained whole on the same tokens, with no new" in said
+    assert "layer, is lower still (-0.05" in said
+    assert "LoRA with as many parameters as the new layers, and no new layer, is higher" in said
+    assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
+    assert training_runs.machines(m, "scale", m.scale) == (
+        "Runs of 1,280 steps were measured on NVIDIA H100 (metrics/provenance/*.json)."
+    )
+
+
+def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
+    lesa, lora = rates.table(scaled[1]).rows
+    assert (lesa["best"], lesa["at an edge of what was tried"]) == (0.003, "no")
+    assert (lora["best"], lora["at an edge of what was tried"]) == (0.001, "yes")
+    assert list(lesa)[4:9] == ["0.0003", "0.001", "0.003", "0.01", "best"]
+    assert (lesa["0.0003"], lesa["0.003"], lora["0.01"]) == ("–", 3.1, "–")
+
+
+def test_params_have_the_rates_that_were_chosen(
+    scaled: tuple[Path, Metrics], tmp_path: Path
+) -> None:
+    """Every seed of a sought model; what was not sought may have any rate."""
+    for study, runs in (
+        ("budget", {"lesa_120-0": 3e-3, "lesa_120-1": 1e-3, "lesa-0": 1.0, "noise_120-0": 1.0}),
+        ("scale", {"lora-0": 1e-3, "lesa-0": 1.0}),
+    ):
+        path = tmp_path / f"pipelines/studies/{study}/params.yaml"
+        path.parent.mkdir(parents=True)
+        rows = {run: {"phases": [{"learning_rate": rate}]} for run, rate in runs.items()}
+        path.write_text(yaml.safe_dump({study: rows}))
+    assert list(consistency.differing_rates(tmp_path)) == []  # no rate was sought
+    shutil.copytree(scaled[0] / "rates", tmp_path / "metrics" / "rates")
+    assert list(consistency.differing_rates(tmp_path)) == [
+        "pipelines/studies/budget/params.yaml: budget.lesa_120-1.phases.0.learning_rate is 0.001, "
+        "but metrics/rates/budget-lesa.json: best is 0.003"
+    ]
+
+
+def test_the_report_shows_what_is_there(made: tuple[Path, Metrics], scaled: tuple[Path, Metrics],
+                                        tmp_path: Path) -> None:  # fmt: skip
+    """Nothing of the studies scale and rates where they were not run."""
+    heading = "A much longer budget, on Python source"
+    for folder, shown in ((made[0], False), (scaled[0], True)):
+        render.render(params(), folder, tmp_path / "out")
+        text = (tmp_path / "out" / "REPORT.md").read_text()
+        for part in (heading, "At longer budgets", "table-scale", "table-rates", "scale.svg"):
+            assert (part in text) == shown
 
 
 def test_what_each_layer_is_worth(tmp_path: Path) -> None:

@@ -416,6 +416,63 @@ def budget_study(folder: Path) -> None:
             save(folder, f"budget/{run['run']}", run)
 
 
+def scale_run(name: str, seed: int, end: float, **more: Any) -> dict[str, Any]:
+    """A run of the study `scale`: a straight fall to `end`, four blocks of each of eight packages,
+    whose falls differ, and a second text that is forgotten by as much as the loss falls."""
+    packages = np.repeat(np.random.default_rng(seed).normal(scale=0.01, size=8), 4)
+    noise = np.random.default_rng(len(name)).normal(scale=0.01, size=32)
+    noise -= noise.mean()
+    steps = []
+    for step in range(0, 1281, 64):
+        fall = (2.0 - end) * step / 1280
+        losses = 2.0 - fall + (packages + noise) * step / 1280
+        second = np.linspace(2.8, 3.2, 12) + fall / 2 + packages[:12] * step / 1280
+        row = step_row(step, float(losses.mean()))
+        row |= {"tokens": step * 8192, "block_losses": losses.tolist()}
+        row |= {
+            "second_text_loss": float(second.mean()),
+            "second_text_block_losses": second.tolist(),
+        }
+        steps.append(row)
+    changes = {"max_steps": 1280, "steps": steps, "train": []}
+    return budget_run(name, seed, end) | changes | {
+        "heldout_documents": [f"package {i // 4}" for i in range(32)],
+        "second_text_documents": [f"article {i // 2}" for i in range(12)],
+        **more,
+    }  # fmt: skip
+
+
+def scale_study(folder: Path) -> None:
+    """Two seeds a model but for the last, measured on another machine than all else."""
+    for name, end, seeds, more in (
+        ("lesa", 1.6, (0, 1), {"preset": "paper"}),
+        ("llama_pro", 1.5, (0, 1), {}),
+        ("base", 1.45, (0, 1), {"trains": "all"}),
+        ("lora", 1.55, (0, 1), {"method": "base", "trains": "lora"}),
+        ("identity", 1.7, (0,), {}),
+    ):
+        for seed in seeds:
+            save(folder, f"scale/{name}-{seed}", scale_run(name, seed, end, **more))
+            machine(folder, f"scale-{name}-{seed}", "NVIDIA H100")
+
+
+def machine(folder: Path, run: str, device: str) -> None:
+    save(folder, f"provenance/{run}", {"machine": {"device": device}})
+
+
+def rates_study(folder: Path) -> None:
+    for study, model, run, tried, best in (
+        ("budget", "lesa", "lesa_120-0", {0.001: 3.2, 0.003: 3.1, 0.01: 3.3}, 0.003),
+        ("scale", "lora", "lora-0", {0.0003: 1.7, 0.001: 1.6}, 0.001),
+    ):
+        runs = [
+            {"learning_rate": rate, "validation_loss": loss, "validation_loss_at_0": 3.4}
+            for rate, loss in tried.items()
+        ]
+        content = {"study": study, "model": model, "run": run, "max_steps": 160, "tokens": 163840}
+        save(folder, f"rates/{study}-{model}", content | {"runs": runs, "best": best})
+
+
 def official_study(folder: Path) -> None:
     """Two tasks of 40 examples: the base right at every second one, LESA at all of them."""
     for model, phase, right in (("base", "init", 2), ("lesa", "trained", 1)):

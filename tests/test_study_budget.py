@@ -24,7 +24,7 @@ from pipelines.rows import rows_of
 from pipelines.studies.budget import text
 from pipelines.tracking import Tracker
 from reports import budget as tables
-from reports import measured
+from reports import measured, training_runs
 from reports.comparison import TIMINGS
 from tests.pipeline import smoke, stage
 from tests.test_report_synthetic import params as synthetic_params
@@ -223,9 +223,9 @@ def test_report_reads_what_the_study_writes(params: Params, tmp_path: Path) -> N
     assert rows["lesa"]["trains"] == "new_then_all"
     # No run of the base; LLaMA Pro's start is the base.
     assert rows["lesa"]["Python source, minus the untouched base's"] is None
-    llama_pro = tables.called(measured.load(metrics, synthetic_params()), "llama_pro")
+    llama_pro = training_runs.called(measured.load(metrics, synthetic_params()).budget, "llama_pro")
     assert llama_pro is not None
-    gap = tables.forgotten(llama_pro, llama_pro)
+    gap = training_runs.forgotten(llama_pro, llama_pro)
     assert gap is not None
     second = [[step["second_text_loss"] for step in run["steps"]] for run in runs[:2]]
     assert gap.estimate == pytest.approx((second[0][-1] + second[1][-1]) / 2 - second[0][0])

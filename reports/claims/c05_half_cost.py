@@ -16,6 +16,7 @@ from reports.measured import Json, Metrics, files, losses_at, whole_seconds
 from reports.paired import Interval, paired
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import number, show_interval
+from reports.training_runs import alike, called, difference, median_seconds
 
 CLAIM = "LESA at half the steps beats both baselines at full steps: under half the cost"
 SHORT = "half of LESA's steps beat both baselines at half the cost"
@@ -57,22 +58,22 @@ def studied(m: Metrics) -> list[Finding]:
     """Runs of the study: LESA's own schedule of half the steps, else the point at half of it."""
     found = []
     for name in ("lesa", "lesa_official"):
-        if (lesa := budget.called(m, name)) is None:
+        if (lesa := called(m.budget, name)) is None:
             continue
-        short = budget.alike(m, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
+        short = alike(m.budget, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
         for other in ("llama_pro", "solar"):
-            if (theirs := budget.called(m, other)) is None or theirs.tokens != lesa.tokens:
+            if (theirs := called(m.budget, other)) is None or theirs.tokens != lesa.tokens:
                 continue
             if short is not None:
-                gap, ours = budget.difference(short, theirs), budget.seconds(short)
+                gap, ours = difference(short, theirs), median_seconds(short)
                 half = f"{name}'s own schedule of {short.max_steps} steps"
             elif lesa.tokens // 2 in lesa.points:
-                gap = budget.difference(lesa, theirs, lesa.tokens // 2)
-                ours, half = budget.seconds(lesa) / 2, f"{name} at half of {lesa.max_steps} steps"
+                gap = difference(lesa, theirs, lesa.tokens // 2)
+                ours, half = median_seconds(lesa) / 2, f"{name} at half of {lesa.max_steps} steps"
             else:
                 continue
             if gap is not None:
-                times = ours, budget.seconds(theirs)
+                times = ours, median_seconds(theirs)
                 found.append(judged(m, other, gap, half, times, budget.SOURCES))
     return found or [cannot("a longer run", "not measured", "make study NAME=budget")]
 

@@ -7,6 +7,7 @@ from reports.claims import Finding, above, below, cannot
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import show_interval
+from reports.training_runs import called, difference
 
 RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
@@ -51,9 +52,9 @@ def at_start(m: Metrics) -> list[Finding]:
 
 
 def at_end(m: Metrics) -> list[Finding]:
-    raw = budget.called(m, "lesa_raw")
-    lesa, llama_pro = budget.called(m, "lesa"), budget.called(m, "llama_pro")
+    raw = called(m.budget, "lesa_raw")
+    lesa, llama_pro = called(m.budget, "lesa"), called(m.budget, "llama_pro")
     if raw is None or lesa is None or llama_pro is None:
         return [cannot("the end of training", "not measured", "make study NAME=budget")]
-    worse, better = (budget.difference(raw, other) for other in (lesa, llama_pro))
+    worse, better = (difference(raw, other) for other in (lesa, llama_pro))
     return both("at the end", worse, better, budget.SOURCES)

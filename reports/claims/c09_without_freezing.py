@@ -10,6 +10,7 @@ from reports.claims import CannotTestError, Finding, Verdict, above
 from reports.measured import Json, Metrics
 from reports.paired import Array, Interval
 from reports.tables import number, show_interval
+from reports.training_runs import Runs, alike, called, difference, shared_seeds
 
 OTHERS = {"all": "every layer", "new_then_all": "new layers first, then every layer"}
 CLAIM = "Without freezing the original layers the loss falls more slowly and fluctuates"
@@ -26,18 +27,18 @@ PAPER = "training-loss curves alone; no number stated"
 def findings(m: Metrics) -> list[Finding]:
     found = []
     for name in ("lesa", "lesa_official"):
-        if (frozen := budget.called(m, name)) is None:
+        if (frozen := called(m.budget, name)) is None:
             continue
         for trains, words in OTHERS.items():
-            if (free := budget.alike(m, frozen, trains, frozen.max_steps)) is not None:
+            if (free := alike(m.budget, frozen, trains, frozen.max_steps)) is not None:
                 found += compared(f"{name}, {words} trained", free, frozen)
     if not found:
         raise CannotTestError("no run trains LESA's other layers", "make study NAME=budget")
     return found
 
 
-def compared(subject: str, free: budget.Runs, frozen: budget.Runs) -> list[Finding]:
-    if (gap := budget.difference(free, frozen)) is None:
+def compared(subject: str, free: Runs, frozen: Runs) -> list[Finding]:
+    if (gap := difference(free, frozen)) is None:
         return []
     ratio, verdict = fluctuation(free, frozen)
     slower = f"final loss minus that of new layers alone {show_interval(gap)} nats"
@@ -54,14 +55,14 @@ def residuals(run: Json) -> Array:
     return np.asarray(signal.detrend(losses[len(losses) // 2 :]), dtype=np.float64)
 
 
-def fluctuation(free: budget.Runs, frozen: budget.Runs) -> tuple[float, Verdict]:
+def fluctuation(free: Runs, frozen: Runs) -> tuple[float, Verdict]:
     """Ratio of standard deviations, and whether it is above 1.
 
     Both see the same batches in the same order, so their residuals are paired: of paired a and b,
     var(a) > var(b) if and only if a + b and a - b correlate positively (Pitman, Biometrika 31,
     1939; Morgan, ibid.).
     """
-    seeds = budget.shared_seeds(free, frozen)
+    seeds = shared_seeds(free, frozen)
     a, b = (
         np.concatenate([residuals(runs.by_seed[seed]) for seed in seeds]) for runs in (free, frozen)
     )
