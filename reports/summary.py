@@ -323,9 +323,9 @@ def after_training(study: list[Runs], where: str) -> list[str]:
     if len(by_model) < 2:
         return []
     lowest = min(study, key=lambda runs: runs.final_loss)
-    gaps = {r.name: difference(r, lowest) for r in study if r is not lowest}
+    gaps = {r.model: difference(r, lowest) for r in study if r is not lowest}
     level = [f"`{name}`" for name, gap in gaps.items() if gap is None or below_nothing(gap)]
-    said = f"After {lowest.tokens:,} tokens ({where}, {seeds_of(study)}) `{lowest.name}` is lowest"
+    said = f"After {lowest.tokens:,} tokens ({where}, {seeds_of(study)}) `{lowest.model}` is lowest"
     said += f", not told apart from {', '.join(level)}" if level else ""
     found = [said, *lesa_beside_identity(by_model)]
     deep = [runs for runs in study if runs.first["method"] != "base"]
@@ -336,7 +336,7 @@ def after_training(study: list[Runs], where: str) -> list[str]:
             for runs in study
             if runs.first["method"] == "base" and (gap := difference(runs, best)) is not None
         }
-        found.append(f"Of deepened models `{best.name}` is lowest{without_depth(rivals)}")
+        found.append(f"Of deepened models `{best.model}` is lowest{without_depth(rivals)}")
     return [f"{'. '.join(found)}."]
 
 
@@ -353,8 +353,31 @@ def lesa_beside_identity(by_model: dict[str, Runs]) -> list[str]:
             ahead = [tokens for tokens, gap in gaps.items() if below(gap) is Verdict.HOLDS]
             count = f"{len(ahead) or 'none'} of {len(gaps)} points"
             first = f", first after {ahead[0]:,} tokens" if ahead else ""
-            said.append(f"LESA was below `{other.name}` at {count}{first}")
-    return said
+            said.append(f"LESA was below `{other.model}` at {count}{first}")
+    return said + lesa_beside_noise(lesa, by_model.get("noise"))
+
+
+def lesa_beside_noise(lesa: Runs, noise: Runs | None) -> list[str]:
+    """What LESA's predictions are worth beside Gaussian matrices of their norms."""
+    if noise is None or (end := difference(noise, lesa)) is None:
+        return []
+    order = in_order(end, "below", "above", "not told apart from")
+    said = (
+        f"Gaussian matrices of LESA's norms (`noise`) end {order} LESA ({show_interval(end)} nats)"
+    )
+    gaps = on_the_way(noise, lesa)
+    first = first_of_the_rest(gaps)
+    return [said + (f", from {first:,} tokens on" if first is not None else "")]
+
+
+def first_of_the_rest(gaps: dict[int, Interval]) -> int | None:
+    """The number of tokens from which on every difference is below zero."""
+    found = None
+    for tokens, gap in reversed(gaps.items()):
+        if below(gap) is not Verdict.HOLDS:
+            break
+        found = tokens
+    return found
 
 
 def seeds_of(study: list[Runs]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from reports import (
 )
 from reports.measured import Metrics
 from reports.paired import Interval
+from reports.training_runs import Runs
 from tests.test_report_synthetic import (
     DRAWS,
     change,
@@ -231,10 +233,10 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
     (said,) = summary.at_longer_budgets(m)
     assert said.startswith(
-        "**At longer budgets:** After 245,760 tokens (study `budget`, 3 seeds) `base_120` is "
+        "**At longer budgets:** After 245,760 tokens (study `budget`, 3 seeds) `base` is "
         f"lowest. LESA is above LLaMA Pro ({tables.show_interval(gap)} nats). LESA was below "
-        "`llama_pro_120` at none of 5 points. LESA was below `identity_120` at none of 5 points. "
-        "Of deepened models `llama_pro_120` is lowest; the base trained whole on the same tokens"
+        "`llama_pro` at none of 5 points. LESA was below `identity` at none of 5 points. "
+        "Of deepened models `llama_pro` is lowest; the base trained whole on the same tokens"
     )
     assert said.endswith("new layers are not seen to gain anything over none.")
     # The comparison of all methods stays that of its own schedule.
@@ -352,6 +354,34 @@ def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
     assert (lora["best"], lora["at an edge of what was tried"]) == (0.001, "yes")
     assert list(lesa)[4:9] == ["0.0003", "0.001", "0.003", "0.01", "best"]
     assert (lesa["0.0003"], lesa["0.003"], lora["0.01"]) == ("–", 3.1, "–")
+
+
+def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metrics]) -> None:
+    """Of their own profile alone; where a stage's file is there, it counts."""
+    of_default = scaled[1].params.model_copy(update={"profile": "default"})
+    table = rates.table(replace(scaled[1], params=of_default))
+    rows = {row["model"]: row for row in table.rows if row["study"] == "budget"}
+    assert {"lesa", "noise", "base"} <= set(rows)
+    assert table.origin_of(rows["noise"], "best") == "reports/rates_of_a_log.json"
+    assert table.origin_of(rows["lesa"], "best") == "metrics/rates/budget-lesa.json"
+    assert rows["lesa"]["best"] == 0.003
+
+
+def test_noise_beside_lesa_is_told_from_where_it_stays_below() -> None:
+    def runs(name: str, falls: list[float]) -> Runs:
+        documents = np.linspace(2.0, 3.0, 6)
+        steps = [
+            {"step": i, "tokens": 100 * i, "block_losses": list(documents - fall + i % 2 * 1e-3)}
+            for i, fall in enumerate(falls)
+        ]
+        names = [str(i) for i in range(6)]
+        return Runs(name, {0: {"max_steps": 3, "steps": steps, "heldout_documents": names}})
+
+    lesa, noise = runs("lesa", [0.0, 0.2, 0.3, 0.4]), runs("noise", [-0.5, 0.25, 0.2, 0.5])
+    (said,) = summary.lesa_beside_noise(lesa, noise)
+    assert "(`noise`) end below LESA (-0.1" in said
+    assert said.endswith("from 300 tokens on")  # at 100 it was below, and at 200 above again
+    assert summary.lesa_beside_noise(lesa, None) == []
 
 
 def test_params_have_the_rates_that_were_chosen(
