@@ -56,7 +56,9 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
     row: Training = chosen(study, Training, sought.run)
     phase = row.phases[0]
     if not isinstance(phase, Phase) or len(row.phases) > 1:
-        raise UserError(f"{params_file('rates')}: {study}.{name}.run: {sought.run} has phases")
+        raise UserError(
+            f"{params_file('rates')}: {study}.{name}.run: {sought.run} must train in one phase"
+        )
     schedule: Schedule = study_params(study, "schedule", Schedule)
     short = phase.model_copy(update={"steps": sought.steps})
     own = schedule.model_copy(update={"eval_every": sought.steps})
