@@ -336,7 +336,11 @@ def after_training(study: list[Runs], where: str) -> list[str]:
             for runs in study
             if runs.first["method"] == "base" and (gap := difference(runs, best)) is not None
         }
-        found.append(f"Of deepened models `{best.model}` is lowest{without_depth(rivals)}")
+        rest = without_depth(rivals)
+        if best is not lowest:
+            found.append(f"Of deepened models `{best.model}` is lowest{rest}")
+        elif rest:
+            found.append(f"Beside `{best.model}`{rest.removeprefix(';')}")
     return [f"{'. '.join(found)}."]
 
 
@@ -353,7 +357,7 @@ def lesa_beside_identity(by_model: dict[str, Runs]) -> list[str]:
             ahead = [tokens for tokens, gap in gaps.items() if below(gap) is Verdict.HOLDS]
             count = f"{len(ahead) or 'none'} of {len(gaps)} points"
             first = f", first after {ahead[0]:,} tokens" if ahead else ""
-            said.append(f"LESA was below `{other.model}` at {count}{first}")
+            said.append(f"It was below `{other.model}` at {count}{first}")
     return said + lesa_beside_noise(lesa, by_model.get("noise"))
 
 
@@ -362,9 +366,8 @@ def lesa_beside_noise(lesa: Runs, noise: Runs | None) -> list[str]:
     if noise is None or (end := difference(noise, lesa)) is None:
         return []
     order = in_order(end, "below", "above", "not told apart from")
-    said = (
-        f"Gaussian matrices of LESA's norms (`noise`) end {order} LESA ({show_interval(end)} nats)"
-    )
+    said = "Gaussian matrices of LESA's norms (`noise`), each model at the rate chosen for it, end "
+    said += f"{order} LESA ({show_interval(end)} nats)"
     gaps = on_the_way(noise, lesa)
     first = first_of_the_rest(gaps)
     return [said + (f", from {first:,} tokens on" if first is not None else "")]

@@ -234,8 +234,8 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     (said,) = summary.at_longer_budgets(m)
     assert said.startswith(
         "**At longer budgets:** After 245,760 tokens (study `budget`, 3 seeds) `base` is "
-        f"lowest. LESA is above LLaMA Pro ({tables.show_interval(gap)} nats). LESA was below "
-        "`llama_pro` at none of 5 points. LESA was below `identity` at none of 5 points. "
+        f"lowest. LESA is above LLaMA Pro ({tables.show_interval(gap)} nats). It was below "
+        "`llama_pro` at none of 5 points. It was below `identity` at none of 5 points. "
         "Of deepened models `llama_pro` is lowest; the base trained whole on the same tokens"
     )
     assert said.endswith("new layers are not seen to gain anything over none.")
@@ -338,7 +338,7 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
         "**At longer budgets:** After 10,485,760 tokens (Python source, study `scale`, 1 to 2 "
         "seeds) `base` is lowest. LESA is above LLaMA Pro (0.10"
     )
-    assert "LESA was below `identity` at 20 of 21 points, first after 524,288 tokens." in said
+    assert "It was below `identity` at 20 of 21 points, first after 524,288 tokens." in said
     assert "`llama_pro` is lowest; the base trained whole on the same tokens, with no new" in said
     assert "layer, is lower still (-0.05" in said
     assert "LoRA with as many parameters as the new layers, and no new layer, is higher" in said
@@ -379,7 +379,7 @@ def test_noise_beside_lesa_is_told_from_where_it_stays_below() -> None:
 
     lesa, noise = runs("lesa", [0.0, 0.2, 0.3, 0.4]), runs("noise", [-0.5, 0.25, 0.2, 0.5])
     (said,) = summary.lesa_beside_noise(lesa, noise)
-    assert "(`noise`) end below LESA (-0.1" in said
+    assert "end below LESA (-0.1" in said
     assert said.endswith("from 300 tokens on")  # at 100 it was below, and at 200 above again
     assert summary.lesa_beside_noise(lesa, None) == []
 
