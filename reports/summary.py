@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from reports import rerun, start
+from reports import rates, rerun, start
 from reports.budget import longer_runs, main_runs, of_other_growths
 from reports.claims import Claim, Verdict, above, below, in_short
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
@@ -259,6 +259,8 @@ def without_depth(rivals: dict[str, Interval]) -> str:
         said += f"; {trained} is {words} ({show_interval(gap)} nats)"
     if any(above(gap) is not Verdict.HOLDS for gap in rivals.values()):
         said += ". So at this budget new layers are not seen to gain anything over none"
+    elif missing := [words for words in AS_DEEP_AS_THE_BASE.values() if words not in rivals]:
+        said += f"; {' and '.join(missing)} was not measured: whether depth pays is open"
     return said
 
 
@@ -308,9 +310,23 @@ def at_longer_budgets(m: Metrics) -> list[str]:
     """What the studies' longer schedules say: a line of their own, or none."""
     said = [
         *after_training(longer_runs(m), "study `budget`"),
+        *on_validation_text(m),
         *after_training(groups(m.scale), "Python source, study `scale`"),
     ]
     return [f"**At longer budgets:** {' '.join(said)}"] if said else []
+
+
+def on_validation_text(m: Metrics) -> list[str]:
+    """The models whose rates study budget's longer schedule sought, from the lowest loss up."""
+    found = [own for own, _ in rates.sought(m).values() if own["study"] == "budget"]
+    if len(found) < 2:
+        return []
+    best = {own["model"]: min(run["validation_loss"] for run in own["runs"]) for own in found}
+    listed = ", ".join(f"`{name}` {best[name]:.3f}" for name in sorted(best, key=lambda n: best[n]))
+    return [
+        f"On validation text after {found[0]['tokens']:,} tokens, each at its best rate (study "
+        f"`rates`, one seed): {listed}."
+    ]
 
 
 def after_training(study: list[Runs], where: str) -> list[str]:
@@ -324,7 +340,7 @@ def after_training(study: list[Runs], where: str) -> list[str]:
         return []
     lowest = min(study, key=lambda runs: runs.final_loss)
     gaps = {r.model: difference(r, lowest) for r in study if r is not lowest}
-    level = [f"`{name}`" for name, gap in gaps.items() if gap is None or below_nothing(gap)]
+    level = [f"`{name}`" for name, gap in gaps.items() if gap is not None and below_nothing(gap)]
     said = f"After {lowest.tokens:,} tokens ({where}, {seeds_of(study)}) `{lowest.model}` is lowest"
     said += f", not told apart from {', '.join(level)}" if level else ""
     found = [said, *lesa_beside_identity(by_model)]

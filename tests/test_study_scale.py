@@ -74,8 +74,8 @@ def params(registry: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     write(
         "rates",
         {
-            "scale": {"llama_pro": {"run": "llama_pro-0", "steps": 2}},
-            "budget": {"fitted": {"run": "fitted-0", "steps": 2}},
+            "scale": {"llama_pro": {"run": "llama_pro-0", "begin": 1e-2, "steps": 2}},
+            "budget": {"fitted": {"run": "fitted-0", "begin": 1e-2, "steps": 2}},
         },
     )
     tree = smoke()
