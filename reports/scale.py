@@ -20,6 +20,7 @@ SOURCES = "metrics/scale/*.json"
 
 def table(m: Metrics) -> Table:
     """A row a model: where it ends, and what that took."""
+    rivals = LLAMA_PRO | BASE | (LORA if called(m.scale, "lora") else {})
     return Table(
         "scale",
         "The models of the study that were measured, at their end; differences of losses in nats a "
@@ -28,7 +29,7 @@ def table(m: Metrics) -> Table:
         "points). Rates were not sought at this budget: they are three times those of study "
         "budget's 256 steps. Wikipedia: what is forgotten, on this run's own test text",
         SOURCES,
-        ends(m, groups(m.scale), LLAMA_PRO | BASE | LORA, "Wikipedia"),
+        ends(m, groups(m.scale), rivals, "Wikipedia"),
         lambda row, _: file_of("scale", called(m.scale, str(row["run"]))),
     )
 

@@ -307,13 +307,15 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
 
 
 def at_longer_budgets(m: Metrics) -> list[str]:
-    """What the studies' longer schedules say: a line of their own, or none."""
-    said = [
-        *after_training(longer_runs(m), "study `budget`"),
-        *on_validation_text(m),
-        *after_training(groups(m.scale), "Python source, study `scale`"),
-    ]
-    return [f"**At longer budgets:** {' '.join(said)}"] if said else []
+    """What the studies' longer schedules say: a line for each study that has one."""
+    lines = {
+        "At a longer budget": [
+            *after_training(longer_runs(m), "study `budget`"),
+            *on_validation_text(m),
+        ],
+        "At a much longer one": after_training(groups(m.scale), "Python source, study `scale`"),
+    }
+    return [f"**{title}:** {' '.join(said)}" for title, said in lines.items() if said]
 
 
 def on_validation_text(m: Metrics) -> list[str]:

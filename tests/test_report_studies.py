@@ -232,7 +232,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
     (said,) = summary.at_longer_budgets(m)
     assert said.startswith(
-        "**At longer budgets:** After 245,760 tokens (study `budget`, 3 seeds) `base` is "
+        "**At a longer budget:** After 245,760 tokens (study `budget`, 3 seeds) `base` is "
         f"lowest. LESA is above LLaMA Pro ({tables.show_interval(gap)} nats). It was below "
         "`llama_pro` at none of 5 points. It was below `identity` at none of 5 points. "
         "Of deepened models `llama_pro` is lowest; the base trained whole on the same tokens"
@@ -335,7 +335,7 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     (said,) = summary.at_longer_budgets(m)
     assert "each at its best rate (study `rates`" not in said  # one model is no order
     assert said.startswith(
-        "**At longer budgets:** After 10,485,760 tokens (Python source, study `scale`, 1 to 2 "
+        "**At a much longer one:** After 10,485,760 tokens (Python source, study `scale`, 1 to 2 "
         "seeds) `base` is lowest. LESA is above LLaMA Pro (0.10"
     )
     assert "It was below `identity` at 20 of 21 points, first after 524,288 tokens." in said
@@ -411,7 +411,7 @@ def test_the_report_shows_what_is_there(made: tuple[Path, Metrics], scaled: tupl
     for folder, shown in ((made[0], False), (scaled[0], True)):
         render.render(params(), folder, tmp_path / "out")
         text = (tmp_path / "out" / "REPORT.md").read_text()
-        for part in (heading, "At longer budgets", "table-scale", "table-rates", "scale.svg"):
+        for part in (heading, "At a much longer one", "table-scale", "table-rates", "scale.svg"):
             assert (part in text) == shown
 
 
