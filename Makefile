@@ -63,7 +63,7 @@ profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qw
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
 	@$(RUN) python -m pipelines.plan $(PROFILE)
 
-study: $(STAMP) ## A study, NAME=budget, code, grid, official, removal, sft, start or variants: its cost, then the run
+study: $(STAMP) ## A study, NAME=budget, code, grid, official, rates, removal, scale, sft, start or variants: its cost, then the run
 	@sed -n '/^# Cost: /,/^[^#]/s/^# //p' pipelines/studies/$(NAME)/dvc.yaml
 	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
 	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -maxdepth 2 -name '*.json' -exec cp {} metrics/$(NAME)/ \;

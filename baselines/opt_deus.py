@@ -31,6 +31,7 @@ gives the norm after the attention, Llama's in name, that part.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,9 @@ Transport = Callable[[Tensor, Tensor], Tensor]
 
 def sinkhorn(lower: Tensor, upper: Tensor, **solver: Any) -> Tensor:
     """Entropic plan (n, n) from the rows of `lower` (n, d) to those of `upper`; it sums to one."""
+    # POT starts JAX where that is installed, though it computes with torch; JAX would then keep
+    # three quarters of a GPU for itself. It reads this when it starts.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import ot  # here, as it takes seconds to import and most methods need none of it
 
     share = torch.full((len(lower),), 1 / len(lower))

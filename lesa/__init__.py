@@ -7,7 +7,6 @@ loads no torch.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "evaluate", "expand", "fit_outputs", "inspect", "plan", "train"]
 __version__ = "0.1.0"
-
-# POT, the solver of a baseline, starts JAX where that is installed, though it computes with torch;
-# JAX would then keep three quarters of a GPU for itself. It reads this when it starts.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def __getattr__(name: str) -> Any:

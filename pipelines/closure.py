@@ -13,7 +13,7 @@ ROOMS = ("lesa", "baselines", "eval", "reports", "pipelines")
 TABLES = {"baselines", "reports/claims"}  # folders that import all of their files
 # Files whose code changes no output, with what they import.
 WITHOUT_EFFECT = {
-    "lesa/__init__.py": "loads the commands, which no stage runs; where JAX takes memory from",
+    "lesa/__init__.py": "loads the commands, which no stage runs, when it is asked for them",
     "lesa/errors.py": "exceptions: what the terminal is told",
     "lesa/redaction.py": "hides secrets in what is said",
     "lesa/params.py": "refuses what is wrong; the values that a stage reads are its params",

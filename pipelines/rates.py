@@ -10,9 +10,11 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
+from pydantic import field_validator
+
 from lesa.errors import UserError
 from lesa.files import key_of, tree_digest, work_folder, write_json
-from lesa.params import Params, Positive, Strict
+from lesa.params import Params, Positive, Rate, Strict
 from lesa.training.pretrain import dtype_name
 from pipelines import budget, scale
 from pipelines.choose_rate import measure
@@ -28,10 +30,21 @@ LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
 class Sought(Strict):
-    """run: of the study, in one phase. steps: of each try."""
+    """run: of the study, in one phase. begin: the first rate, of LADDER. steps: of each try.
+
+    The run's own rate is what the search is for: it begins here, wherever it was copied to.
+    """
 
     run: str
+    begin: Rate
     steps: Positive
+
+    @field_validator("begin")
+    @classmethod
+    def on_the_ladder(cls, rate: float) -> float:
+        if rate not in LADDER:
+            raise ValueError(f"must be one of {', '.join(f'{step:g}' for step in LADDER)}")
+        return rate
 
 
 def lowest(loss_at: Callable[[float], float], begin: float) -> dict[float, float]:
@@ -56,13 +69,16 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
     row: Training = chosen(study, Training, sought.run)
     phase = row.phases[0]
     if not isinstance(phase, Phase) or len(row.phases) > 1:
-        raise UserError(f"{params_file('rates')}: {study}.{name}.run: {sought.run} has phases")
+        raise UserError(
+            f"{params_file('rates')}: {study}.{name}.run: {sought.run} must train in one phase"
+        )
     schedule: Schedule = study_params(study, "schedule", Schedule)
-    short = phase.model_copy(update={"steps": sought.steps})
+    short = phase.model_copy(update={"steps": sought.steps, "learning_rate": sought.begin})
     own = schedule.model_copy(update={"eval_every": sought.steps})
     settings = settings_of(short, row.seed, own, params.train)
     key = key_of(
-        [row.model_dump(), settings.model_dump(exclude={"launch"})],
+        [row.model_dump(exclude={"phases"}), short.model_dump()],
+        settings.model_dump(exclude={"launch"}),
         [params.gaps.model_dump(), params.fit.model_dump()],
         [tree_digest(folder) for folder in (BASE, SVD, texts.train, texts.heldout)],
         code_digest("pipelines.rates"),
@@ -76,7 +92,7 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
             blocks_in(texts.train),
             blocks_in(texts.heldout),
             settings,
-            phase.learning_rate,
+            sought.begin,
             parameters=phase.parameters,
             everything=phase.trains == "all",
         )
@@ -89,7 +105,7 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
             log.metrics({"validation_loss": loss, "learning_rate": rate})
             return loss
 
-        losses = lowest(loss_at, phase.learning_rate)
+        losses = lowest(loss_at, sought.begin)
         report = {
             "study": study,
             "model": name,
@@ -106,17 +122,17 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     study, name = args.study, args.model
-    texts = {
-        "budget": replace(budget.TEXTS, heldout=CORPUS / "validation"),
-        "scale": replace(scale.TEXTS, heldout=scale.TEXT / "validation"),
-    }[study]
     rows: dict[str, Sought] = study_params("rates", study, dict[str, Sought])
     if name not in rows:
         known = ", ".join(rows)
         raise UserError(f"{params_file('rates')}: {study}.{name}: missing; there are {known}")
     if study == "scale":
         params = scale.with_batch(params)
-    seek(study, name, rows[name], texts, params, log)
+    texts = {
+        "budget": replace(budget.TEXTS, heldout=CORPUS / "validation"),
+        "scale": replace(scale.TEXTS, heldout=scale.TEXT / "validation"),
+    }
+    seek(study, name, rows[name], texts[study], params, log)
 
 
 if __name__ == "__main__":

@@ -154,11 +154,20 @@ def between_files(metrics: Path) -> Iterator[str]:
             yield f"metrics/{name}: {'.'.join(keys)} is {found[0]}, but {there}"
 
 
-def differing_rates(root: Path) -> Iterator[str]:
-    """A line for each learning rate of a study's params that is not the best of metrics/rates of
-    the same model; a model whose rate was not sought may have any."""
+def sought_rates(root: Path) -> Iterator[tuple[Path, Any]]:
+    """What study rates found, with its file."""
+    log = Path("reports/rates_of_a_log.json")
+    if (root / log).is_file():
+        for found in json.loads((root / log).read_text(encoding="utf-8"))["found"]:
+            yield log, found
     for path in sorted(root.glob("metrics/rates/*.json")):
-        name, found = path.relative_to(root), json.loads(path.read_text(encoding="utf-8"))
+        yield path.relative_to(root), json.loads(path.read_text(encoding="utf-8"))
+
+
+def differing_rates(root: Path) -> Iterator[str]:
+    """A line for each learning rate of a study's params that is not the best that was sought for
+    the same model, by metrics/rates or a log; a model whose rate was not sought may have any."""
+    for name, found in sought_rates(root):
         study, sought = found["study"], found["run"].rpartition("-")[0]
         params = Path("pipelines/studies") / study / "params.yaml"
         rows = yaml.safe_load((root / params).read_text(encoding="utf-8"))[study]

@@ -125,7 +125,7 @@ def seeds_curves(study: list[Runs]) -> Figure:
         for axes, kept in ((whole, x >= 0), (late, x >= x[-1] / 2)):
             style = line_style(i)
             every = max(1, int(kept.sum()) // 8)
-            axes.plot(x[kept], seeds[kept].mean(1), label=runs.name, markevery=every, **style)
+            axes.plot(x[kept], seeds[kept].mean(1), label=runs.model, markevery=every, **style)
             low, high = seeds[kept].min(1), seeds[kept].max(1)
             axes.fill_between(x[kept], low, high, color=style["color"], alpha=0.15, linewidth=0)
     _label_losses(figure, whole, late, "training tokens")

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from reports.measured import Metrics
+from pathlib import Path
+
+from lesa.files import read_json
+from reports.measured import Json, Metrics
 from reports.tables import Cell, Table
 
-SOURCES = "metrics/rates/*.json"
+LOG = Path(__file__).with_name("rates_of_a_log.json")
+SOURCES = "metrics/rates/*.json, reports/rates_of_a_log.json"
+
+
+def sought(m: Metrics) -> dict[str, tuple[Json, str]]:
+    """What the study found and its file, by `<study>-<model>`: beside metrics/rates what LOG has,
+    of the profile that it was of and where no file is."""
+    names = {name: (found, f"metrics/rates/{name}.json") for name, found in m.rates.items()}
+    if m.rates:
+        for found in read_json(LOG)["found"]:
+            if found["profile"] == m.params.profile:
+                names.setdefault(
+                    f"{found['study']}-{found['model']}", (found, f"reports/{LOG.name}")
+                )
+    return dict(sorted(names.items()))
 
 
 def table(m: Metrics) -> Table:
     """A row a model of a study: the loss at each rate that was tried, and the best."""
+    names = sought(m)
     tried = {
         name: {float(run["learning_rate"]): float(run["validation_loss"]) for run in found["runs"]}
-        for name, found in m.rates.items()
+        for name, (found, _) in names.items()
     }
     ladder = sorted({rate for losses in tried.values() for rate in losses})
     rows: list[dict[str, Cell]] = []
-    for name, found in m.rates.items():
+    for name, (found, _) in names.items():
         losses, best = tried[name], float(found["best"])
         row: dict[str, Cell] = {"study": found["study"], "model": found["model"]}
         row |= {"steps": int(found["max_steps"]), "tokens": int(found["tokens"])}
@@ -27,8 +45,9 @@ def table(m: Metrics) -> Table:
     return Table(
         "rates",
         "Learning rates sought for the longer schedules: validation loss at the end of a try, by "
-        "rate (–: not tried), nats a token",
+        "rate (–: not tried), nats a token. Rows of reports/rates_of_a_log.json are of the log of "
+        "stages whose files were lost with their machine",
         SOURCES,
         rows,
-        lambda row, _: f"metrics/rates/{row['study']}-{row['model']}.json",
+        lambda row, _: names[f"{row['study']}-{row['model']}"][1],
     )

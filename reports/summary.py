@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from reports import rerun, start
+from reports import rates, rerun, start
 from reports.budget import longer_runs, main_runs, of_other_growths
 from reports.claims import Claim, Verdict, above, below, in_short
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
@@ -259,6 +259,8 @@ def without_depth(rivals: dict[str, Interval]) -> str:
         said += f"; {trained} is {words} ({show_interval(gap)} nats)"
     if any(above(gap) is not Verdict.HOLDS for gap in rivals.values()):
         said += ". So at this budget new layers are not seen to gain anything over none"
+    elif missing := [words for words in AS_DEEP_AS_THE_BASE.values() if words not in rivals]:
+        said += f"; {' and '.join(missing)} was not measured: whether depth pays is open"
     return said
 
 
@@ -305,12 +307,28 @@ def where_nothing_is_forgotten(m: Metrics) -> str:
 
 
 def at_longer_budgets(m: Metrics) -> list[str]:
-    """What the studies' longer schedules say: a line of their own, or none."""
-    said = [
-        *after_training(longer_runs(m), "study `budget`"),
-        *after_training(groups(m.scale), "Python source, study `scale`"),
+    """What the studies' longer schedules say: a line for each study that has one."""
+    lines = {
+        "At a longer budget": [
+            *after_training(longer_runs(m), "study `budget`"),
+            *on_validation_text(m),
+        ],
+        "At a much longer one": after_training(groups(m.scale), "Python source, study `scale`"),
+    }
+    return [f"**{title}:** {' '.join(said)}" for title, said in lines.items() if said]
+
+
+def on_validation_text(m: Metrics) -> list[str]:
+    """The models whose rates study budget's longer schedule sought, from the lowest loss up."""
+    found = [own for own, _ in rates.sought(m).values() if own["study"] == "budget"]
+    if len(found) < 2:
+        return []
+    best = {own["model"]: min(run["validation_loss"] for run in own["runs"]) for own in found}
+    listed = ", ".join(f"`{name}` {best[name]:.3f}" for name in sorted(best, key=lambda n: best[n]))
+    return [
+        f"On validation text after {found[0]['tokens']:,} tokens, each at its best rate (study "
+        f"`rates`, one seed): {listed}."
     ]
-    return [f"**At longer budgets:** {' '.join(said)}"] if said else []
 
 
 def after_training(study: list[Runs], where: str) -> list[str]:
@@ -323,9 +341,9 @@ def after_training(study: list[Runs], where: str) -> list[str]:
     if len(by_model) < 2:
         return []
     lowest = min(study, key=lambda runs: runs.final_loss)
-    gaps = {r.name: difference(r, lowest) for r in study if r is not lowest}
-    level = [f"`{name}`" for name, gap in gaps.items() if gap is None or below_nothing(gap)]
-    said = f"After {lowest.tokens:,} tokens ({where}, {seeds_of(study)}) `{lowest.name}` is lowest"
+    gaps = {r.model: difference(r, lowest) for r in study if r is not lowest}
+    level = [f"`{name}`" for name, gap in gaps.items() if gap is not None and below_nothing(gap)]
+    said = f"After {lowest.tokens:,} tokens ({where}, {seeds_of(study)}) `{lowest.model}` is lowest"
     said += f", not told apart from {', '.join(level)}" if level else ""
     found = [said, *lesa_beside_identity(by_model)]
     deep = [runs for runs in study if runs.first["method"] != "base"]
@@ -336,7 +354,11 @@ def after_training(study: list[Runs], where: str) -> list[str]:
             for runs in study
             if runs.first["method"] == "base" and (gap := difference(runs, best)) is not None
         }
-        found.append(f"Of deepened models `{best.name}` is lowest{without_depth(rivals)}")
+        rest = without_depth(rivals)
+        if best is not lowest:
+            found.append(f"Of deepened models `{best.model}` is lowest{rest}")
+        elif rest:
+            found.append(f"Beside `{best.model}`{rest.removeprefix(';')}")
     return [f"{'. '.join(found)}."]
 
 
@@ -353,8 +375,30 @@ def lesa_beside_identity(by_model: dict[str, Runs]) -> list[str]:
             ahead = [tokens for tokens, gap in gaps.items() if below(gap) is Verdict.HOLDS]
             count = f"{len(ahead) or 'none'} of {len(gaps)} points"
             first = f", first after {ahead[0]:,} tokens" if ahead else ""
-            said.append(f"LESA was below `{other.name}` at {count}{first}")
-    return said
+            said.append(f"It was below `{other.model}` at {count}{first}")
+    return said + lesa_beside_noise(lesa, by_model.get("noise"))
+
+
+def lesa_beside_noise(lesa: Runs, noise: Runs | None) -> list[str]:
+    """What LESA's predictions are worth beside Gaussian matrices of their norms."""
+    if noise is None or (end := difference(noise, lesa)) is None:
+        return []
+    order = in_order(end, "below", "above", "not told apart from")
+    said = "Gaussian matrices of LESA's norms (`noise`), each model at the rate chosen for it, end "
+    said += f"{order} LESA ({show_interval(end)} nats)"
+    gaps = on_the_way(noise, lesa)
+    first = first_of_the_rest(gaps)
+    return [said + (f", from {first:,} tokens on" if first is not None else "")]
+
+
+def first_of_the_rest(gaps: dict[int, Interval]) -> int | None:
+    """The number of tokens from which on every difference is below zero."""
+    found = None
+    for tokens, gap in reversed(gaps.items()):
+        if below(gap) is not Verdict.HOLDS:
+            break
+        found = tokens
+    return found
 
 
 def seeds_of(study: list[Runs]) -> str:

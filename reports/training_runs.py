@@ -224,7 +224,7 @@ def ends(
     """
     rows: list[Row] = []
     for runs in study:
-        # Each machine rounds in its own way: the base that is subtracted ran as the run did.
+        # The base of another schedule may be of another machine, which rounds in its own way.
         untouched = nearest([own for own in study if own.first["method"] == "base"], runs)
         llama_pro = beside(m, study, runs, *LLAMA_PRO["LLaMA Pro's"])
         row: Row = {
@@ -242,9 +242,10 @@ def ends(
             row[f"minus {whose}"] = difference(runs, other) if other else None
         row |= {
             f"{second}, minus the untouched base's": forgotten(runs, untouched),
-            "whole seconds": median_seconds(runs),
+            # Runs on a GPU shared it with others.
+            "whole seconds": median_seconds(runs) if on_the_cpu(m, runs) else None,
             "tokens to LLaMA Pro's final loss, over its tokens": tokens_ratio(runs, llama_pro)
-            if llama_pro
+            if llama_pro and llama_pro is not runs
             else None,
         }
         rows.append(row)
@@ -279,6 +280,17 @@ def minus_llama_pro(name: str, caption: str, study: str, found: list[Runs]) -> T
         rows,
         lambda row, _: file_of(study, by_model.get(str(row["model"]), llama_pro)),
     )
+
+
+def on_the_cpu(m: Metrics, runs: Runs) -> bool:
+    """Whether every run was measured on a CPU, as the rest of the report, or nothing says where."""
+    origins = [
+        origin["machine"]["device"]
+        for run in runs.by_seed.values()
+        for name, origin in m.provenance.items()
+        if name.partition("-")[2] == run["run"]
+    ]
+    return set(origins) <= {"cpu"}
 
 
 def machines(m: Metrics, study: str, found: Mapping[str, Json]) -> str:

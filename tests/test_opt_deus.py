@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +164,21 @@ def test_published_layer_is_half_the_upper_one_to_within_an_nth(tmp_path: Path, 
     # The plan of o that leads the norm is as small: a quarter of the lower one, half the upper one.
     lower, upper = (base.tensor(base.layer_tensor(i, NORM)) for i in (2, 3))
     assert torch.allclose(half[NORM], lower / 4 + upper / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "false"), ("true", "true")])
+def test_jax_is_not_to_take_the_gpu_for_itself(given: str | None, found: str) -> None:
+    """POT starts it where it is installed; a user's own choice stays."""
+    key = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    environment = {k: v for k, v in os.environ.items() if k != key}
+    if given is not None:
+        environment[key] = given
+    script = (
+        "import os, torch; from baselines.opt_deus import sinkhorn; "
+        f"sinkhorn(torch.eye(2), torch.eye(2)); print(os.environ[{key!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[1], env=environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import pytest
 import yaml
 
 import lesa
@@ -23,21 +21,6 @@ def test_citation_is_of_this_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert (cited["version"], cited["license"]) == (lesa.__version__, project["license"])
-
-
-@pytest.mark.parametrize(("given", "found"), [(None, "false"), ("true", "true")])
-def test_jax_is_not_to_take_the_gpu_for_itself(given: str | None, found: str) -> None:
-    """POT starts it; a user's own choice stays."""
-    key = "XLA_PYTHON_CLIENT_PREALLOCATE"
-    environment = {k: v for k, v in os.environ.items() if k != key}
-    if given is not None:
-        environment[key] = given
-    script = f"import os, lesa; print(os.environ[{key!r}])"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT, env=environment, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == found
 
 
 def test_installs_the_library_and_the_command(tmp_path: Path) -> None:

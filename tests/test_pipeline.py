@@ -146,23 +146,26 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(smoke()))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("inputs", "base", "corpus", "extract", "svd"):
+        shutil.copytree(ROOT / "pipelines" / "studies", "pipelines/studies")
+        for name in ("inputs", "base", "corpus", "extract", "svd", "studies.budget.text"):
             stage(name, parse(smoke(), "params.yaml"))
     return folder
 
 
 @pytest.mark.parametrize(
-    ("name", "heavy", "args", "folder"),
+    ("name", "module", "heavy", "args", "folder"),
     [
-        ("fit", "fit_kinds", {"preset": "paper", "seed": "0"}, "fit/paper-0"),
-        ("pretrain", "train", {"model": "base"}, "pretrain/base"),
-        ("choose_rate", "measure", {"model": "base"}, "grid/base"),
-        ("start", "measure", {"group": "methods"}, "start/methods"),
-        ("budget", "train", {"run": "llama_pro-0"}, "budget/llama_pro-0"),
+        ("fit", "fit", "fit_kinds", {"preset": "paper", "seed": "0"}, "fit/paper-0"),
+        ("pretrain", "pretrain", "train", {"model": "base"}, "pretrain/base"),
+        ("choose_rate", "choose_rate", "measure", {"model": "base"}, "grid/base"),
+        ("start", "start", "measure", {"group": "methods"}, "start/methods"),
+        ("budget", "phases", "train", {"run": "llama_pro-0"}, "budget/llama_pro-0"),
+        ("rates", "rates", "measure", {"study": "budget", "model": "base"}, "rates/budget-base"),
     ],
 )
 def test_unfinished_work_of_older_code_is_thrown_away(
     name: str,
+    module: str,
     heavy: str,
     args: dict[str, str],
     folder: str,
@@ -170,25 +173,27 @@ def test_unfinished_work_of_older_code_is_thrown_away(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A stage that was killed goes on with what it left, but not under other code."""
-    module = import_module(f"pipelines.{name}")
+    """A stage that was killed goes on with what it left, but not under other code.
+
+    module: of the pipelines, where the stage's heavy work and its key are.
+    """
+    works = import_module(f"pipelines.{module}")
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, heavy, killed)
+    monkeypatch.setattr(works, heavy, killed)
     params = parse(smoke(), "params.yaml")
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     shutil.copytree("artifacts/base", "artifacts/init/base")
-    shutil.copytree(ROOT / "pipelines" / "studies", "pipelines/studies")
     Path("artifacts/fit/paper/0").mkdir(parents=True)
     rates = tmp_path / "metrics" / "grid"
     rates.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ROOT / "metrics" / "grid" / "base.json", rates / "base.json")
     left = Path("artifacts/work") / folder / "left"
     for code, found in (("one", False), ("one", True), ("two", False)):
-        monkeypatch.setattr(module, "code_digest", lambda _, code=code: code)
+        monkeypatch.setattr(works, "code_digest", lambda _, code=code: code)
         with pytest.raises(KeyboardInterrupt):
             stage(name, params, **args)
         assert left.exists() == found

