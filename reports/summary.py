@@ -143,20 +143,22 @@ def rank(m: Metrics, lesa: str) -> list[str]:
 
 def spread(m: Metrics) -> list[str]:
     """What a draw of signs and seed does, and whether one constant row does the same."""
-    said = []
+    moved = []
     for lesa in start.lesa_starts(m):
         low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
-        text = (
-            "the signs of U's columns and the predictor's seed, which no source fixes, move its "
-            f"perplexity from {three(low)} to {three(high)} (preset `{lesa.preset}`, "
-            f"{len(lesa.rows)} draws)"
-        )
+        draws = f"preset `{lesa.preset}`, {len(lesa.rows)} draws"
+        text = f"from {three(low)} to {three(high)} ({draws}"
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
-            verb = "follows" if rho > 0 and p < 0.05 else "does not follow"
-            text += f", and it {verb} that of one constant row (rank correlation {rho:.2f})"
-        said.append(text)
-    return said
+            verb = "following" if rho > 0 and p < 0.05 else "not following"
+            text += f", {verb} that of one constant row: rank correlation {rho:.2f}"
+        moved.append(f"{text})")
+    if not moved:
+        return []
+    return [
+        "the signs of U's columns and the predictor's seed, which no source fixes, move its "
+        f"perplexity {', and '.join(moved)}"
+    ]
 
 
 FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "noise"}

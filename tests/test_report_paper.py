@@ -310,7 +310,7 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     first = said(made[0])
     assert "its matrices are close to rank one, each row a multiple of one row: 93% of" in first
     assert "(6% in the base's)" in first
-    assert "from 22.2 to 30 (preset `paper`, 8 draws), and it follows that of one constant" in first
+    assert "from 22.2 to 30 (preset `paper`, 8 draws, following that of one constant row" in first
     assert "**Which to take:** `identity` has the lowest loss" in first
     assert "the base trained whole on the same tokens, with no new layer, is lower still" in first
     assert "without SVD it is worse" in first
