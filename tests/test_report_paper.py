@@ -329,7 +329,7 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
     second = said(tmp_path)
     assert "its matrices are far from rank one: 25% of" in second
-    assert "it does not follow that of one constant row" in second
+    assert "not following that of one constant row" in second
     assert "**Which to take:** `lesa` has the lowest loss" in second
     assert "with no new layer, is higher" in second
     lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}
