@@ -88,9 +88,10 @@ def overtaking(study: Mapping[str, Json]) -> list[str]:
                 for side in (below, above)
             )
             first = f"first after {number(min(ahead))} tokens" if ahead else "at no budget measured"
+            open_ones = len(gaps) - len(ahead) - len(behind)
             out.append(
                 f"LESA is below `{name}` {first}: lower at {len(ahead)} of {len(gaps)} points, "
-                f"higher at {len(behind)}, not decided at the others."
+                f"higher at {len(behind)}, not decided at {open_ones}."
             )
     return out
 
