@@ -15,11 +15,12 @@ from pydantic import field_validator
 from lesa.errors import UserError
 from lesa.files import key_of, tree_digest, work_folder, write_json
 from lesa.params import Params, Positive, Rate, Strict
+from lesa.training.adapters import AdapterRun
 from lesa.training.pretrain import dtype_name
 from pipelines import budget, scale
 from pipelines.choose_rate import measure
 from pipelines.closure import code_digest
-from pipelines.phases import LaterRun, Phase, Schedule, Texts, Training, blocks_in, settings_of
+from pipelines.phases import Phase, Schedule, Texts, Training, blocks_in, settings_of
 from pipelines.pretrain import CORPUS
 from pipelines.rows import BASE, SVD, chosen, write_row
 from pipelines.stage import run_stage
@@ -87,7 +88,7 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
         init = unfinished / "init"
         if not init.is_dir():
             write_row(row, params, unfinished, init)
-        run = LaterRun(
+        run = AdapterRun(
             init,
             blocks_in(texts.train),
             blocks_in(texts.heldout),

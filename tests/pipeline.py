@@ -32,6 +32,15 @@ def stage(name: str, params: Params, **args: str) -> None:
     import_module(f"pipelines.{name}").work(params, Tracker(), argparse.Namespace(**args))
 
 
+def up_to_svd(tree: dict[str, Any]) -> Params:
+    """Write `tree` as the working directory's params.yaml, and run the stages before any fit."""
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    params = parse(tree, "params.yaml")
+    for name in ("inputs", "base", "corpus", "extract", "svd"):
+        stage(name, params)
+    return params
+
+
 def run(folder: Path, tree: dict[str, Any], grid: bool = False) -> Params:
     """Run the whole pipeline below `folder`, which must be the working directory."""
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))

@@ -19,7 +19,7 @@ import baselines
 from lesa.files import tree_digest
 from lesa.params import parse
 from tests.families import load, logits, save_family
-from tests.pipeline import ROOT, run, smoke, stage
+from tests.pipeline import ROOT, run, smoke, stage, up_to_svd
 
 SCRATCH = '''
 """Copies of the upper neighbour, halved: nobody's method."""
@@ -143,12 +143,10 @@ def test_files_outside_are_inputs_by_content(clone: Path, tmp_path: Path) -> Non
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke profile's artifacts before any fit. Read only."""
     folder = tmp_path_factory.mktemp("prepared")
-    (folder / "params.yaml").write_text(yaml.safe_dump(smoke()))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shutil.copytree(ROOT / "pipelines" / "studies", "pipelines/studies")
-        for name in ("inputs", "base", "corpus", "extract", "svd", "studies.budget.text"):
-            stage(name, parse(smoke(), "params.yaml"))
+        stage("studies.budget.text", up_to_svd(smoke()))
     return folder
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lesa.errors import UserError
 from lesa.files import read_json, tree_digest, write_json
 from lesa.machine import compute_device
-from lesa.params import Params, parse
+from lesa.params import Params
 from lesa.text.python_source import PythonSource, standard_library
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.removal import losses_without
@@ -29,7 +29,7 @@ from pipelines.continued import with_schedule
 from pipelines.pretrain import CORPUS
 from pipelines.studies.code.humaneval import HumanEval
 from pipelines.study import Schedule, study_params
-from tests.pipeline import ROOT, smoke, stage
+from tests.pipeline import ROOT, smoke, stage, up_to_svd
 
 SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
 MODELS = ("base", "lesa", "identity")
@@ -58,10 +58,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     folder = tmp_path_factory.mktemp("studies")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Path("params.yaml").write_text(yaml.safe_dump(smoke()))
-        params = parse(smoke(), "params.yaml")
-        for name in ("inputs", "base", "corpus", "extract", "svd"):
-            stage(name, params)
+        params = up_to_svd(smoke())
         for model in RATES:
             write_json(f"metrics/grid/{model}.json", {"model": model, "best": 0.003})
     return folder, params

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lesa.params import ListedGaps, Params, parse
+from lesa.params import ListedGaps, Params
 from lesa.training.blocks import load_blocks, tokens_of, training_order
 from pipelines import budget
 from pipelines.phases import Phase, Training
@@ -26,7 +26,7 @@ from pipelines.tracking import Tracker
 from reports import budget as tables
 from reports import measured, training_runs
 from reports.comparison import TIMINGS
-from tests.pipeline import smoke, stage
+from tests.pipeline import smoke, up_to_svd
 from tests.test_report_synthetic import params as synthetic_params
 from tests.test_report_synthetic import write
 
@@ -83,10 +83,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     path.write_text(yaml.safe_dump(STUDY))
     tree = smoke()
     tree["train"]["bf16"] = False  # losses are compared to four decimals
-    Path("params.yaml").write_text(yaml.safe_dump(tree))
-    params = parse(tree, "params.yaml")
-    for earlier in ("inputs", "base", "corpus", "extract", "svd"):
-        stage(earlier, params)
+    params = up_to_svd(tree)
     text.work(params, Tracker(), argparse.Namespace())
     return params
 

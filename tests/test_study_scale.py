@@ -16,14 +16,14 @@ from transformers import AutoModelForCausalLM
 
 import lesa.text.python_source as python_source
 from lesa.errors import UserError
-from lesa.params import Params, parse
+from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
 from pipelines import choose_rate, rates, scale
 from pipelines.rates import LADDER, lowest
 from pipelines.studies.budget import text as second_text
 from pipelines.studies.scale import text
 from pipelines.tracking import Tracker
-from tests.pipeline import smoke, stage
+from tests.pipeline import smoke, up_to_svd
 from tests.test_python_source import registry, wheel
 from tests.test_study_budget import STUDY
 
@@ -80,10 +80,7 @@ def params(registry: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     )
     tree = smoke()
     tree["train"]["bf16"] = False  # losses are compared to four decimals
-    Path("params.yaml").write_text(yaml.safe_dump(tree))
-    found = parse(tree, "params.yaml")
-    for earlier in ("inputs", "base", "corpus", "extract", "svd"):
-        stage(earlier, found)
+    found = up_to_svd(tree)
     text.work(found, Tracker(), argparse.Namespace())
     second_text.work(found, Tracker(), argparse.Namespace())
     return found

@@ -57,7 +57,8 @@ def of_each_package(
                 f"{params_file('scale')}: text.blocks_per_package: {count}, but {name} has "
                 f"{len(packed)} blocks of {source.block_size} tokens, which would be the most"
             )
-        blocks += [packed[(2 * i + 1) * len(packed) // (2 * count)] for i in range(count)]
+        same = np.zeros(len(packed), dtype=np.int64)  # one package, as one document
+        blocks += [packed[i] for i in corpus.of_each_document(same, count, "held-out")]
         owners += [name] * count
     return np.stack(blocks), owners
 
