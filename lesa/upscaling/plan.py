@@ -61,8 +61,8 @@ def stack(slots: Iterable[Slot]) -> LayerPlan:
 
 def insert_between(num_layers: int, gaps: Places) -> LayerPlan:
     """One new trainable layer in each of the gaps i|i+1 (docs/method.md, 6 and 7)."""
+    key = "last" if isinstance(gaps, Gaps) else "after"
     if gaps.after[-1] + 1 >= num_layers:
-        key = "last" if isinstance(gaps, Gaps) else "after"
         raise UserError(
             f"params.yaml: gaps.{key}: {gaps.after[-1]} inserts outside the model of {num_layers} "
             f"layers; the last gap is {num_layers - 2}"
