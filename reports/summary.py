@@ -105,7 +105,7 @@ def origin(m: Metrics) -> str:
     lesa = m.model_of("lesa")
     if lesa is None:
         return "**What its start is:** no model of this run is made by LESA."
-    said = [*rank(m, lesa), *spread(m), *fitted_on(m)]
+    said = [*rank(m, lesa), *spread(m), *fitted_on(m), *permuted(m), *by_norm_weight(m)]
     if not start.lesa_starts(m):
         said.append("over seeds and signs not measured yet (`make study NAME=start`)")
     return f"**What its start is:** {'; '.join(said)}."
@@ -175,6 +175,40 @@ def fitted_on(m: Metrics) -> list[str]:
     return [
         f"it starts {words} with a predictor fitted on {' or '.join(on)}"
         for words, on in found.items()
+    ]
+
+
+def permuted(m: Metrics) -> list[str]:
+    """Whether a prediction is worth more in its own gap than in another's."""
+    gaps = [
+        start.difference(other, lesa)
+        for lesa in start.lesa_starts(m)[:1]
+        for other in start.starts(m)
+        if (other.method, other.preset) == ("lesa_permuted", lesa.preset)
+    ]
+    words = {in_order(gap, "lower than", "higher than", "as high as") for gap in gaps}
+    if len(words) != 1:
+        return []
+    return [
+        f"with its predictions in one another's gaps it starts {words.pop()} with them in theirs"
+    ]
+
+
+def by_norm_weight(m: Metrics) -> list[str]:
+    """What the weight of the norm term, which sets the size of what is predicted, does to it."""
+    found = {
+        float(other.settings.removeprefix("norm_weight=")): float(other.perplexities[0])
+        for lesa in start.lesa_starts(m)[:1]
+        for other in start.starts(m)
+        if (other.method, other.preset) == ("lesa", lesa.preset)
+        and other.settings.startswith("norm_weight=")
+    }
+    if len(found) < 2:
+        return []
+    least, most = min(found), max(found)
+    return [
+        f"the weight of the norm term, which sets its matrices' size, takes it from "
+        f"{three(found[least])} at {least:g} to {three(found[most])} at {most:g} (one seed)"
     ]
 
 

@@ -351,6 +351,21 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     assert "the base trained whole" in third
 
 
+@pytest.mark.parametrize(("raised", "words"), [(-0.1, "lower than"), (0.1, "higher than")])
+def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    lesa = content(metrics, "start/lesa-paper-0")
+    moved = (np.array(lesa["block_losses"]) + raised).tolist()
+    own = {"row": "permuted", "method": "lesa_permuted", "block_losses": moved}
+    write_json(metrics / "start" / "permuted.json", lesa | own)
+    half = lesa | {"row": "half", "settings": {"norm_weight": 0.5}, "perplexity": 70.0}
+    write_json(metrics / "start" / "half.json", half)
+    text = said(tmp_path)
+    end = f"with its predictions in one another's gaps it starts {words} with them in theirs"
+    assert end in text
+    assert f"takes it from {math.exp(3.9):.3g} at 0 to 70 at 0.5 (one seed)" in text
+
+
 def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:
     text = said(write(tmp_path, optional=False))
     assert "over seeds and signs not measured yet (`make study NAME=start`)" in text
