@@ -125,36 +125,32 @@ def advice(m: Metrics) -> str:
 
 
 def which(contest: Contest) -> str:
-    best = lowest(contest.runs)
+    best, deepest = lowest(contest.runs), lowest(contest.deep)
     gaps = {n: difference(r, contest.runs[best]) for n, r in contest.runs.items() if n != best}
     level = [n for n, gap in gaps.items() if gap and Verdict.HOLDS not in (below(gap), above(gap))]
     said = f"After {contest.where} {named(best)} has the lowest loss"
     if level:
         said += f", not told apart from {listed(level)}"
+    if deepest != best:
+        said += f"; of deepened models {named(deepest)}"
     return said + depth(contest)
 
 
 def depth(contest: Contest) -> str:
-    """What is trained without a new layer beside the lowest deepened model: does depth pay?"""
-    best = lowest(contest.deep)
+    """Does depth pay: is all that trains without a new layer above the lowest deepened model?"""
+    best = contest.deep[lowest(contest.deep)]
     rivals = {
         SHALLOW[runs.first["trains"]]: gap
         for runs in contest.shallow.values()
-        if (gap := difference(runs, contest.deep[best])) is not None
+        if (gap := difference(runs, best)) is not None
     }
     if not rivals:
         return ""
-    said = [
-        f"{words} is {in_order(gap, 'lower', 'higher', 'not told apart from it')} {nats(gap)}"
-        for words, gap in rivals.items()
-    ]
     if any(above(gap) is not Verdict.HOLDS for gap in rivals.values()):
-        end = "new layers are not seen to gain anything over none"
-    elif missing := [words for words in SHALLOW.values() if words not in rivals]:
-        end = f"{' and '.join(missing)} was not measured, so whether depth pays is open"
-    else:
-        end = "so depth pays here"
-    return f". Beside {named(best)}, the lowest deepened model, {', '.join(said)}: {end}"
+        return ": new layers are not seen to gain anything over none"
+    if missing := [words for words in SHALLOW.values() if words not in rivals]:
+        return f", below {' and '.join(rivals)}; {' and '.join(missing)} was not measured"
+    return f": depth pays, {' and '.join(rivals)} are above it"
 
 
 def worth(m: Metrics) -> list[str]:
@@ -167,7 +163,7 @@ def worth(m: Metrics) -> list[str]:
             continue
         if (gap := difference(lesa, llama_pro)) is not None:
             order = in_order(gap, "below", "above", "not told apart from")
-            parts = [f"it is {order} LLaMA Pro {nats(gap)}", *ahead(contest)]
+            parts = [f"it is {order} LLaMA Pro", *ahead(contest)]
             said.append(f"After {contest.where} {'; '.join([*parts, *beside_noise(contest)])}")
     return [f"**LESA after training:** {'. '.join(said)}."] if said else []
 
