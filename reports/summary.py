@@ -159,23 +159,19 @@ FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise"
 
 def fitted_on(m: Metrics) -> list[str]:
     """Whether a predictor needs the layers' order, or the layers, to start as low."""
-    found: dict[str, list[str]] = {}
-    for lesa in start.lesa_starts(m)[:1]:
+    said = []
+    for lesa in start.lesa_starts(m):
+        found: dict[str, list[str]] = {}
         for other in start.starts(m):
             own = (other.method, other.preset) == ("lesa", lesa.preset)
             if own and other.settings in FITTED_ON:
-                gap = start.difference(lesa, other)
-                words = in_order(
-                    gap,
-                    "lower than",
-                    "higher than",
-                    "neither clearly lower nor clearly higher than",
-                )
+                gap = start.difference(other, lesa)
+                words = in_order(gap, "lower", "higher", "neither clearly lower nor clearly higher")
                 found.setdefault(words, []).append(FITTED_ON[other.settings])
-    return [
-        f"it starts {words} with a predictor fitted on {' or '.join(on)}"
-        for words, on in found.items()
-    ]
+        parts = [f"fitted on {' or '.join(on)} it starts {words}" for words, on in found.items()]
+        if parts:
+            said.append(f"{', '.join(parts)} (preset `{lesa.preset}`)")
+    return said
 
 
 def permuted(m: Metrics) -> list[str]:

@@ -355,9 +355,22 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
     write_json(metrics / "start" / "permuted.json", lesa | own)
     half = lesa | {"row": "half", "settings": {"norm_weight": 0.5}, "perplexity": 70.0}
     write_json(metrics / "start" / "half.json", half)
+    for preset, on, gap in (
+        ("paper", "shuffled", 0.0),
+        ("paper", "noise", 0.0),
+        ("official_code", "shuffled", raised),
+    ):
+        draw = content(metrics, f"start/lesa-{preset}-0")
+        other = (np.array(draw["block_losses"]) + gap * np.linspace(0.9, 1.1, 24)).tolist()
+        own = {"row": on, "settings": {"fitted_on": on}, "block_losses": other}
+        write_json(metrics / "start" / f"{preset}-{on}.json", draw | own)
     text = said(tmp_path)
     end = f"with its predictions in one another's gaps it starts {words} with them in theirs"
     assert end in text
+    on = "fitted on noise or layers in shuffled order it starts neither clearly lower nor clearly"
+    assert f"{on} higher (preset `paper`)" in text
+    order = "lower" if raised < 0 else "higher"
+    assert f"fitted on layers in shuffled order it starts {order} (preset `official_code`)" in text
     assert f"takes it from {math.exp(3.9):.3g} at 0 to 70 at 0.5 (one seed)" in text
 
 
