@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reports import rates
 from reports.budget import longer_runs, main_runs
 from reports.claims import Verdict, above, below
 from reports.measured import Metrics
@@ -164,8 +165,22 @@ def worth(m: Metrics) -> list[str]:
         if (gap := difference(lesa, llama_pro)) is not None:
             order = in_order(gap, "below", "above", "not told apart from")
             parts = [f"it is {order} LLaMA Pro", *ahead(contest)]
-            said.append(f"After {contest.where} {'; '.join([*parts, *beside_noise(contest)])}")
+            parts += [*beside_noise(contest), *at_an_edge(m, contest)]
+            said.append(f"After {contest.where} {'; '.join(parts)}")
     return [f"**LESA after training:** {'. '.join(said)}."] if said else []
+
+
+def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
+    """Of LESA and noise the models for which a rate beyond those tried may be better."""
+    sought = rates.sought(m)
+    found: list[str] = [
+        model
+        for model in ("lesa", "noise")
+        if model in contest.runs
+        and (own := sought.get(f"{contest.study}-{model}"))
+        and rates.at_an_edge(own[0])
+    ]
+    return [f"the rate of {listed(found)} is the last of those tried"] if found else []
 
 
 def ahead(contest: Contest) -> list[str]:

@@ -348,6 +348,15 @@ def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
     assert (lesa["0.0003"], lesa["0.003"], lora["0.01"]) == ("–", 3.1, "–")
 
 
+def test_a_rate_at_the_edge_of_what_was_tried_is_named(scaled: tuple[Path, Metrics]) -> None:
+    m = scaled[1]
+    assert "the rate of" not in contest.worth(m)[0]
+    tried = [{"learning_rate": r, "validation_loss": 3.0 - r} for r in (1e-3, 3e-3, 1e-2)]
+    own = m.rates["budget-lesa"] | {"study": "scale", "runs": tried, "best": 1e-2}
+    edge = replace(m, rates=m.rates | {"scale-lesa": own})
+    assert contest.worth(edge)[0].endswith("; the rate of `lesa` is the last of those tried.")
+
+
 def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metrics]) -> None:
     """Of their own profile alone; where a stage's file is there, it counts."""
     of_default = scaled[1].params.model_copy(update={"profile": "default"})
