@@ -72,6 +72,8 @@ def of_equal_tokens(study: str, found: list[Runs]) -> list[Contest]:
 
 
 def of_this_run(m: Metrics) -> list[Contest]:
+    """The models of the pipeline's own training, as runs of one seed."""
+
     def entry(model: str) -> dict[str, str]:
         method = m.params.methods[model].method
         return {"method": method, "trains": "all" if method == "base" else "by its plan"}
@@ -237,7 +239,7 @@ def table(m: Metrics) -> Table:
     return Table(
         "ends",
         "Final loss minus LLaMA Pro's, nats a token, over the seeds that both have (in LLaMA Pro's "
-        "own row its loss); at the longer budgets each model has the rate that was sought for it",
+        "own row its loss). Learning rates of the longer budgets are those of study `rates`",
         "metrics/budget/*.json, metrics/scale/*.json",
         rows,
         origin,
