@@ -33,8 +33,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 setup: $(STAMP) ## Make the environment in .venv from pinned requirements
 
 repro: $(STAMP) ## Run what is out of date of the pipeline (dvc repro)
-	@# Killed while it wrote its file of locks, DVC leaves it empty and then wants it removed.
-	@find .dvc/tmp -maxdepth 1 -name rwlock -empty -delete 2>/dev/null || true
+	@$(RUN) python -m pipelines.broken_locks
 	$(RUN) dvc repro $(STAGE)
 
 report: $(STAMP) ## The whole experiment: a first report before training, then reports/REPORT.md
@@ -65,6 +64,7 @@ plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, m
 
 study: $(STAMP) ## A study, NAME=budget, code, grid, official, rates, removal, scale, sft, start or variants: its cost, then the run
 	@sed -n '/^# Cost: /,/^[^#]/s/^# //p' pipelines/studies/$(NAME)/dvc.yaml
+	@$(RUN) python -m pipelines.broken_locks
 	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
 	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -maxdepth 2 -name '*.json' -exec cp {} metrics/$(NAME)/ \;
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.machine import compute_device
-from lesa.params import Name, Params, Positive, parse
+from lesa.params import Name, Params, Positive
 from lesa.training.adapters import AdapterRun, merged
 from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import Run, load_model, train
@@ -21,7 +21,7 @@ from lesa.training.sequences import Example, read_examples, sequence_losses
 from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS, PREFIX, chosen_for, rate_warnings, read_grid
 from pipelines.rows import BASE, SVD, Row, chosen, described, write_row
-from pipelines.study import Schedule, params_file, study_params
+from pipelines.study import Schedule, with_train
 from pipelines.tracking import Tracker
 
 
@@ -32,16 +32,6 @@ class Learner(Row):
 
     rate_of: Name
     adapters: Positive | None = None
-
-
-def with_schedule(params: Params, study: str) -> Params:
-    """The experiment with the study's schedule, its key `train`, in place of its own.
-
-    Raises UserError as for params.yaml, naming the study's file.
-    """
-    tree = params.model_dump(mode="json")
-    tree["train"] |= study_params(study, "train", Schedule).model_dump()
-    return parse(tree, str(params_file(study)))
 
 
 @dataclass(frozen=True)
@@ -164,7 +154,7 @@ def continue_on_study_text(params: Params, log: Tracker, study: str, model: str)
     row: Learner = chosen(study, Learner, model)
     text, module = Path("artifacts/text") / study, f"pipelines.studies.{study}.train"
     job = Job(study, model, row, text, text / "heldout.jsonl", module)
-    report = continue_training(with_schedule(params, study), log, job)
+    report = continue_training(with_train(params, study, "train", Schedule), log, job)
     log.metrics({f"heldout/{name}": value for name, value in report["heldout"]["end"].items()})
 
 

@@ -24,7 +24,7 @@ from pipelines.phases import Phase, Schedule, Texts, Training, blocks_in, settin
 from pipelines.pretrain import CORPUS
 from pipelines.rows import BASE, SVD, chosen, write_row
 from pipelines.stage import run_stage
-from pipelines.study import params_file, study_params
+from pipelines.study import params_file, study_params, with_train
 from pipelines.tracking import Tracker
 
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -128,7 +128,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         known = ", ".join(rows)
         raise UserError(f"{params_file('rates')}: {study}.{name}: missing; there are {known}")
     if study == "scale":
-        params = scale.with_batch(params)
+        params = with_train(params, "scale", "batch", scale.Batch)
     texts = {
         "budget": replace(budget.TEXTS, heldout=CORPUS / "validation"),
         "scale": replace(scale.TEXTS, heldout=scale.TEXT / "validation"),

@@ -10,7 +10,7 @@ from pipelines.phases import Schedule, Texts, Training, record_run
 from pipelines.pretrain import CORPUS
 from pipelines.rows import chosen
 from pipelines.stage import run_stage
-from pipelines.study import study_params
+from pipelines.study import study_params, with_train
 from pipelines.tracking import Tracker
 
 TEXT = Path("artifacts/text/scale")
@@ -25,15 +25,12 @@ class Batch(Strict):
     prefix_cache: bool
 
 
-def with_batch(params: Params) -> Params:
-    batch: Batch = study_params("scale", "batch", Batch)
-    return params.model_copy(update={"train": params.train.model_copy(update=batch.model_dump())})
-
-
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     row: Training = chosen("scale", Training, args.run)
     schedule: Schedule = study_params("scale", "schedule", Schedule)
-    record_run("scale", args.run, row, TEXTS, schedule, with_batch(params), log)
+    record_run(
+        "scale", args.run, row, TEXTS, schedule, with_train(params, "scale", "batch", Batch), log
+    )
 
 
 if __name__ == "__main__":

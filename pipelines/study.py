@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lesa.errors import UserError
-from lesa.params import Positive, Strict
+from lesa.params import Params, Positive, Strict, parse
 
 
 class Schedule(Strict):
@@ -46,3 +46,13 @@ def study_params(name: str, part: str, form: Any) -> Any:
         key = ".".join([part, *map(str, first["loc"])])
         reason = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path}: {key}: {reason} (got {first['input']!r})") from None
+
+
+def with_train(params: Params, name: str, part: str, form: type[Strict]) -> Params:
+    """The experiment with what the study's key `part`, a `form`, says in place of `train`'s own.
+
+    Raises UserError as for params.yaml, naming the study's file.
+    """
+    tree = params.model_dump(mode="json")
+    tree["train"] |= study_params(name, part, form).model_dump()
+    return parse(tree, str(params_file(name)))

@@ -25,6 +25,12 @@ def sought(m: Metrics) -> dict[str, tuple[Json, str]]:
     return dict(sorted(names.items()))
 
 
+def at_an_edge(found: Json) -> bool:
+    """Whether the best rate is the lowest or the highest that was tried."""
+    tried = [float(run["learning_rate"]) for run in found["runs"]]
+    return float(found["best"]) in (min(tried), max(tried))
+
+
 def table(m: Metrics) -> Table:
     """A row a model of a study: the loss at each rate that was tried, and the best."""
     names = sought(m)
@@ -35,12 +41,12 @@ def table(m: Metrics) -> Table:
     ladder = sorted({rate for losses in tried.values() for rate in losses})
     rows: list[dict[str, Cell]] = []
     for name, (found, _) in names.items():
-        losses, best = tried[name], float(found["best"])
+        losses = tried[name]
         row: dict[str, Cell] = {"study": found["study"], "model": found["model"]}
         row |= {"steps": int(found["max_steps"]), "tokens": int(found["tokens"])}
         row |= {f"{rate:g}": losses.get(rate, "–") for rate in ladder}
-        row["best"] = best
-        row["at an edge of what was tried"] = "yes" if best in (min(losses), max(losses)) else "no"
+        row["best"] = float(found["best"])
+        row["at an edge of what was tried"] = "yes" if at_an_edge(found) else "no"
         rows.append(row)
     return Table(
         "rates",

@@ -20,6 +20,7 @@ from reports import (
     budget,
     claims,
     conclusions,
+    contest,
     domains,
     figures,
     latex,
@@ -145,6 +146,7 @@ def all_tables(
     """The template's tables by name; without rows where nothing was measured."""
     return {
         "run": tables.run(m),
+        "ends": contest.table(m),
         "main": tables.main(m),
         "differences": summary.differences(m),
         "recipe": paper_tables.recipe(published["recipe"]),

@@ -26,8 +26,8 @@ def table(m: Metrics) -> Table:
         "The models of the study that were measured, at their end; differences of losses in nats a "
         "token on packages that this training leaves out (the base may have read them), over the "
         "seeds that both have, a package an observation (∞: not reached; linear in tokens between "
-        "points). Rates were not sought at this budget: they are three times those of study "
-        "budget's 256 steps. Wikipedia: what is forgotten, on this run's own test text",
+        "points). Rates were sought at a quarter of these steps. Wikipedia: what is forgotten, on "
+        "this run's own test text",
         SOURCES,
         ends(m, groups(m.scale), rivals, "Wikipedia"),
         lambda row, _: file_of("scale", called(m.scale, str(row["run"]))),

@@ -6,24 +6,17 @@ Every clause is chosen by what was measured, and says so where nothing was.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 
-from reports import rates, rerun, start
-from reports.budget import longer_runs, main_runs, of_other_growths
-from reports.claims import Claim, Verdict, above, below, in_short
-from reports.measured import Json, Metrics, files, losses_at, perplexity_at
-from reports.paired import Interval, paired
-from reports.tables import Table, number, show_interval
+from reports import rerun, start
+from reports.claims import Claim, Verdict, in_short
+from reports.contest import advice, in_order, nats, of_own_text, worth
+from reports.measured import Json, Metrics, files, perplexity_at
+from reports.tables import Table, number
 from reports.training_runs import (
-    IDENTITY_STARTS,
-    Runs,
     called,
     difference,
-    groups,
-    new_layers,
-    on_the_way,
 )
 
 PAPER = (
@@ -37,7 +30,7 @@ NEAR_RANK_ONE = 0.5  # of the squared norm of a matrix, in its largest singular 
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
     """The answer in short: each line is a sentence or two of Markdown that begin in bold."""
     here = f"**Here:** {setting(m)}: {perplexities(m)}."
-    return [PAPER, here, *by_verdict(judged), origin(m), advice(m), *at_longer_budgets(m)]
+    return [PAPER, here, *by_verdict(judged), origin(m), *worth(m), advice(m)]
 
 
 def by_verdict(judged: list[Claim]) -> list[str]:
@@ -112,7 +105,7 @@ def origin(m: Metrics) -> str:
     lesa = m.model_of("lesa")
     if lesa is None:
         return "**What its start is:** no model of this run is made by LESA."
-    said = [*rank(m, lesa), *spread(m), *fitted_on(m)]
+    said = [*rank(m, lesa), *spread(m), *fitted_on(m), *permuted(m), *by_norm_weight(m)]
     if not start.lesa_starts(m):
         said.append("over seeds and signs not measured yet (`make study NAME=start`)")
     return f"**What its start is:** {'; '.join(said)}."
@@ -166,253 +159,53 @@ FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise"
 
 def fitted_on(m: Metrics) -> list[str]:
     """Whether a predictor needs the layers' order, or the layers, to start as low."""
-    found: dict[str, list[str]] = {}
-    for lesa in start.lesa_starts(m)[:1]:
+    said = []
+    for lesa in start.lesa_starts(m):
+        found: dict[str, list[str]] = {}
         for other in start.starts(m):
             own = (other.method, other.preset) == ("lesa", lesa.preset)
             if own and other.settings in FITTED_ON:
-                gap = start.difference(lesa, other)
-                words = in_order(
-                    gap,
-                    "lower than",
-                    "higher than",
-                    "neither clearly lower nor clearly higher than",
-                )
+                gap = start.difference(other, lesa)
+                words = in_order(gap, "lower", "higher", "neither clearly lower nor clearly higher")
                 found.setdefault(words, []).append(FITTED_ON[other.settings])
-    return [
-        f"it starts {words} with a predictor fitted on {' or '.join(on)}"
-        for words, on in found.items()
-    ]
-
-
-def in_order(gap: Interval, lower: str, higher: str, undecided: str) -> str:
-    """The words for a difference that its interval puts below 0, above 0 or neither."""
-    if below(gap) is Verdict.HOLDS:
-        return lower
-    return higher if above(gap) is Verdict.HOLDS else undecided
-
-
-Gap = Callable[[str, str], Interval | None]
-
-
-# What trains without a new layer on the same tokens, by what the study says that it trains.
-AS_DEEP_AS_THE_BASE = {
-    "all": "the base trained whole on the same tokens, with no new layer,",
-    "lora": "LoRA with as many parameters as the new layers, and no new layer,",
-}
-
-
-def contest(m: Metrics) -> tuple[dict[str, float], dict[str, str], Gap, str]:
-    """Final losses by model, words for those with no new layer, differences of final losses, and
-    where from.
-
-    Of the study's main schedule if LESA is in it, else of this run; models that saw other
-    numbers of tokens are left out.
-    """
-    if (lesa := called(m.budget, "lesa")) is not None:
-        of_study = {runs.name: runs for runs in main_runs(m) if runs.tokens == lesa.tokens}
-        ends = {name: runs.final_loss for name, runs in of_study.items()}
-        shallow = {
-            name: AS_DEEP_AS_THE_BASE[runs.first["trains"]]
-            for name, runs in of_study.items()
-            if runs.first["method"] == "base"
-        }
-
-        def studied(a: str, b: str) -> Interval | None:
-            return difference(of_study[a], of_study[b])
-
-        return ends, shallow, studied, f"{lesa.tokens:,} tokens, study `budget`"
-    last = {name: int(run["steps"][-1]["tokens"]) for name, run in m.pretrain.items()}
-    most = max(last.values())
-    ends = {n: float(losses_at(m.pretrain[n], -1).mean()) for n in last if last[n] == most}
-    base = m.model_of("base")
-    shallow = {base: AS_DEEP_AS_THE_BASE["all"]} if base in ends else {}
-
-    def run(a: str, b: str) -> Interval | None:
-        return paired(losses_at(m.pretrain[a], -1), losses_at(m.pretrain[b], -1))
-
-    return ends, shallow, run, f"{most:,} tokens"
-
-
-def advice(m: Metrics) -> str:
-    """Which deepened model to take at the longest budget measured."""
-    ends, shallow, gap_of, budget_said = contest(m)
-    deep = {name: loss for name, loss in ends.items() if name not in shallow}
-    if len(deep) < 2:
-        return "**Which to take:** too few deepened models were trained on equally many tokens."
-    best = min(deep, key=lambda name: deep[name])
-    gaps = {name: gap_of(name, best) for name in deep if name != best}
-    level = [n for n, gap in gaps.items() if gap is None or below_nothing(gap)]
-    said = f"**Which to take:** {named(best)} has the lowest loss after training ({budget_said})"
-    if level:
-        said += f", not told apart from {', '.join(f'`{name}`' for name in level)}"
-    if (lesa := gaps.get("lesa")) is not None and "lesa" not in level:
-        said += f"; `lesa` is {show_interval(lesa)} nats above it"
-    rivals = {trained: gap for n, trained in shallow.items() if (gap := gap_of(n, best))}
-    return f"{said}{without_depth(rivals)}.{where_nothing_is_forgotten(m)}"
-
-
-def without_depth(rivals: dict[str, Interval]) -> str:
-    """What is trained without a new layer beside the lowest deepened model, by its words and its
-    loss minus that model's: does depth pay?"""
-    said = ""
-    for trained, gap in rivals.items():
-        words = in_order(gap, "lower still", "higher", "not told apart from it")
-        said += f"; {trained} is {words} ({show_interval(gap)} nats)"
-    if any(above(gap) is not Verdict.HOLDS for gap in rivals.values()):
-        said += ". So at this budget new layers are not seen to gain anything over none"
-    elif missing := [words for words in AS_DEEP_AS_THE_BASE.values() if words not in rivals]:
-        said += f"; {' and '.join(missing)} was not measured: whether depth pays is open"
+        parts = [f"fitted on {' or '.join(on)} it starts {words}" for words, on in found.items()]
+        if parts:
+            said.append(f"{', '.join(parts)} (preset `{lesa.preset}`)")
     return said
 
 
-def beside(gap: Interval) -> str:
-    order = in_order(gap, "below", "above", "not told apart from")
-    return f"{order} LLaMA Pro ({show_interval(gap)} nats)"
-
-
-# This project's own models, which no paper names.
-OWN = {
-    "llama_pro_lora": "LLaMA Pro's start with adapters beside all layers",
-    "llama_pro_upper": "LLaMA Pro's places, copies of the layer above",
-    "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
-    "fitted_identity": "`identity` with fitted outputs",
-}
-
-
-def named(model: str) -> str:
-    return f"`{model}` ({OWN[model]})" if model in OWN else f"`{model}`"
-
-
-def where_nothing_is_forgotten(m: Metrics) -> str:
-    """The lowest model whose old layers stay as they are, by its difference to LLaMA Pro's; nothing
-    where the study has no other."""
-    if (llama_pro := called(m.budget, "llama_pro")) is None:
-        return ""
-    gaps = {
-        runs.name: gap
-        for runs in main_runs(m)
-        if runs.tokens == llama_pro.tokens
-        and runs.first["trains"] in ("new", "outputs_then_new")
-        and (gap := difference(runs, llama_pro)) is not None
-    }
-    if len(gaps) < 2:
-        return ""
-    best = min(gaps, key=lambda name: gaps[name].estimate)
-    said = f" Where the old layers stay as they are, {named(best)} ends lowest"
-    if best != llama_pro.name:
-        said += f", {beside(gaps[best])}"
-        for runs, gap in of_other_growths(m):
-            if runs.name.startswith(f"{best}_"):  # the same model
-                said += f"; with {new_layers(m, runs)} new layers {beside(gap)}"
-    return said + "."
-
-
-def at_longer_budgets(m: Metrics) -> list[str]:
-    """What the studies' longer schedules say: a line for each study that has one."""
-    lines = {
-        "At a longer budget": [
-            *after_training(longer_runs(m), "study `budget`"),
-            *on_validation_text(m),
-        ],
-        "At a much longer one": after_training(groups(m.scale), "Python source, study `scale`"),
-    }
-    return [f"**{title}:** {' '.join(said)}" for title, said in lines.items() if said]
-
-
-def on_validation_text(m: Metrics) -> list[str]:
-    """The models whose rates study budget's longer schedule sought, from the lowest loss up."""
-    found = [own for own, _ in rates.sought(m).values() if own["study"] == "budget"]
-    if len(found) < 2:
+def permuted(m: Metrics) -> list[str]:
+    """Whether a prediction is worth more in its own gap than in another's."""
+    gaps = [
+        start.difference(other, lesa)
+        for lesa in start.lesa_starts(m)[:1]
+        for other in start.starts(m)
+        if (other.method, other.preset) == ("lesa_permuted", lesa.preset)
+    ]
+    words = {in_order(gap, "lower than", "higher than", "as high as") for gap in gaps}
+    if len(words) != 1:
         return []
-    best = {own["model"]: min(run["validation_loss"] for run in own["runs"]) for own in found}
-    listed = ", ".join(f"`{name}` {best[name]:.3f}" for name in sorted(best, key=lambda n: best[n]))
     return [
-        f"On validation text after {found[0]['tokens']:,} tokens, each at its best rate (study "
-        f"`rates`, one seed): {listed}."
+        f"with its predictions in one another's gaps it starts {words.pop()} with them in theirs"
     ]
 
 
-def after_training(study: list[Runs], where: str) -> list[str]:
-    """What is lowest where a study's models of one schedule end, whether LESA overtakes an identity
-    start, and whether depth pays; nothing of fewer than two models.
-
-    where: the text, in words, and the study.
-    """
-    by_model = {runs.model: runs for runs in study}
-    if len(by_model) < 2:
+def by_norm_weight(m: Metrics) -> list[str]:
+    """What the weight of the norm term, which sets the size of what is predicted, does to it."""
+    found = {
+        float(other.settings.removeprefix("norm_weight=")): float(other.perplexities[0])
+        for lesa in start.lesa_starts(m)[:1]
+        for other in start.starts(m)
+        if (other.method, other.preset) == ("lesa", lesa.preset)
+        and other.settings.startswith("norm_weight=")
+    }
+    if len(found) < 2:
         return []
-    lowest = min(study, key=lambda runs: runs.final_loss)
-    gaps = {r.model: difference(r, lowest) for r in study if r is not lowest}
-    level = [f"`{name}`" for name, gap in gaps.items() if gap is not None and below_nothing(gap)]
-    said = f"After {lowest.tokens:,} tokens ({where}, {seeds_of(study)}) `{lowest.model}` is lowest"
-    said += f", not told apart from {', '.join(level)}" if level else ""
-    found = [said, *lesa_beside_identity(by_model)]
-    deep = [runs for runs in study if runs.first["method"] != "base"]
-    if deep and len(deep) < len(study):
-        best = min(deep, key=lambda runs: runs.final_loss)
-        rivals = {
-            AS_DEEP_AS_THE_BASE[runs.first["trains"]]: gap
-            for runs in study
-            if runs.first["method"] == "base" and (gap := difference(runs, best)) is not None
-        }
-        rest = without_depth(rivals)
-        if best is not lowest:
-            found.append(f"Of deepened models `{best.model}` is lowest{rest}")
-        elif rest:
-            found.append(f"Beside `{best.model}`{rest.removeprefix(';')}")
-    return [f"{'. '.join(found)}."]
-
-
-def lesa_beside_identity(by_model: dict[str, Runs]) -> list[str]:
-    """LESA's final loss minus LLaMA Pro's, and at how many points LESA was below an identity
-    start."""
-    lesa, llama_pro = by_model.get("lesa"), by_model.get("llama_pro")
-    if lesa is None:
-        return []
-    end = difference(lesa, llama_pro) if llama_pro else None
-    said = [f"LESA is {beside(end)}"] if end else []
-    for name in IDENTITY_STARTS:
-        if (other := by_model.get(name)) is not None and (gaps := on_the_way(lesa, other)):
-            ahead = [tokens for tokens, gap in gaps.items() if below(gap) is Verdict.HOLDS]
-            count = f"{len(ahead) or 'none'} of {len(gaps)} points"
-            first = f", first after {ahead[0]:,} tokens" if ahead else ""
-            said.append(f"It was below `{other.model}` at {count}{first}")
-    return said + lesa_beside_noise(lesa, by_model.get("noise"))
-
-
-def lesa_beside_noise(lesa: Runs, noise: Runs | None) -> list[str]:
-    """What LESA's predictions are worth beside Gaussian matrices of their norms."""
-    if noise is None or (end := difference(noise, lesa)) is None:
-        return []
-    order = in_order(end, "below", "above", "not told apart from")
-    said = "Gaussian matrices of LESA's norms (`noise`), each model at the rate chosen for it, end "
-    said += f"{order} LESA ({show_interval(end)} nats)"
-    gaps = on_the_way(noise, lesa)
-    first = first_of_the_rest(gaps)
-    return [said + (f", from {first:,} tokens on" if first is not None else "")]
-
-
-def first_of_the_rest(gaps: dict[int, Interval]) -> int | None:
-    """The number of tokens from which on every difference is below zero."""
-    found = None
-    for tokens, gap in reversed(gaps.items()):
-        if below(gap) is not Verdict.HOLDS:
-            break
-        found = tokens
-    return found
-
-
-def seeds_of(study: list[Runs]) -> str:
-    counts = sorted({len(runs.by_seed) for runs in study})
-    if counts == [1]:
-        return "one seed"
-    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-
-
-def below_nothing(gap: Interval) -> bool:
-    """Whether an interval leaves open which of two is lower."""
-    return Verdict.HOLDS not in (below(gap), above(gap))
+    least, most = min(found), max(found)
+    return [
+        f"the weight of the norm term, which sets its matrices' size, takes it from "
+        f"{three(found[least])} at {least:g} to {three(found[most])} at {most:g} (one seed)"
+    ]
 
 
 def differences(m: Metrics) -> Table:
@@ -533,13 +326,13 @@ def lead(size: str, method: str, paper: float) -> str:
 
 def here_too(m: Metrics) -> str:
     """The same comparisons by the loss measured here."""
-    ends, _, gap_of, budget_said = contest(m)
-    parts = []
-    for method in ("llama_pro", "solar"):
-        if "lesa" not in ends or method not in ends or (gap := gap_of("lesa", method)) is None:
-            continue
-        words = in_order(gap, "below", "above", "not told apart from")
-        parts.append(f"{words} {rerun.NAMES[method]} ({show_interval(gap)} nats)")
+    parts, own_text = [], of_own_text(m)
+    for contest in own_text[-1:]:
+        for method in ("llama_pro", "solar"):
+            runs, other = contest.runs.get("lesa"), contest.runs.get(method)
+            if runs and other and (gap := difference(runs, other)) is not None:
+                words = in_order(gap, "below", "above", "not told apart from")
+                parts.append(f"{words} {rerun.NAMES[method]} {nats(gap)}")
     if not parts:
         return "The same comparison was not measured here."
-    return f"Here LESA's loss ({budget_said}) is {' and '.join(parts)}."
+    return f"Here LESA's loss after {own_text[-1].where} is {' and '.join(parts)}."

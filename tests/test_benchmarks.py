@@ -30,6 +30,7 @@ from lesa import params
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import read_json, write_json
+from lesa.machine import compute_device
 from lesa.params import Gaps
 from lesa.upscaling.plan import insert_between
 from tests.conftest import tensors_of
@@ -261,7 +262,11 @@ def test_both_sides_of_pretrain_do_the_same_work(tiny_base: Path, tmp_path: Path
     assert max(pretrain.loss_differences({"runs": runs})) < 1e-4
     profile = found["profile"]
     assert sum(profile["shares"].values()) == pytest.approx(1)
-    assert {profiling.PRODUCTS, pretrain_side.ATTENTION, "AdamW"} <= profile["shares"].keys()
+    wanted = {profiling.PRODUCTS, "AdamW"}
+    # In float32 a GPU has no attention kernel for keys that several heads share: there it is bmm.
+    if compute_device().type == "cpu":
+        wanted.add(pretrain_side.ATTENTION)
+    assert wanted <= profile["shares"].keys()
     assert profile["products_seconds"] > 0
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from lesa.files import tree_digest
+from pipelines.broken_locks import mend
 from reports.comparison import untimed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -87,14 +88,6 @@ def run(folder: Path, stage: str) -> tuple[int, str]:
     return process.returncode, said
 
 
-def drop_broken_lock(folder: Path) -> None:
-    """DVC truncates the file of its locks to write it; killed there, it wants it removed by hand
-    (`make repro` does; docs/reproducing.md)."""
-    lock = folder / ".dvc/tmp/rwlock"
-    if lock.exists() and not lock.stat().st_size:
-        lock.unlink()
-
-
 def again(folder: Path, stage: str, whole: Result) -> None:
     """Run to the end and compare."""
     status, said = run(folder, stage)
@@ -147,7 +140,7 @@ def test_killed_at_random_moments(clone: Path, wholes: dict[str, Result], stage:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        drop_broken_lock(clone)
+        list(mend(clone))  # as `make repro` does
         left = result(clone, stage)
         assert left.within(wholes[stage])
         unfinished += left.output is None

@@ -18,7 +18,16 @@ from scipy import stats
 
 from lesa import params as parameters
 from lesa.files import write_json
-from reports import claims, measured, paper_figures, paper_tables, rerun, summary
+from reports import (
+    claims,
+    contest,
+    measured,
+    paper_figures,
+    paper_tables,
+    rerun,
+    summary,
+    training_runs,
+)
 from reports.claims import Finding, Verdict
 from reports.markup import slug
 from reports.measured import Metrics
@@ -255,8 +264,8 @@ def test_this_runs_numbers_follow_from_the_committed_files(committed: Metrics) -
     }
     assert committed.params.corpus.blocks_per_document == 1
     test = stats.ttest_rel(ends["lesa"], ends["llama_pro"]).confidence_interval(0.95)
-    _, _, gap_of, _ = summary.contest(replace(committed, budget={}))
-    gap = gap_of("lesa", "llama_pro")
+    (own,) = contest.of_own_text(replace(committed, budget={}))
+    gap = training_runs.difference(own.runs["lesa"], own.runs["llama_pro"])
     assert gap is not None
     assert (gap.low, gap.high) == pytest.approx((test.low, test.high))
 
@@ -311,8 +320,7 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     assert "its matrices are close to rank one, each row a multiple of one row: 93% of" in first
     assert "(6% in the base's)" in first
     assert "from 22.2 to 30 (preset `paper`, 8 draws, following that of one constant row" in first
-    assert "**Which to take:** `identity` has the lowest loss" in first
-    assert "the base trained whole on the same tokens, with no new layer, is lower still" in first
+    assert "`base` has the lowest loss; of deepened models `identity`: new layers are not" in first
     assert "without SVD it is worse" in first
     metrics = write(tmp_path)
     for model in MODELS:
@@ -330,13 +338,40 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     second = said(tmp_path)
     assert "its matrices are far from rank one: 25% of" in second
     assert "not following that of one constant row" in second
-    assert "**Which to take:** `lesa` has the lowest loss" in second
-    assert "with no new layer, is higher" in second
+    assert "`lesa` has the lowest loss" in second
+    assert "below the base trained whole; LoRA without a new layer was not measured" in second
     lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}
     write_json(metrics / "budget" / "lora-0.json", lora)
     third = said(tmp_path)
-    assert "LoRA with as many parameters as the new layers, and no new layer, is higher" in third
-    assert "the base trained whole" in third
+    assert "depth pays, the base trained whole and LoRA without a new layer are above" in third
+
+
+@pytest.mark.parametrize(("raised", "words"), [(-0.1, "lower than"), (0.1, "higher than")])
+def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    lesa = content(metrics, "start/lesa-paper-0")
+    moved = (np.array(lesa["block_losses"]) + raised).tolist()
+    own = {"row": "permuted", "method": "lesa_permuted", "block_losses": moved}
+    write_json(metrics / "start" / "permuted.json", lesa | own)
+    half = lesa | {"row": "half", "settings": {"norm_weight": 0.5}, "perplexity": 70.0}
+    write_json(metrics / "start" / "half.json", half)
+    for preset, on, gap in (
+        ("paper", "shuffled", 0.0),
+        ("paper", "noise", 0.0),
+        ("official_code", "shuffled", raised),
+    ):
+        draw = content(metrics, f"start/lesa-{preset}-0")
+        other = (np.array(draw["block_losses"]) + gap * np.linspace(0.9, 1.1, 24)).tolist()
+        own = {"row": on, "settings": {"fitted_on": on}, "block_losses": other}
+        write_json(metrics / "start" / f"{preset}-{on}.json", draw | own)
+    text = said(tmp_path)
+    end = f"with its predictions in one another's gaps it starts {words} with them in theirs"
+    assert end in text
+    on = "fitted on noise or layers in shuffled order it starts neither clearly lower nor clearly"
+    assert f"{on} higher (preset `paper`)" in text
+    order = "lower" if raised < 0 else "higher"
+    assert f"fitted on layers in shuffled order it starts {order} (preset `official_code`)" in text
+    assert f"takes it from {math.exp(3.9):.3g} at 0 to 70 at 0.5 (one seed)" in text
 
 
 def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:
@@ -348,7 +383,7 @@ def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:
     alone = {"base": {"method": "base"}, "solar": {"method": "solar"}}
     text = said(tmp_path, methods=alone)
     assert "no model of this run is made by LESA" in text
-    assert "too few deepened models" in text
+    assert "Too few deepened models" in text
     assert "`lesa`" not in text
 
 

@@ -17,6 +17,7 @@ from reports import (
     budget,
     conclusions,
     consistency,
+    contest,
     measured,
     official,
     paired,
@@ -26,7 +27,6 @@ from reports import (
     scale,
     speed,
     start,
-    summary,
     tables,
     training_runs,
     tries,
@@ -160,14 +160,6 @@ def test_gaps_at_every_budget(made: tuple[Path, Metrics]) -> None:
     assert slopes == pytest.approx([0.0, 0.015, 0.03, 0.045, 0.06])
 
 
-def test_the_lowest_start_is_one_whose_old_layers_stay(made: tuple[Path, Metrics]) -> None:
-    """Not the base, which ends lowest of all, but trains whole."""
-    assert summary.where_nothing_is_forgotten(made[1]) == (
-        " Where the old layers stay as they are, `identity` ends lowest, below LLaMA Pro "
-        "(-0.01 [-0.01, -0.01] nats)."
-    )
-
-
 def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path) -> None:
     metrics = write(tmp_path)
     for name in ("llama_pro", "identity"):
@@ -185,10 +177,6 @@ def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path)
         "With 6 new layers, final loss minus LLaMA Pro's: "
         f"lower: `identity_6` {tables.show_interval(gap)} nats."
     ]
-    assert summary.where_nothing_is_forgotten(m).endswith(
-        "below LLaMA Pro (-0.01 [-0.01, -0.01] nats); with 6 new layers below LLaMA Pro "
-        f"({tables.show_interval(gap)} nats)."
-    )
     assert conclusions.other_growths(measured.load(write(tmp_path / "again"), params())) == []
 
 
@@ -230,14 +218,24 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     by_document = np.subtract(losses["lesa"], losses["llama_pro"]).reshape(3, 12, 2).mean(2)
     known = paired.interval(by_document)
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
-    (said,) = summary.at_longer_budgets(m)
-    assert said.startswith(
-        "**At a longer budget:** After 245,760 tokens (study `budget`, 3 seeds) `base` is "
-        f"lowest. LESA is above LLaMA Pro ({tables.show_interval(gap)} nats). It was below "
-        "`llama_pro` at none of 5 points. It was below `identity` at none of 5 points. "
-        "Of deepened models `llama_pro` is lowest; the base trained whole on the same tokens"
+    (said,) = contest.worth(m)
+    assert said == (
+        "**LESA after training:** After 245,760 tokens (study `budget`, 3 seeds) it is above LLaMA "
+        "Pro; it was below `llama_pro` and `identity` at none of 5 points."
     )
-    assert said.endswith("new layers are not seen to gain anything over none.")
+    assert contest.advice(m) == (
+        "**Which to take:** After 245,760 tokens (study `budget`, 3 seeds) `base` has the lowest "
+        "loss; of deepened models `llama_pro`: new layers are not seen to gain anything over none."
+    )
+    rows = {row["model"]: row for row in contest.table(m).rows}
+    assert list(rows) == ["base", "llama_pro", "identity", "lesa"]  # from the lowest end up
+    assert list(rows["lesa"])[3:] == ["81,920 tokens", "245,760 tokens"]
+    assert rows["lesa"]["245,760 tokens"] == gap
+    assert rows["llama_pro"]["245,760 tokens"] == pytest.approx(np.mean(losses["llama_pro"]))
+    short = rows["lesa"]["81,920 tokens"]
+    assert isinstance(short, Interval)
+    assert short.estimate == pytest.approx(0.05)
+    assert (rows["base"]["new layers"], rows["lesa"]["new layers"]) == (0, params().gaps.count)
     # The comparison of all methods stays that of its own schedule.
     assert not any("120" in runs.name for runs in budget.main_runs(m))
     by_run = {row["run"]: row for row in budget.table(m).rows}
@@ -332,16 +330,10 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert len(tokens) == training_runs.COLUMNS
     assert (tokens[0], tokens[-1]) == ("0", "10,485,760")
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
-    (said,) = summary.at_longer_budgets(m)
-    assert "each at its best rate (study `rates`" not in said  # one model is no order
-    assert said.startswith(
-        "**At a much longer one:** After 10,485,760 tokens (Python source, study `scale`, 1 to 2 "
-        "seeds) `base` is lowest. LESA is above LLaMA Pro (0.10"
-    )
-    assert "It was below `identity` at 20 of 21 points, first after 524,288 tokens." in said
-    assert "`llama_pro` is lowest; the base trained whole on the same tokens, with no new" in said
-    assert "layer, is lower still (-0.05" in said
-    assert "LoRA with as many parameters as the new layers, and no new layer, is higher" in said
+    said, advice = contest.worth(m)[0], contest.advice(m)
+    assert "After 10,485,760 tokens of Python source (study `scale`, 1 to 2 seeds) it is" in said
+    assert "it was below `identity` at 20 of 21 points, first after 524,288 tokens" in said
+    assert "`base` has the lowest loss; of deepened models `llama_pro`: new layers" in advice
     assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
     assert training_runs.machines(m, "scale", m.scale) == (
         "Runs of 1,280 steps were measured on NVIDIA H100 (metrics/provenance/*.json)."
@@ -356,6 +348,15 @@ def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
     assert (lesa["0.0003"], lesa["0.003"], lora["0.01"]) == ("–", 3.1, "–")
 
 
+def test_a_rate_at_the_edge_of_what_was_tried_is_named(scaled: tuple[Path, Metrics]) -> None:
+    m = scaled[1]
+    assert "the rate of" not in contest.worth(m)[0]
+    tried = [{"learning_rate": r, "validation_loss": 3.0 - r} for r in (1e-3, 3e-3, 1e-2)]
+    own = m.rates["budget-lesa"] | {"study": "scale", "runs": tried, "best": 1e-2}
+    edge = replace(m, rates=m.rates | {"scale-lesa": own})
+    assert contest.worth(edge)[0].endswith("; the rate of `lesa` is the last of those tried.")
+
+
 def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metrics]) -> None:
     """Of their own profile alone; where a stage's file is there, it counts."""
     of_default = scaled[1].params.model_copy(update={"profile": "default"})
@@ -367,21 +368,18 @@ def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metr
     assert rows["lesa"]["best"] == 0.003
 
 
-def test_noise_beside_lesa_is_told_from_where_it_stays_below() -> None:
-    def runs(name: str, falls: list[float]) -> Runs:
-        documents = np.linspace(2.0, 3.0, 6)
-        steps = [
-            {"step": i, "tokens": 100 * i, "block_losses": list(documents - fall + i % 2 * 1e-3)}
-            for i, fall in enumerate(falls)
-        ]
+def test_noise_beside_lesa() -> None:
+    def runs(name: str, end: float) -> Runs:
+        losses = list(np.linspace(2.0, 3.0, 6) + end)
+        steps = [{"step": 3, "tokens": 300, "block_losses": losses}]
         names = [str(i) for i in range(6)]
         return Runs(name, {0: {"max_steps": 3, "steps": steps, "heldout_documents": names}})
 
-    lesa, noise = runs("lesa", [0.0, 0.2, 0.3, 0.4]), runs("noise", [-0.5, 0.25, 0.2, 0.5])
-    (said,) = summary.lesa_beside_noise(lesa, noise)
-    assert "end below LESA (-0.1" in said
-    assert said.endswith("from 300 tokens on")  # at 100 it was below, and at 200 above again
-    assert summary.lesa_beside_noise(lesa, None) == []
+    lesa, noise = runs("lesa", 0.0), runs("noise", -0.1)
+    assert contest.beside_noise(contest.Contest("budget", {"lesa": lesa, "noise": noise})) == [
+        "Gaussian matrices of its norms (`noise`) end below it (-0.1 [-0.1, -0.1] nats)"
+    ]
+    assert contest.beside_noise(contest.Contest("budget", {"lesa": lesa})) == []
 
 
 def test_params_have_the_rates_that_were_chosen(
@@ -411,7 +409,7 @@ def test_the_report_shows_what_is_there(made: tuple[Path, Metrics], scaled: tupl
     for folder, shown in ((made[0], False), (scaled[0], True)):
         render.render(params(), folder, tmp_path / "out")
         text = (tmp_path / "out" / "REPORT.md").read_text()
-        for part in (heading, "At a much longer one", "table-scale", "table-rates", "scale.svg"):
+        for part in (heading, "table-scale", "table-rates", "scale.svg"):
             assert (part in text) == shown
 
 

@@ -25,10 +25,9 @@ from lesa.text.python_source import PythonSource, standard_library
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.removal import losses_without
 from lesa.training.sequences import read_examples
-from pipelines.continued import with_schedule
 from pipelines.pretrain import CORPUS
 from pipelines.studies.code.humaneval import HumanEval
-from pipelines.study import Schedule, study_params
+from pipelines.study import Schedule, study_params, with_train
 from tests.pipeline import ROOT, smoke, stage, up_to_svd
 
 SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
@@ -323,7 +322,7 @@ def test_a_wrong_parameter_is_named(
 def test_a_schedule_without_a_point_at_half_is_refused(here: tuple[Path, Params]) -> None:
     own_params("code", train=SCHEDULE | {"eval_every": 3})
     with pytest.raises(UserError, match=r"^pipelines/studies/code/params\.yaml: train: eval_every"):
-        with_schedule(here[1], "code")
+        with_train(here[1], "code", "train", Schedule)
 
 
 def test_an_unknown_model_is_refused(here: tuple[Path, Params]) -> None:

@@ -68,6 +68,14 @@ def gram(weights: Iterable[Tensor]) -> Tensor:
     return total
 
 
+def fixed_signs(u: Tensor) -> Tensor:
+    """For each column of u (d1, n) the 1 or -1 that makes its largest entry positive: (n,).
+
+    A singular vector's sign is arbitrary, and a GPU's solver leaves another than a CPU's.
+    """
+    return torch.where(u.amax(dim=0) >= -u.amin(dim=0), 1.0, -1.0)
+
+
 def truncated(u: Tensor, s: Tensor, rank_tolerance: float) -> Basis:
     """The basis without singular values up to `rank_tolerance` times the largest, signs fixed.
 
@@ -75,9 +83,7 @@ def truncated(u: Tensor, s: Tensor, rank_tolerance: float) -> Basis:
     """
     rank = int((s > rank_tolerance * s[0]).sum())
     u = u[:, :rank].float().contiguous()
-    # A singular vector's sign is arbitrary: make each column's largest entry positive, so that
-    # both ways to the basis, and every machine, feed the predictor the same rows.
-    u *= torch.where(u.amax(dim=0) >= -u.amin(dim=0), 1.0, -1.0)
+    u *= fixed_signs(u)  # both ways to the basis feed the predictor the same rows
     return Basis(u, s[:rank].float().contiguous())
 
 

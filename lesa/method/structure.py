@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lesa.method.basis import fixed_signs
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -30,12 +32,10 @@ def span_coordinates(rows: Tensor) -> Tensor:
     """Rows (n, d) in an orthonormal basis of the space they span: (n, min(n, d)) float64.
 
     A rotation: every norm, distance and inner product stays, and with them what PCA, t-SNE and
-    the continuity test see, in n² numbers in place of n·d. The largest entry of each column is
-    positive: a GPU's solver leaves other signs than a CPU's.
+    the continuity test see, in n² numbers in place of n·d. Signs are those of `fixed_signs`.
     """
     u, s, _ = torch.linalg.svd(rows.double(), full_matrices=False)
-    signs = torch.where(u.amax(dim=0) >= -u.amin(dim=0), 1.0, -1.0)
-    coordinates: Tensor = u * (signs * s)
+    coordinates: Tensor = u * (fixed_signs(u) * s)
     return coordinates
 
 

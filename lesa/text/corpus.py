@@ -73,6 +73,11 @@ def check_block_size(corpus: Corpus, config: Any) -> None:
         )
 
 
+def digest_of(text: str) -> bytes:
+    """The same for texts that differ in white space alone."""
+    return hashlib.sha256(" ".join(text.split()).encode()).digest()
+
+
 def choose_documents(source: Iterable[Document], corpus: Corpus) -> tuple[list[Document], int]:
     """Documents of `corpus.min_characters` or more, the first `corpus.max_documents` of them.
 
@@ -87,7 +92,7 @@ def choose_documents(source: Iterable[Document], corpus: Corpus) -> tuple[list[D
     for entry in source:
         if len(entry["text"]) < corpus.min_characters:
             continue
-        digest = hashlib.sha256(" ".join(entry["text"].split()).encode()).digest()
+        digest = digest_of(entry["text"])
         if digest in seen:
             duplicates += 1
             continue

@@ -35,10 +35,10 @@ class PackedSource(PythonFiles):
 def without_copies(files: list[Document], heldout: list[Document]) -> list[Document]:
     """Files that differ from every held-out one, and from those before them, in more than space:
     packages carry copies of others."""
-    seen, kept = {" ".join(file["text"].split()) for file in heldout}, []
+    seen, kept = {corpus.digest_of(file["text"]) for file in heldout}, []
     for file in files:
-        if (text := " ".join(file["text"].split())) not in seen:
-            seen.add(text)
+        if (digest := corpus.digest_of(file["text"])) not in seen:
+            seen.add(digest)
             kept.append(file)
     return kept
 

@@ -1,0 +1,246 @@
+"""Which model ends lowest at each budget, and what that says of LESA and of depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reports import rates
+from reports.budget import longer_runs, main_runs
+from reports.claims import Verdict, above, below
+from reports.measured import Metrics
+from reports.paired import Interval
+from reports.tables import Row, Table, show_interval
+from reports.training_runs import (
+    IDENTITY_STARTS,
+    Runs,
+    called,
+    difference,
+    file_of,
+    groups,
+    new_layers,
+    on_the_way,
+)
+
+# What trains without a new layer, by what its study says that it trains.
+SHALLOW = {"all": "the base trained whole", "lora": "LoRA without a new layer"}
+# This project's own models, which no paper names.
+OWN = {
+    "llama_pro_lora": "LLaMA Pro's start with adapters beside all layers",
+    "llama_pro_upper": "LLaMA Pro's places, copies of the layer above",
+    "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
+    "fitted_identity": "`identity` with fitted outputs",
+}
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Models that were trained on equally many tokens of one text, by name. study: their folder of
+    metrics; empty for this run's own."""
+
+    study: str
+    runs: dict[str, Runs]
+
+    @property
+    def tokens(self) -> int:
+        return max(runs.tokens for runs in self.runs.values())
+
+    @property
+    def where(self) -> str:
+        """Tokens, text and study."""
+        if not self.study:
+            return f"{self.tokens:,} tokens"
+        text = " of Python source" if self.study == "scale" else ""
+        counts = sorted({len(runs.by_seed) for runs in self.runs.values()})
+        seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+        plural = "" if counts[-1] == 1 else "s"
+        return f"{self.tokens:,} tokens{text} (study `{self.study}`, {seeds} seed{plural})"
+
+    @property
+    def deep(self) -> dict[str, Runs]:
+        return {n: r for n, r in self.runs.items() if r.first["method"] != "base"}
+
+    @property
+    def shallow(self) -> dict[str, Runs]:
+        return {n: r for n, r in self.runs.items() if r.first["method"] == "base"}
+
+
+def of_equal_tokens(study: str, found: list[Runs]) -> list[Contest]:
+    """The runs that saw the most tokens; none where there are fewer than two."""
+    most = max((runs.tokens for runs in found), default=0)
+    last = {runs.model: runs for runs in found if runs.tokens == most}
+    return [Contest(study, last)] if len(last) > 1 else []
+
+
+def of_this_run(m: Metrics) -> list[Contest]:
+    """The models of the pipeline's own training, as runs of one seed."""
+
+    def entry(model: str) -> dict[str, str]:
+        method = m.params.methods[model].method
+        return {"method": method, "trains": "all" if method == "base" else "by its plan"}
+
+    found = {n: Runs(n, {0: {**run, **entry(n), "max_steps": 0}}) for n, run in m.pretrain.items()}
+    return of_equal_tokens("", list(found.values()))
+
+
+def of_own_text(m: Metrics) -> list[Contest]:
+    """This run's text: the study's schedules that LESA is in, the longest last; else this run."""
+    found = [
+        *of_equal_tokens("budget", main_runs(m) if called(m.budget, "lesa") else []),
+        *of_equal_tokens("budget", longer_runs(m)),
+    ]
+    return found or of_this_run(m)
+
+
+def longest(m: Metrics) -> list[Contest]:
+    """Of each text the longest."""
+    return [*of_own_text(m)[-1:], *of_equal_tokens("scale", groups(m.scale))]
+
+
+def in_order(gap: Interval, lower: str, higher: str, undecided: str) -> str:
+    """The words for a difference that its interval puts below 0, above 0 or neither."""
+    if below(gap) is Verdict.HOLDS:
+        return lower
+    return higher if above(gap) is Verdict.HOLDS else undecided
+
+
+def nats(gap: Interval) -> str:
+    return f"({show_interval(gap)} nats)"
+
+
+def named(model: str) -> str:
+    return f"`{model}` ({OWN[model]})" if model in OWN else f"`{model}`"
+
+
+def listed(models: list[str]) -> str:
+    return " and ".join(f"`{model}`" for model in models)
+
+
+def lowest(found: dict[str, Runs]) -> str:
+    return min(found, key=lambda name: found[name].final_loss)
+
+
+def advice(m: Metrics) -> str:
+    """Which model to take at the longest budgets measured."""
+    said = [which(contest) for contest in longest(m) if len(contest.deep) > 1]
+    if not said:
+        said = ["Too few deepened models were trained on equally many tokens"]
+    return f"**Which to take:** {'. '.join(said)}."
+
+
+def which(contest: Contest) -> str:
+    best, deepest = lowest(contest.runs), lowest(contest.deep)
+    gaps = {n: difference(r, contest.runs[best]) for n, r in contest.runs.items() if n != best}
+    level = [n for n, gap in gaps.items() if gap and Verdict.HOLDS not in (below(gap), above(gap))]
+    said = f"After {contest.where} {named(best)} has the lowest loss"
+    if level:
+        said += f", not told apart from {listed(level)}"
+    if deepest != best:
+        said += f"; of deepened models {named(deepest)}"
+    return said + depth(contest)
+
+
+def depth(contest: Contest) -> str:
+    """Does depth pay: is all that trains without a new layer above the lowest deepened model?"""
+    best = contest.deep[lowest(contest.deep)]
+    rivals = {
+        SHALLOW[runs.first["trains"]]: gap
+        for runs in contest.shallow.values()
+        if (gap := difference(runs, best)) is not None
+    }
+    if not rivals:
+        return ""
+    if any(above(gap) is not Verdict.HOLDS for gap in rivals.values()):
+        return ": new layers are not seen to gain anything over none"
+    if missing := [words for words in SHALLOW.values() if words not in rivals]:
+        return f", below {' and '.join(rivals)}; {' and '.join(missing)} was not measured"
+    return f": depth pays, {' and '.join(rivals)} are above it"
+
+
+def worth(m: Metrics) -> list[str]:
+    """What LESA's layers are worth after training: beside identity starts, and beside Gaussian
+    matrices of their norms."""
+    said = []
+    for contest in longest(m):
+        lesa, llama_pro = contest.runs.get("lesa"), contest.runs.get("llama_pro")
+        if not contest.study or lesa is None or llama_pro is None:
+            continue
+        if (gap := difference(lesa, llama_pro)) is not None:
+            order = in_order(gap, "below", "above", "not told apart from")
+            parts = [f"it is {order} LLaMA Pro", *ahead(contest)]
+            parts += [*beside_noise(contest), *at_an_edge(m, contest)]
+            said.append(f"After {contest.where} {'; '.join(parts)}")
+    return [f"**LESA after training:** {'. '.join(said)}."] if said else []
+
+
+def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
+    """Of LESA and noise the models for which a rate beyond those tried may be better."""
+    sought = rates.sought(m)
+    found: list[str] = [
+        model
+        for model in ("lesa", "noise")
+        if model in contest.runs
+        and (own := sought.get(f"{contest.study}-{model}"))
+        and rates.at_an_edge(own[0])
+    ]
+    return [f"the rate of {listed(found)} is the last of those tried"] if found else []
+
+
+def ahead(contest: Contest) -> list[str]:
+    """At how many points on the way LESA was below an identity start, alike ones together."""
+    found: dict[str, list[str]] = {}
+    for name in IDENTITY_STARTS:
+        if (other := contest.runs.get(name)) is None:
+            continue
+        if gaps := on_the_way(contest.runs["lesa"], other):
+            points = [tokens for tokens, gap in gaps.items() if below(gap) is Verdict.HOLDS]
+            first = f", first after {points[0]:,} tokens" if points else ""
+            words = f"at {len(points) or 'none'} of {len(gaps)} points{first}"
+            found.setdefault(words, []).append(name)
+    return [f"it was below {listed(names)} {words}" for words, names in found.items()]
+
+
+def beside_noise(contest: Contest) -> list[str]:
+    """What LESA's predictions are worth beside Gaussian matrices of their norms."""
+    lesa, noise = contest.runs["lesa"], contest.runs.get("noise")
+    if noise is None or (end := difference(noise, lesa)) is None:
+        return []
+    order = in_order(end, "below", "above", "not told apart from")
+    return [f"Gaussian matrices of its norms (`noise`) end {order} it {nats(end)}"]
+
+
+def table(m: Metrics) -> Table:
+    """A row a model of the longest schedule on this run's text, the lowest first: its final loss
+    minus LLaMA Pro's at every budget; in LLaMA Pro's own row its loss. No rows of one budget."""
+    own_text = of_own_text(m)
+    contests = [c for c in [*own_text, *longest(m)[1:]] if c.study and "llama_pro" in c.runs]
+    columns = {
+        f"{c.tokens:,} tokens{' of Python source' if c.study == 'scale' else ''}": c
+        for c in contests
+    }
+    models = own_text[-1].runs if len(contests) > 1 else {}
+    rows: list[Row] = []
+    for model in sorted(models, key=lambda name: models[name].final_loss):
+        first = models[model].first
+        row: Row = {
+            "model": model,
+            "new layers": 0 if first["method"] == "base" else new_layers(m, models[model]),
+            "trains": str(first["trains"]),
+        }
+        for title, contest in columns.items():
+            runs, llama_pro = contest.runs.get(model), contest.runs["llama_pro"]
+            gap = difference(runs, llama_pro) if runs else None
+            row[title] = llama_pro.final_loss if runs is llama_pro else gap
+        rows.append(row)
+
+    def origin(row: Row, column: str) -> str:
+        contest = columns.get(column, own_text[-1])
+        return file_of(contest.study, contest.runs.get(str(row["model"])))
+
+    return Table(
+        "ends",
+        "Final loss minus LLaMA Pro's, nats a token, over the seeds that both have (in LLaMA Pro's "
+        "own row its loss). Learning rates of the longer budgets are those of study `rates`",
+        "metrics/budget/*.json, metrics/scale/*.json",
+        rows,
+        origin,
+    )
