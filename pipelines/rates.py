@@ -27,7 +27,7 @@ from pipelines.stage import run_stage
 from pipelines.study import params_file, study_params, with_train
 from pipelines.tracking import Tracker
 
-LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 class Sought(Strict):

@@ -72,7 +72,12 @@ def _options(m: Metrics, row: Json) -> str:
     usual = m.params.methods[lesa].model_extra or {} if lesa else {}
     said = [f"{k}={v}" for k, v in sorted(row["options"].items()) if usual.get(k) != v]
     if (gaps := row["gaps"]) and gaps != m.params.gaps.model_dump():
-        said.append(f"gaps {gaps['first']} to {gaps['last']}")
+        listed = gaps.get("after")
+        said.append(
+            f"{len(listed)} gaps from {listed[0]} to {listed[-1]}"
+            if listed
+            else f"gaps {gaps['first']} to {gaps['last']}"
+        )
     return " ".join(said)
 
 

@@ -93,10 +93,11 @@ def test_a_start_elsewhere_is_another_start(tmp_path: Path) -> None:
     metrics = write(tmp_path)
     change(metrics, "start/lesa-paper-7", "gaps", value={"first": 0, "last": 14})
     change(metrics, "start/lesa-paper-6", "gaps", value={"first": 14, "last": 28})  # as the params
+    change(metrics, "start/lesa-paper-4", "gaps", value={"after": [0, 2, 28]})
     change(metrics, "start/lesa-paper-5", "options", value={"unpredicted": "neighbours"})
     found = {s.name: len(s.rows) for s in start.starts(measured.load(metrics, params()))}
-    assert found["lesa (paper)"] == 6
-    assert found["lesa (paper, gaps 0 to 14)"] == 1
+    assert found["lesa (paper)"] == 5
+    assert found["lesa (paper, gaps 0 to 14)"] == found["lesa (paper, 3 gaps from 0 to 28)"] == 1
     assert found["lesa (paper, unpredicted=neighbours)"] == 1
 
 
