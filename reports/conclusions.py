@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from reports import budget, start
-from reports.claims import Verdict, above, below
+from reports.claims import Verdict, above, below, in_order
 from reports.measured import Json, Metrics
 from reports.paired import Interval
 from reports.tables import minus_untouched, number, show_interval
@@ -44,8 +44,7 @@ def by_verdict(title: str, gaps: Iterable[tuple[str, Interval]], unit: str) -> l
     """One sentence that sorts differences by what their intervals say."""
     found: dict[str, list[str]] = {"lower": [], "higher": [], "not decided": []}
     for name, gap in gaps:
-        lower, higher = (side(gap) is Verdict.HOLDS for side in (below, above))
-        word = "lower" if lower else "higher" if higher else "not decided"
+        word = in_order(gap, "lower", "higher", "not decided")
         found[word].append(f"`{name}` {show_interval(gap)}")
     said = [f"{word}: {', '.join(names)}" for word, names in found.items() if names]
     return [f"{title}: {'; '.join(said)} {unit}."] if said else []

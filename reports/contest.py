@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reports import rates
 from reports.budget import longer_runs, main_runs
-from reports.claims import Verdict, above, below
+from reports.claims import Verdict, above, below, in_order
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import Row, Table, show_interval
@@ -96,13 +96,6 @@ def longest(m: Metrics) -> list[Contest]:
     return [*of_own_text(m)[-1:], *of_equal_tokens("scale", groups(m.scale))]
 
 
-def in_order(gap: Interval, lower: str, higher: str, undecided: str) -> str:
-    """The words for a difference that its interval puts below 0, above 0 or neither."""
-    if below(gap) is Verdict.HOLDS:
-        return lower
-    return higher if above(gap) is Verdict.HOLDS else undecided
-
-
 def nats(gap: Interval) -> str:
     return f"({show_interval(gap)} nats)"
 
@@ -130,7 +123,9 @@ def advice(m: Metrics) -> str:
 def which(contest: Contest) -> str:
     best, deepest = lowest(contest.runs), lowest(contest.deep)
     gaps = {n: difference(r, contest.runs[best]) for n, r in contest.runs.items() if n != best}
-    level = [n for n, gap in gaps.items() if gap and Verdict.HOLDS not in (below(gap), above(gap))]
+    level = [
+        n for n, gap in gaps.items() if gap and in_order(gap, "below", "above", "level") == "level"
+    ]
     said = f"After {contest.where} {named(best)} has the lowest loss"
     if level:
         said += f", not told apart from {listed(level)}"

@@ -125,6 +125,11 @@ def target(source: str, metrics: Path) -> str:
     return f"../{match['folder']}" if below.is_dir() else ""
 
 
+def literal(text: str) -> str:
+    """Markdown in which stars are stars: two of them would set what is between them in italics."""
+    return text.replace("*", r"\*")
+
+
 def linked(text: str, metrics: Path) -> str:
     """Make links of the metrics files that the text names and that are below `metrics`.
 

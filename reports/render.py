@@ -91,6 +91,7 @@ def environment(metrics: Path) -> Environment:
         quoted=markup.quoted,
         head_lines=markup.head_lines,
         slug=markup.slug,
+        literal=markup.literal,
         linked=partial(markup.linked, metrics=metrics),
         target=partial(markup.target, metrics=metrics),
         flow=flow,

@@ -110,6 +110,11 @@ def of_method(m: Metrics, method: str) -> Start | None:
     return next(found, None)
 
 
+def of_preset(m: Metrics, method: str, preset: str | None) -> list[Start]:
+    """A method's starts with predictors of a preset, however they were fitted."""
+    return [s for s in starts(m) if (s.method, s.preset) == (method, preset)]
+
+
 def pairs(ours: Start, theirs: Start) -> list[tuple[Json, Json]]:
     """Rows of both that share their draw: predictor seed and signs."""
     return [
@@ -147,9 +152,7 @@ def below_share(ours: Start, theirs: Start) -> Interval:
 
 def rank_correlation(m: Metrics, start: Start) -> tuple[float, float, int] | None:
     """Spearman's correlation of LESA's losses with its constant row's, p, and the pairs."""
-    constant = next(
-        (s for s in starts(m) if (s.method, s.preset) == ("constant_row", start.preset)), None
-    )
+    constant = next(iter(of_preset(m, "constant_row", start.preset)), None)
     if constant is None:
         return None
     found = [(start_losses(a).mean(), start_losses(b).mean()) for a, b in pairs(start, constant)]

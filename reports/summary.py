@@ -10,8 +10,8 @@ import re
 import numpy as np
 
 from reports import rerun, start
-from reports.claims import Claim, Verdict, in_short
-from reports.contest import advice, in_order, nats, of_own_text, worth
+from reports.claims import Claim, Verdict, in_order, in_short
+from reports.contest import advice, nats, of_own_text, worth
 from reports.measured import Json, Metrics, files, perplexity_at
 from reports.tables import Table, number
 from reports.training_runs import (
@@ -162,9 +162,8 @@ def fitted_on(m: Metrics) -> list[str]:
     said = []
     for lesa in start.lesa_starts(m):
         found: dict[str, list[str]] = {}
-        for other in start.starts(m):
-            own = (other.method, other.preset) == ("lesa", lesa.preset)
-            if own and other.settings in FITTED_ON:
+        for other in start.of_preset(m, "lesa", lesa.preset):
+            if other.settings in FITTED_ON:
                 gap = start.difference(other, lesa)
                 words = in_order(gap, "lower", "higher", "neither clearly lower nor clearly higher")
                 found.setdefault(words, []).append(FITTED_ON[other.settings])
@@ -179,8 +178,7 @@ def permuted(m: Metrics) -> list[str]:
     gaps = [
         start.difference(other, lesa)
         for lesa in start.lesa_starts(m)[:1]
-        for other in start.starts(m)
-        if (other.method, other.preset) == ("lesa_permuted", lesa.preset)
+        for other in start.of_preset(m, "lesa_permuted", lesa.preset)
     ]
     words = {in_order(gap, "lower than", "higher than", "as high as") for gap in gaps}
     if len(words) != 1:
@@ -195,9 +193,8 @@ def by_norm_weight(m: Metrics) -> list[str]:
     found = {
         float(other.settings.removeprefix("norm_weight=")): float(other.perplexities[0])
         for lesa in start.lesa_starts(m)[:1]
-        for other in start.starts(m)
-        if (other.method, other.preset) == ("lesa", lesa.preset)
-        and other.settings.startswith("norm_weight=")
+        for other in start.of_preset(m, "lesa", lesa.preset)
+        if other.settings.startswith("norm_weight=")
     }
     if len(found) < 2:
         return []

@@ -412,7 +412,6 @@ def test_the_report_shows_what_is_there(made: tuple[Path, Metrics], scaled: tupl
         text = (tmp_path / "out" / "REPORT.md").read_text()
         for part in (heading, "table-scale", "table-rates", "scale.svg"):
             assert (part in text) == shown
-        # Two stars would set what is between them in italics.
         results = (tmp_path / "out" / "results.md").read_text()
         assert (r"metrics/budget/\*.json, metrics/scale/\*.json" in results) == shown
 

@@ -144,7 +144,7 @@ def test_a_rate_is_the_lowest_of_those_that_were_tried(
     losses = {run["learning_rate"]: run["validation_loss"] for run in found["runs"]}
     assert min(losses, key=lambda rate: losses[rate]) == found["best"]
     assert (found["max_steps"], found["tokens"]) == (2, 2 * 4 * SIZE)
-    assert {3e-3, 1e-2} <= set(losses)  # the ladder ends at 1e-2, where the search began
+    assert {3e-3, 1e-2} <= set(losses)  # the search begins at 1e-2
 
 
 def test_a_search_names_what_it_cannot_do(params: Params) -> None:

@@ -87,6 +87,13 @@ def above(found: Interval, threshold: float = 0.0) -> Verdict:
     return below(Interval(-found.estimate, -found.high, -found.low, found.n), -threshold)
 
 
+def in_order(gap: Interval, lower: str, higher: str, undecided: str) -> str:
+    """The words for a difference that its interval puts below 0, above 0 or neither."""
+    if below(gap) is Verdict.HOLDS:
+        return lower
+    return higher if above(gap) is Verdict.HOLDS else undecided
+
+
 def every(verdicts: Iterable[Verdict]) -> Verdict:
     """Whether all of several statements hold."""
     found = set(verdicts)
