@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reports import rates
 from reports.budget import longer_runs, main_runs
-from reports.claims import Verdict, above, below, in_order
+from reports.claims import Verdict, above, in_order
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import Row, Table, show_interval
@@ -19,6 +19,7 @@ from reports.training_runs import (
     groups,
     new_layers,
     on_the_way,
+    told_apart,
 )
 
 # What trains without a new layer, by what its study says that it trains.
@@ -187,9 +188,9 @@ def ahead(contest: Contest) -> list[str]:
         if (other := contest.runs.get(name)) is None:
             continue
         if gaps := on_the_way(contest.runs["lesa"], other):
-            points = [tokens for tokens, gap in gaps.items() if below(gap) is Verdict.HOLDS]
-            first = f", first after {points[0]:,} tokens" if points else ""
-            words = f"at {len(points) or 'none'} of {len(gaps)} points{first}"
+            lower, _ = told_apart(gaps)
+            first = f", first after {lower[0]:,} tokens" if lower else ""
+            words = f"at {len(lower) or 'none'} of {len(gaps)} points{first}"
             found.setdefault(words, []).append(name)
     return [f"it was below {listed(names)} {words}" for words, names in found.items()]
 

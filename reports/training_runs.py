@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from lesa.params import Places
+from reports.claims import Verdict, above, below
 from reports.measured import Json, Metrics, losses_at, whole_seconds
 from reports.paired import Array, Interval, document_means, paired, resampled
 from reports.tables import Row, Table
@@ -155,6 +156,14 @@ def on_the_way(ours: Runs, theirs: Runs) -> dict[int, Interval]:
     """The difference after every number of tokens at which both were measured."""
     gaps = {n: difference(ours, theirs, n, n) for n in ours.points if n in theirs.points}
     return {n: gap for n, gap in gaps.items() if gap is not None}
+
+
+def told_apart(gaps: Mapping[int, Interval]) -> tuple[list[int], list[int]]:
+    """Of differences on the way, the numbers of tokens at which ours is below, and above."""
+    lower, higher = (
+        [n for n, gap in gaps.items() if side(gap) is Verdict.HOLDS] for side in (below, above)
+    )
+    return lower, higher
 
 
 def median_seconds(runs: Runs) -> float:
