@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports import rates
+from reports import controls, rates
 from reports.budget import longer_runs, main_runs
 from reports.claims import Verdict, above, in_order
 from reports.measured import Metrics
@@ -153,8 +153,8 @@ def depth(contest: Contest) -> str:
 
 
 def worth(m: Metrics) -> list[str]:
-    """What LESA's layers are worth after training: beside identity starts, and beside Gaussian
-    matrices of their norms."""
+    """What LESA's layers are worth after training: beside identity starts, and beside what can
+    stand in for its predictions."""
     said = []
     for contest in longest(m):
         lesa, llama_pro = contest.runs.get("lesa"), contest.runs.get("llama_pro")
@@ -163,7 +163,7 @@ def worth(m: Metrics) -> list[str]:
         if (gap := difference(lesa, llama_pro)) is not None:
             order = in_order(gap, "below", "above", "not told apart from")
             parts = [f"it is {order} LLaMA Pro", *ahead(contest)]
-            parts += [*beside_noise(contest), *at_an_edge(m, contest)]
+            parts += [*controls.ends(contest.runs), *at_an_edge(m, contest)]
             said.append(f"After {contest.where} {'; '.join(parts)}")
     return [f"**LESA after training:** {'. '.join(said)}."] if said else []
 
@@ -195,25 +195,20 @@ def ahead(contest: Contest) -> list[str]:
     return [f"it was below {listed(names)} {words}" for words, names in found.items()]
 
 
-def beside_noise(contest: Contest) -> list[str]:
-    """What LESA's predictions are worth beside Gaussian matrices of their norms."""
-    lesa, noise = contest.runs["lesa"], contest.runs.get("noise")
-    if noise is None or (end := difference(noise, lesa)) is None:
-        return []
-    order = in_order(end, "below", "above", "not told apart from")
-    return [f"Gaussian matrices of its norms (`noise`) end {order} it {nats(end)}"]
-
-
 def table(m: Metrics) -> Table:
-    """A row a model of the longest schedule on this run's text, the lowest first: its final loss
-    minus LLaMA Pro's at every budget; in LLaMA Pro's own row its loss. No rows of one budget."""
+    """A row a model that is in two budgets or more, the lowest on this run's text first: its final
+    loss minus LLaMA Pro's at each; in LLaMA Pro's own row its loss. No rows of one budget."""
     own_text = of_own_text(m)
     contests = [c for c in [*own_text, *longest(m)[1:]] if c.study and "llama_pro" in c.runs]
     columns = {
         f"{c.tokens:,} tokens{' of Python source' if c.study == 'scale' else ''}": c
         for c in contests
     }
-    models = own_text[-1].runs if len(contests) > 1 else {}
+    models = {
+        name: runs
+        for name, runs in own_text[-1].runs.items()
+        if sum(name in contest.runs for contest in contests) > 1
+    }
     rows: list[Row] = []
     for model in sorted(models, key=lambda name: models[name].final_loss):
         first = models[model].first
