@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from reports import rates
 from reports.budget import SOURCES, longer_runs
 from reports.claims import in_order
 from reports.measured import Metrics
@@ -41,20 +42,21 @@ def ends(runs: Mapping[str, Runs]) -> list[str]:
             words = in_order(gap, "end below it", "end above it", "are not told apart from it")
             found.setdefault(words, []).append(f"{REPLACED[name]} (`{name}`)")
     said = [f"{', '.join(names)} {words}" for words, names in found.items()]
-    return [f"in place of its predictions {'; '.join(said)}"] if said else []
+    return [f"in place of its predictions, {'; '.join(said)}"] if said else []
 
 
 def table(m: Metrics) -> Table:
     """A row a control of the longer schedule: its loss minus LESA's before training and after it.
     No rows without LESA."""
     runs = {found.model: found for found in longer_runs(m)}
-    lesa = runs.get("lesa")
+    lesa, own_rates = runs.get("lesa"), rates.sought(m)
     rows: list[Row] = [
         {
             "in place of LESA's predictions": REPLACED[name],
             "model": name,
             "seeds": len(runs[name].by_seed),
             "learning rate": float(runs[name].first["learning_rate"]),
+            "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
             "before training": difference(runs[name], lesa, 0, 0),
             f"after {lesa.tokens:,} tokens": difference(runs[name], lesa),
         }
@@ -64,9 +66,8 @@ def table(m: Metrics) -> Table:
     return Table(
         "controls",
         "What LESA's start is worth after training: held-out loss minus LESA's, nats a token, over "
-        "the seeds that both have. "
-        f"LESA's own rate is {float(lesa.first['learning_rate']) if lesa else 0:g}"
-        "; a control of that rate had none sought for it, which favours LESA",
+        "the seeds that both have. A rate that was not sought for a control is the one that was "
+        "sought for LESA, which favours LESA",
         SOURCES,
         rows,
         lambda row, _: file_of("budget", runs[str(row["model"])]),

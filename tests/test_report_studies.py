@@ -384,12 +384,13 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
             save(metrics, f"budget/{name}_120-{seed}", run | {"run": f"{name}_120-{seed}"})
     m = measured.load(metrics, params())
     assert contest.worth(m)[0].endswith(
-        "in place of its predictions Gaussian matrices of their norms (`noise`) end above it; "
+        "in place of its predictions, Gaussian matrices of their norms (`noise`) end above it; "
         "predictions fitted on layers in shuffled order (`lesa_shuffled`) are not told apart from "
         "it; means of the two neighbours (`average`) end below it."
     )
     rows = {row["model"]: row for row in controls.table(m).rows}
     assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
+    assert rows["average"]["sought for it"] == "no"
     end = rows["average"]["after 245,760 tokens"]
     assert isinstance(end, Interval)
     added = [np.random.default_rng(s).normal(scale=0.01, size=24) - 0.1 for s in range(3)]
