@@ -45,13 +45,12 @@ class Contest:
     def tokens(self) -> int:
         return max(runs.tokens for runs in self.runs.values())
 
-    @property
-    def where(self) -> str:
-        """Tokens, text and study."""
+    def where(self, *models: str) -> str:
+        """Tokens, text and study, and how many seeds these models have."""
         if not self.study:
             return f"{self.tokens:,} tokens"
         text = " of Python source" if self.study == "scale" else ""
-        counts = sorted({len(runs.by_seed) for runs in self.runs.values()})
+        counts = sorted({len(self.runs[model].by_seed) for model in models})
         seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
         plural = "" if counts[-1] == 1 else "s"
         return f"{self.tokens:,} tokens{text} (study `{self.study}`, {seeds} seed{plural})"
@@ -127,7 +126,7 @@ def which(contest: Contest) -> str:
     level = [
         n for n, gap in gaps.items() if gap and in_order(gap, "below", "above", "level") == "level"
     ]
-    said = f"After {contest.where} {named(best)} has the lowest loss"
+    said = f"After {contest.where(best, deepest, *level)} {named(best)} has the lowest loss"
     if level:
         said += f", not told apart from {listed(level)}"
     if deepest != best:
@@ -164,7 +163,7 @@ def worth(m: Metrics) -> list[str]:
             order = in_order(gap, "below", "above", "not told apart from")
             parts = [f"it is {order} LLaMA Pro", *ahead(contest)]
             parts += [*controls.ends(contest.runs), *at_an_edge(m, contest)]
-            said.append(f"After {contest.where} {'; '.join(parts)}")
+            said.append(f"After {contest.where('lesa', 'llama_pro')} {'; '.join(parts)}")
     return [f"**LESA after training:** {'. '.join(said)}."] if said else []
 
 

@@ -9,14 +9,14 @@ from reports.budget import SOURCES, longer_runs
 from reports.claims import in_order
 from reports.measured import Metrics
 from reports.tables import Row, Table
-from reports.training_runs import IDENTITY_STARTS, Runs, difference, file_of
+from reports.training_runs import Runs, difference, file_of
 
 # Models of study `budget`, and what each has in place of LESA's predictions; what else makes a
 # layer of LESA's is as in LESA.
 REPLACED = {
     "noise": "Gaussian matrices of their norms",
     "spectrum": "random matrices of their singular values",
-    "constant_row": "one constant row of their norms",
+    "constant_row": "constant rows of their norms",
     "lesa_permuted": "LESA's predictions in one another's gaps",
     "lesa_shuffled": "predictions fitted on layers in shuffled order",
     "lesa_on_noise": "predictions fitted on Gaussian noise",
@@ -27,21 +27,22 @@ REPLACED = {
     "average": "means of the two neighbours",
     "identity": "copies of the layer below, outputs zeroed",
 }
+PUBLISHED = ("lesa_official", "identity")
 
 
 def ends(runs: Mapping[str, Runs]) -> list[str]:
-    """Which controls end below LESA, which above it, and which are not told apart from it; identity
-    starts are compared with it on the way."""
+    """Which controls end below LESA, which above it, and which are not told apart from it. Starts
+    that others have published have sentences of their own."""
     found: dict[str, list[str]] = {}
     for name in REPLACED:
         if (
             name in runs
-            and name not in IDENTITY_STARTS
+            and name not in PUBLISHED
             and (gap := difference(runs[name], runs["lesa"])) is not None
         ):
             words = in_order(gap, "end below it", "end above it", "are not told apart from it")
             found.setdefault(words, []).append(f"{REPLACED[name]} (`{name}`)")
-    said = [f"{', '.join(names)} {words}" for words, names in found.items()]
+    said = [f"{' and '.join(names)} {words}" for words, names in found.items()]
     return [f"in place of its predictions, {'; '.join(said)}"] if said else []
 
 

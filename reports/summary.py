@@ -323,4 +323,4 @@ def here_too(m: Metrics) -> str:
                 parts.append(f"{words} {rerun.NAMES[method]} {nats(gap)}")
     if not parts:
         return "The same comparison was not measured here."
-    return f"Here LESA's loss after {own_text[-1].where} is {' and '.join(parts)}."
+    return f"Here LESA's loss after {own_text[-1].where('lesa')} is {' and '.join(parts)}."

@@ -332,7 +332,7 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert (tokens[0], tokens[-1]) == ("0", "10,485,760")
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
     said, advice = contest.worth(m)[0], contest.advice(m)
-    assert "After 10,485,760 tokens of Python source (study `scale`, 1 to 2 seeds) it is" in said
+    assert "After 10,485,760 tokens of Python source (study `scale`, 2 seeds) it is" in said
     assert "it was below `identity` at 20 of 21 points, first after 524,288 tokens" in said
     assert "`base` has the lowest loss; of deepened models `llama_pro`: new layers" in advice
     assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
