@@ -194,20 +194,28 @@ def ahead(contest: Contest) -> list[str]:
     return [f"it was below {listed(names)} {words}" for words, names in found.items()]
 
 
+def budgets(m: Metrics) -> list[Contest]:
+    """The studies' budgets that LLaMA Pro is in, on this run's own text first."""
+    found = [*of_own_text(m), *longest(m)[1:]]
+    return [contest for contest in found if contest.study and "llama_pro" in contest.runs]
+
+
+def of_several_budgets(m: Metrics) -> dict[str, Runs]:
+    """The models of the longest schedule on this run's own text that are in another budget, too:
+    not those that were trained there alone, as controls of LESA."""
+    found = budgets(m)
+    own = of_own_text(m)[-1].runs if len(found) > 1 else {}
+    return {n: runs for n, runs in own.items() if sum(n in contest.runs for contest in found) > 1}
+
+
 def table(m: Metrics) -> Table:
     """A row a model that is in two budgets or more, the lowest on this run's text first: its final
     loss minus LLaMA Pro's at each; in LLaMA Pro's own row its loss. No rows of one budget."""
-    own_text = of_own_text(m)
-    contests = [c for c in [*own_text, *longest(m)[1:]] if c.study and "llama_pro" in c.runs]
     columns = {
         f"{c.tokens:,} tokens{' of Python source' if c.study == 'scale' else ''}": c
-        for c in contests
+        for c in budgets(m)
     }
-    models = {
-        name: runs
-        for name, runs in own_text[-1].runs.items()
-        if sum(name in contest.runs for contest in contests) > 1
-    }
+    models = of_several_budgets(m)
     rows: list[Row] = []
     for model in sorted(models, key=lambda name: models[name].final_loss):
         first = models[model].first
@@ -223,7 +231,7 @@ def table(m: Metrics) -> Table:
         rows.append(row)
 
     def origin(row: Row, column: str) -> str:
-        contest = columns.get(column, own_text[-1])
+        contest = columns.get(column, of_own_text(m)[-1])
         return file_of(contest.study, contest.runs.get(str(row["model"])))
 
     return Table(
