@@ -6,8 +6,8 @@ plain `dvc repro` must work for every profile.
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,10 @@ def choose_models(tree: dict[str, Any], where: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="pipelines.profile")
+    parser.add_argument("profile")
+    profile = parser.parse_args().profile
     try:
-        profile = sys.argv[1]
         merged = compose(profile)
     except UserError as error:
         fail(str(error))
