@@ -26,13 +26,13 @@ def table() -> dict[str, Method]:
     return found
 
 
-def method_of(params: Params, model: str) -> tuple[Method, Strict]:
-    """The method that makes `model`, and its options.
+def method_of(params: Params, model: str, where: str = "params.yaml") -> tuple[Method, Strict]:
+    """The method that makes `model`, and its options; `where` names the file in an error.
 
     Raises UserError, one line naming the key, for a model, method, option or fit that is not
     there, and for one that the method does not use.
     """
-    key = f"params.yaml: methods.{model}"
+    key = f"{where}: methods.{model}"
     if model not in params.methods:
         raise UserError(f"{key}: not among the methods; they are {', '.join(params.methods)}")
     entry = params.methods[model]
@@ -44,7 +44,7 @@ def method_of(params: Params, model: str) -> tuple[Method, Strict]:
     return method, options(method, entry.model_extra or {}, key, entry.method)
 
 
-def check_methods(params: Params) -> None:
+def check_methods(params: Params, where: str = "params.yaml") -> None:
     """Validate what `methods` says against the table, before anything runs."""
     for model in params.methods:
-        method_of(params, model)
+        method_of(params, model, where)

@@ -13,7 +13,7 @@ from baselines.noise import resized
 from lesa.method.basis import Basis, load_basis
 from lesa.upscaling import lesa
 from lesa.upscaling.methods import Layer, Method, Source
-from lesa.upscaling.plan import Slot, insert_between
+from lesa.upscaling.plan import Slot, insert_predicted
 
 
 def constant_row(basis: Basis, weight: Tensor) -> Tensor:
@@ -32,4 +32,4 @@ def layer(source: Source, slot: Slot) -> Layer:
     return lesa.assembled(source, slot, matrix)
 
 
-METHODS = {"constant_row": Method(insert_between, layer, fits=1, options=lesa.Options)}
+METHODS = {"constant_row": Method(insert_predicted, layer, fits=1, options=lesa.Options)}

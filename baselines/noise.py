@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lesa.checkpoints.families import View
+from lesa.params import Count
 from lesa.upscaling import lesa
 from lesa.upscaling.methods import Layer, Method, Source
-from lesa.upscaling.plan import Slot, insert_between
+from lesa.upscaling.plan import Slot, insert_predicted
 
 Draw = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -25,7 +26,7 @@ Draw = Callable[[Tensor, torch.Generator], Tensor]
 class Options(lesa.Options):
     """seed: of the random matrices."""
 
-    seed: int
+    seed: Count
 
 
 def resized(matrix: Tensor, weight: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def control(draw: Draw) -> Method:
 
         return lesa.assembled(source, slot, drawn)
 
-    return Method(insert_between, layer, fits=1, options=Options)
+    return Method(insert_predicted, layer, fits=1, options=Options)
 
 
 METHODS = {"noise": control(gaussian), "spectrum": control(spectrum)}

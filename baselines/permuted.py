@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 
 from lesa.errors import UserError
+from lesa.params import Count, Places
 from lesa.upscaling import lesa
 from lesa.upscaling.methods import Layer, Method, Source
-from lesa.upscaling.plan import Slot, insert_between
+from lesa.upscaling.plan import LayerPlan, Slot, insert_predicted
 
 Gap = tuple[int, int]  # the base layers on both sides of it
 
@@ -19,7 +20,7 @@ Gap = tuple[int, int]  # the base layers on both sides of it
 class Options(lesa.Options):
     """seed: of the permutation."""
 
-    seed: int
+    seed: Count
 
 
 def derangement(n: int, seed: int) -> list[int]:
@@ -32,13 +33,8 @@ def derangement(n: int, seed: int) -> list[int]:
 
 
 def exchanged(source: Source) -> dict[Gap, Gap]:
-    """For each gap of the plan the one whose prediction it gets; drawn once for all layers.
-
-    Raises UserError if the plan has one gap alone.
-    """
+    """For each gap of the plan the one whose prediction it gets; drawn once for all layers."""
     gaps = [slot.between for slot in source.plan if slot.between]
-    if len(gaps) < 2:
-        raise UserError("params.yaml: gaps: lesa_permuted has 1 gap; it needs 2 or more")
     order = derangement(len(gaps), source.options.seed)
     return {gap: gaps[i] for gap, i in zip(gaps, order, strict=True)}
 
@@ -51,4 +47,11 @@ def layer(source: Source, slot: Slot) -> Layer:
     return lesa.assembled(source, slot, lambda kind: lesa.predicted(source, kind, other))
 
 
-METHODS = {"lesa_permuted": Method(insert_between, layer, fits=1, options=Options)}
+def plan(num_layers: int, gaps: Places) -> LayerPlan:
+    """LESA's. Raises UserError for one gap, which there is none to exchange with."""
+    if gaps.count < 2:
+        raise UserError("params.yaml: gaps: lesa_permuted has 1 gap; it needs 2 or more")
+    return insert_predicted(num_layers, gaps)
+
+
+METHODS = {"lesa_permuted": Method(plan, layer, fits=1, options=Options)}

@@ -17,13 +17,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lesa.checkpoints.reader import Checkpoint
-from lesa.errors import UserError
 from lesa.machine import compute_device
 from lesa.method.basis import Basis, load_basis
-from lesa.params import Places
+from lesa.params import Number
 from lesa.upscaling import lesa
 from lesa.upscaling.methods import Layer, Method, Source
-from lesa.upscaling.plan import LayerPlan, Slot, insert_between
+from lesa.upscaling.plan import Slot, insert_predicted
 
 Regression = tuple[Tensor, Tensor]  # B (2·d2, d2) and b (d2,), float32
 
@@ -32,7 +31,7 @@ class Options(lesa.Options):
     """penalty: on the squares of B, relative to the mean diagonal of the inputs' Gram matrix, which
     is taken about their mean. Far below the least one float64 would not see it."""
 
-    penalty: Annotated[float, Field(ge=1e-8, allow_inf_nan=False)]
+    penalty: Annotated[Number, Field(ge=1e-8, allow_inf_nan=False)]
 
 
 def triples(base: Checkpoint, basis: Basis, kind: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -94,12 +93,4 @@ def layer(source: Source, slot: Slot) -> Layer:
     return lesa.assembled(source, slot, matrix)
 
 
-def plan(num_layers: int, gaps: Places) -> LayerPlan:
-    if num_layers < 3:
-        raise UserError(
-            f"params.yaml: base: {num_layers} layers; a ridge regression needs 3 or more"
-        )
-    return insert_between(num_layers, gaps)
-
-
-METHODS = {"ridge": Method(plan, layer, bases=True, options=Options)}
+METHODS = {"ridge": Method(insert_predicted, layer, bases=True, options=Options)}

@@ -407,7 +407,7 @@ def options_of(given: Sequence[str] | None) -> dict[str, Any]:
             raise UserError(f"--option {said}: must be KEY=VALUE, such as seed=1")
         try:
             found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # a date, a number beyond bounds
             raise UserError(f"--option {said}: the value is no number, word or text") from None
     return found
 
@@ -526,7 +526,8 @@ def main() -> None:
     except CheckError as error:
         fail(str(error), 1)
     except OSError as error:
-        fail(f"{error.filename or Path.cwd()}: {error.strerror or error}", 2)
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}", 2)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -76,7 +76,8 @@ def tree_digest(folder: str | Path) -> str:
 
 @contextmanager
 def work_folder(path: str | Path, key: str) -> Iterator[Path]:
-    """A folder for unfinished work, kept when the work is stopped and removed when it is done.
+    """A folder for unfinished work, kept when the work is stopped and removed when it is done, or
+    if nothing of it is.
 
     `key` names everything the work depends on: with another key than the one it was left with,
     the folder is emptied first, so nothing stale is resumed.
@@ -86,7 +87,12 @@ def work_folder(path: str | Path, key: str) -> Iterator[Path]:
     if not marker.is_file() or marker.read_text() != key:
         shutil.rmtree(path, ignore_errors=True)
         write_text(marker, key)
-    yield path
+    try:
+        yield path
+    except BaseException:
+        if list(path.iterdir()) == [marker]:
+            shutil.rmtree(path)
+        raise
     shutil.rmtree(path)
 
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -41,10 +42,22 @@ def _name(value: str, extra: str = "") -> str:
 # Names of folders, stages of DVC and anchors of the report; a profile's, no stage's, may have dots.
 Name = Annotated[str, AfterValidator(_name)]
 ProfileName = Annotated[str, AfterValidator(lambda value: _name(value, "."))]
-Positive = Annotated[int, Field(gt=0, le=INT32_MAX)]
-AtLeastTwo = Annotated[int, Field(ge=2, le=INT32_MAX)]
-Count = Annotated[int, Field(ge=0, le=INT32_MAX)]  # as a seed, every library's generators take it
-Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+# YAML reads `yes` as true, which Python takes for 1.
+Integer = Annotated[int, BeforeValidator(_no_truth)]
+Number = Annotated[float, BeforeValidator(_no_truth)]
+Positive = Annotated[Integer, Field(gt=0, le=INT32_MAX)]
+AtLeastTwo = Annotated[Integer, Field(ge=2, le=INT32_MAX)]
+# As a seed, every library's generators take it.
+Count = Annotated[Integer, Field(ge=0, le=INT32_MAX)]
+Rate = Annotated[Number, Field(gt=0, lt=1)]
 Command = Annotated[str, Field(min_length=1)]
 
 
@@ -215,12 +228,12 @@ class Svd(Strict):
 class Predictor(Strict):
     """Hyper-parameters of G_W (docs/method.md steps 4 and 5)."""
 
-    norm_weight: Annotated[float, Field(ge=0, le=1)]  # the paper's lambda
+    norm_weight: Annotated[Number, Field(ge=0, le=1)]  # the paper's lambda
     epochs: Positive
     hidden_size: Positive
     batch_size: Positive  # rows
     learning_rate: Rate
-    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    weight_decay: Annotated[Number, Field(ge=0, le=1)]
     # Controls: the layers in a random order, or Gaussian noise of each layer's size. A prediction
     # is asked for the true neighbours whatever the predictor was fitted on.
     fitted_on: Literal["layers", "shuffled", "noise"] = "layers"
@@ -240,9 +253,7 @@ class FitRun(Strict):
 class Fit(Strict):
     presets: dict[Name, Predictor]
     runs: dict[Name, FitRun]  # the methods name what they need
-    heldout_every: Annotated[
-        int, Field(ge=2, le=INT32_MAX)
-    ]  # every n-th triple is held out in the diagnosis
+    heldout_every: AtLeastTwo  # every n-th triple is held out in the diagnosis
 
     @model_validator(mode="after")
     def some(self) -> Fit:
@@ -279,8 +290,8 @@ class Train(Strict):
     per_device_batch_size: Positive
     gradient_accumulation_steps: Positive  # batches a step, shared by all processes
     warmup_steps: Count
-    weight_decay: Annotated[float, Field(ge=0, le=1)]
-    max_grad_norm: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[Number, Field(ge=0, le=1)]
+    max_grad_norm: Annotated[Number, Field(gt=0)]
     bf16: bool  # autocast, where the machine has bfloat16 (lesa.machine.has_bfloat16)
     prefix_cache: bool  # keep the output of the layers below the first trainable one on disk
     seed: Count
@@ -320,9 +331,8 @@ class Evaluate(Strict):
     limit: Positive | None  # examples per official task; None: all
     mirror: str | None  # folder in hub layout; None: the hub
     batch_size: Positive
-    document_tokens: Annotated[
-        int, Field(ge=2, le=INT32_MAX)
-    ]  # of each document, for the mean of perplexities; a model with fewer positions reads these
+    # Of each document, for the mean of perplexities; a model with fewer positions reads these.
+    document_tokens: AtLeastTwo
     dtype: Literal["bfloat16", "float32"]  # float32 where the machine has no bfloat16
     bootstrap_iters: Positive
 
@@ -368,12 +378,14 @@ def dotted(loc: tuple[int | str, ...], tree: object) -> str:
     """The dotted key as in the file: pydantic's path has the chosen `source` or form of gaps as a
     level, too."""
     parts: list[str] = []
+    union: object = None  # the mapping whose chosen `source` the path has named already
     for part in loc:
         known = tree if isinstance(tree, dict) else {}
-        if part not in known and part in (known.get("source"), *FORMS):
-            continue
-        parts.append(str(part))
-        tree = known.get(part)
+        if part == known.get("source") and tree is not union:
+            union = tree
+        elif part in known or part not in FORMS:
+            parts.append(str(part))
+            tree = known.get(part)
     return ".".join(parts) or "(top level)"
 
 

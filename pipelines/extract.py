@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import whole_folder
 from lesa.machine import compute_device
-from lesa.method.basis import gram
+from lesa.method.basis import check_not_zero, gram
 from lesa.params import Params
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
@@ -22,6 +22,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         for kind in base.kinds:
             layers = tqdm(range(base.num_layers), desc=f"extract {kind}", unit="layer")
             total = gram(base.matrix(kind, i).to(device) for i in layers)
+            check_not_zero(total, kind)
             save_file({"gram": total.cpu()}, folder / f"{kind}.safetensors")
             del total  # before the next kind's is made
         log.params({"kinds": ",".join(base.kinds), "layers": base.num_layers})

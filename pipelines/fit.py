@@ -10,7 +10,7 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import key_of, tree_digest, whole_folder, work_folder, write_json
 from lesa.method.fitting import Job, fit_kinds
-from lesa.params import Params
+from lesa.params import INT32_MAX, Params
 from pipelines.closure import code_digest
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
@@ -19,7 +19,10 @@ BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    preset, seed = args.preset, int(args.seed)
+    preset, said = args.preset, args.seed
+    if not said.isdecimal() or int(said) > INT32_MAX:
+        raise UserError(f"seed: {said!r}: must be a whole number from 0 to {INT32_MAX:,}")
+    seed = int(said)
     if preset not in params.fit.presets:
         raise UserError(
             f"params.yaml: fit.presets: no preset {preset!r}; it has {sorted(params.fit.presets)}"

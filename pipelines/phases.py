@@ -15,9 +15,10 @@ from datasets import Dataset, concatenate_datasets
 from pydantic import Field, model_validator
 
 from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
-from lesa.params import Params, Positive, Rate, Strict, Train
+from lesa.params import Count, Params, Positive, Rate, Strict, Train
 from lesa.training.adapters import AdapterRun, merged
 from lesa.training.blocks import load_blocks, training_order
+from lesa.training.heldout import perplexity
 from lesa.training.outputs import fit
 from lesa.training.pretrain import train
 from lesa.training.saving import save
@@ -71,7 +72,7 @@ class Training(Row):
     """seed: of the order of the data; predictors have their own, in `fit`. kept: does the trained
     checkpoint stay, beside its numbers?"""
 
-    seed: int
+    seed: Count
     phases: list[Outputs | Phase] = Field(min_length=1)
     kept: bool = False
 
@@ -181,7 +182,7 @@ def numbers_of(phases: list[tuple[int, Json]], documents: list[str]) -> Json:
                     "step": step,
                     "tokens": step * curve["tokens_per_step"],
                     "heldout_loss": loss,
-                    "heldout_perplexity": math.exp(loss),
+                    "heldout_perplexity": perplexity(loss),
                     "block_losses": own,
                     "second_text_loss": fmean(second),
                     "second_text_block_losses": second,

@@ -230,7 +230,8 @@ def report(
         "0-14: copies of base layers. +: new, between its neighbours. +3: new, made of layer 3.",
         aligned(stage_table(found, machine)),
         "Figures are of one run; the last row sums them, and has the largest memory and scratch.\n"
-        f"Disk at the fullest moment: {gib(total)}, of which {gib(already)} are there already.\n"
+        f"Disk at the fullest moment: {gib(total)}, of which "
+        f"{gib(min(already, total))} are there already.\n"
         "Memory is a model (lesa/planning/) of what a stage holds at once, with the libraries.\n"
         "Time is an estimate from rates measured just now, without the stages' start; work beside\n"
         "the matrix products makes it longer. Not counted: inputs, corpus, tasks and report, as\n"

@@ -6,11 +6,12 @@ plain `dvc repro` must work for every profile.
 
 from __future__ import annotations
 
-import sys
+import argparse
+import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -20,29 +21,39 @@ from lesa.files import write_text
 from lesa.params import parse
 from pipelines.stage import fail
 
-# Tagged unions: another source has other keys, so its mapping replaces the default's whole.
-REPLACED = (("base",), ("corpus", "text"))
+SOURCES = ("base", "corpus.text")  # another source has other keys
+
+
+def replaced(tree: Any, overlay: Any) -> list[str]:
+    """Keys whose mapping in `overlay` takes the place of the default's whole, as it is of another
+    form: sources, and gaps that are listed where the default's are a range, or the other way."""
+    found = [key for key in SOURCES if OmegaConf.select(overlay, key) is not None]
+    for key in ("gaps", *(f"methods.{name}.gaps" for name in overlay.get("methods") or {})):
+        both = [OmegaConf.select(one, key) for one in (tree, overlay)]
+        listed = {"after" in one for one in both if isinstance(one, DictConfig)}
+        if len(listed) > 1:
+            found.append(key)
+    return found
 
 
 def compose(profile: str, conf: Path = Path("conf")) -> dict[str, Any]:
     """The merged and validated parameters of a profile, as a nested dict."""
     path = conf / f"{profile}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # which takes a name of any length
         known = ", ".join(sorted(p.stem for p in conf.glob("*.yaml")))
         raise UserError(f"PROFILE: no profile {profile!r} in {conf}; it has {known}")
     try:
         tree = OmegaConf.load(conf / "default.yaml")
         overlay = OmegaConf.load(path) if profile != "default" else OmegaConf.create()
-        for keys in REPLACED:
-            if OmegaConf.select(overlay, ".".join(keys)) is not None:
-                OmegaConf.update(tree, ".".join(keys), {}, merge=False)
+        for key in replaced(tree, overlay):
+            OmegaConf.update(tree, key, {}, merge=False)
         merged: Any = OmegaConf.to_container(OmegaConf.merge(tree, overlay))
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError) as error:
         line = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: cannot be merged with the default ({line})") from None
     choose_models(merged, str(path))
     params = parse(merged, str(path))
-    check_methods(params)
+    check_methods(params, str(path))
     if params.profile != profile:
         raise UserError(
             f"{path}: profile: {params.profile!r}, which all that is measured would be told as; "
@@ -68,8 +79,10 @@ def choose_models(tree: dict[str, Any], where: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="pipelines.profile")
+    parser.add_argument("profile")
+    profile = parser.parse_args().profile
     try:
-        profile = sys.argv[1]
         merged = compose(profile)
     except UserError as error:
         fail(str(error))

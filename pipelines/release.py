@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +88,7 @@ def main() -> None:
     except UserError as error:
         fail(str(error))
     except CheckError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        fail(str(error), 1)
     except OSError as error:
         fail(f"{error.filename or Path.cwd()}: {error.strerror or error}")
 

@@ -16,7 +16,7 @@ from lesa.errors import UserError
 from lesa.files import key_of, whole_folder
 from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds, kind_seed
-from lesa.params import Params, Places, Predictor, Strict, dotted, load
+from lesa.params import Count, Params, Places, Predictor, Strict, dotted, load
 from lesa.upscaling import expand
 from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
@@ -33,7 +33,7 @@ class Fitted(Strict):
     """
 
     preset: str
-    seed: int
+    seed: Count
     settings: dict[str, Any] = Field(default_factory=dict)
     signs: Literal["largest", "lapack"] | int = "largest"
     raw: bool = False

@@ -10,10 +10,11 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import NoReturn
 
 from baselines import check_methods
 from lesa import params as parameters
-from lesa.errors import UserError
+from lesa.errors import CheckError, UserError
 from lesa.machine import has_bfloat16, set_threads
 from lesa.params import Params
 from pipelines import found, provenance
@@ -26,7 +27,8 @@ SEED = 0  # of whatever draws without a seed of its own; real seeds are params
 
 
 def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True) -> None:
-    """Run one stage as a command: exit status 0, or 2 after one line on stderr for bad input.
+    """Run one stage as a command: exit status 0, or after one line on stderr 2 for bad input and 1
+    for a result that is no model.
 
     `argument_names` are positional arguments of the command, found in `args`; they tell the
     instances of a stage apart. Errors that are not the user's keep their traceback. Of several
@@ -61,6 +63,8 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
                     log.tags({"mlflow.note.content": said})
     except UserError as error:
         fail(str(error))
+    except CheckError as error:
+        fail(str(error), 1)
     except Exception as error:
         if not disk_is_full(error):
             raise
@@ -102,6 +106,6 @@ def prepare_process() -> None:
     torch.manual_seed(SEED)
 
 
-def fail(message: str) -> None:
+def fail(message: str, status: int = 2) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

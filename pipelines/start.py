@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from lesa.method.structure import structure
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.freezing import freeze
-from lesa.training.heldout import block_losses, first_tokens, mean_perplexity, readable
+from lesa.training.heldout import block_losses, first_tokens, mean_perplexity, perplexity, readable
 from lesa.training.prefix import skip_prefix
 from lesa.training.pretrain import dtype_name, load_model
 from pipelines.closure import code_digest
@@ -67,7 +66,7 @@ def scores(folder: Path, row: Start, params: Params) -> dict[str, Any]:
         "heldout_documents": list(heldout["document"]),
         "block_losses": losses,
         "loss": loss,
-        "perplexity": math.exp(loss),
+        "perplexity": perplexity(loss),
     }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from lesa.errors import UserError
-from lesa.params import Params, Positive, Strict, parse
+from lesa.params import Count, Params, Positive, Strict, parse
 
 
 class Schedule(Strict):
@@ -18,7 +18,7 @@ class Schedule(Strict):
     max_steps: Positive
     eval_every: Positive
     save_every: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Count
 
 
 def params_file(name: str) -> Path:

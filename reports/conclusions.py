@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from reports import budget, start
-from reports.claims import Verdict, above, below, in_order
+from reports.claims import in_order
 from reports.measured import Json, Metrics
 from reports.paired import Interval
 from reports.tables import minus_untouched, number, show_interval
-from reports.training_runs import IDENTITY_STARTS, called, new_layers, on_the_way
+from reports.training_runs import IDENTITY_STARTS, called, new_layers, on_the_way, told_apart
 
 # What stands in for LESA's prediction, or for what its predictor is fitted on.
 CONTROLS = ("noise", "spectrum", "constant_row", "lesa_permuted", "ridge")
@@ -82,15 +82,12 @@ def overtaking(study: Mapping[str, Json]) -> list[str]:
         if lesa is None or (other := called(study, name)) is None:
             continue
         if gaps := on_the_way(lesa, other):
-            ahead, behind = (
-                [n for n, gap in gaps.items() if side(gap) is Verdict.HOLDS]
-                for side in (below, above)
-            )
-            first = f"first after {number(min(ahead))} tokens" if ahead else "at no budget measured"
-            open_ones = len(gaps) - len(ahead) - len(behind)
+            lower, higher = told_apart(gaps)
+            first = f"first after {number(min(lower))} tokens" if lower else "at no budget measured"
+            open_ones = len(gaps) - len(lower) - len(higher)
             out.append(
-                f"LESA is below `{name}` {first}: lower at {len(ahead)} of {len(gaps)} points, "
-                f"higher at {len(behind)}, not decided at {open_ones}."
+                f"LESA is below `{name}` {first}: lower at {len(lower)} of {len(gaps)} points, "
+                f"higher at {len(higher)}, not decided at {open_ones}."
             )
     return out
 

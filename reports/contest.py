@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports import rates
+from reports import controls, rates
 from reports.budget import longer_runs, main_runs
-from reports.claims import Verdict, above, below, in_order
+from reports.claims import Verdict, above, in_order
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import Row, Table, show_interval
@@ -19,6 +19,7 @@ from reports.training_runs import (
     groups,
     new_layers,
     on_the_way,
+    told_apart,
 )
 
 # What trains without a new layer, by what its study says that it trains.
@@ -44,13 +45,12 @@ class Contest:
     def tokens(self) -> int:
         return max(runs.tokens for runs in self.runs.values())
 
-    @property
-    def where(self) -> str:
-        """Tokens, text and study."""
+    def where(self, *models: str) -> str:
+        """Tokens, text and study, and how many seeds these models have."""
         if not self.study:
             return f"{self.tokens:,} tokens"
         text = " of Python source" if self.study == "scale" else ""
-        counts = sorted({len(runs.by_seed) for runs in self.runs.values()})
+        counts = sorted({len(self.runs[model].by_seed) for model in models})
         seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
         plural = "" if counts[-1] == 1 else "s"
         return f"{self.tokens:,} tokens{text} (study `{self.study}`, {seeds} seed{plural})"
@@ -126,7 +126,7 @@ def which(contest: Contest) -> str:
     level = [
         n for n, gap in gaps.items() if gap and in_order(gap, "below", "above", "level") == "level"
     ]
-    said = f"After {contest.where} {named(best)} has the lowest loss"
+    said = f"After {contest.where(best, deepest, *level)} {named(best)} has the lowest loss"
     if level:
         said += f", not told apart from {listed(level)}"
     if deepest != best:
@@ -152,8 +152,8 @@ def depth(contest: Contest) -> str:
 
 
 def worth(m: Metrics) -> list[str]:
-    """What LESA's layers are worth after training: beside identity starts, and beside Gaussian
-    matrices of their norms."""
+    """What LESA's layers are worth after training: beside identity starts, and beside what can
+    stand in for its predictions."""
     said = []
     for contest in longest(m):
         lesa, llama_pro = contest.runs.get("lesa"), contest.runs.get("llama_pro")
@@ -162,8 +162,8 @@ def worth(m: Metrics) -> list[str]:
         if (gap := difference(lesa, llama_pro)) is not None:
             order = in_order(gap, "below", "above", "not told apart from")
             parts = [f"it is {order} LLaMA Pro", *ahead(contest)]
-            parts += [*beside_noise(contest), *at_an_edge(m, contest)]
-            said.append(f"After {contest.where} {'; '.join(parts)}")
+            parts += [*controls.ends(contest.runs), *at_an_edge(m, contest)]
+            said.append(f"After {contest.where('lesa', 'llama_pro')} {'; '.join(parts)}")
     return [f"**LESA after training:** {'. '.join(said)}."] if said else []
 
 
@@ -187,32 +187,35 @@ def ahead(contest: Contest) -> list[str]:
         if (other := contest.runs.get(name)) is None:
             continue
         if gaps := on_the_way(contest.runs["lesa"], other):
-            points = [tokens for tokens, gap in gaps.items() if below(gap) is Verdict.HOLDS]
-            first = f", first after {points[0]:,} tokens" if points else ""
-            words = f"at {len(points) or 'none'} of {len(gaps)} points{first}"
+            lower, _ = told_apart(gaps)
+            first = f", first after {lower[0]:,} tokens" if lower else ""
+            words = f"at {len(lower) or 'none'} of {len(gaps)} points{first}"
             found.setdefault(words, []).append(name)
     return [f"it was below {listed(names)} {words}" for words, names in found.items()]
 
 
-def beside_noise(contest: Contest) -> list[str]:
-    """What LESA's predictions are worth beside Gaussian matrices of their norms."""
-    lesa, noise = contest.runs["lesa"], contest.runs.get("noise")
-    if noise is None or (end := difference(noise, lesa)) is None:
-        return []
-    order = in_order(end, "below", "above", "not told apart from")
-    return [f"Gaussian matrices of its norms (`noise`) end {order} it {nats(end)}"]
+def budgets(m: Metrics) -> list[Contest]:
+    """The studies' budgets that LLaMA Pro is in, on this run's own text first."""
+    found = [*of_own_text(m), *longest(m)[1:]]
+    return [contest for contest in found if contest.study and "llama_pro" in contest.runs]
+
+
+def of_several_budgets(m: Metrics) -> dict[str, Runs]:
+    """The models of the longest schedule on this run's own text that are in another budget, too:
+    not those that were trained there alone, as controls of LESA."""
+    found = budgets(m)
+    own = of_own_text(m)[-1].runs if len(found) > 1 else {}
+    return {n: runs for n, runs in own.items() if sum(n in contest.runs for contest in found) > 1}
 
 
 def table(m: Metrics) -> Table:
-    """A row a model of the longest schedule on this run's text, the lowest first: its final loss
-    minus LLaMA Pro's at every budget; in LLaMA Pro's own row its loss. No rows of one budget."""
-    own_text = of_own_text(m)
-    contests = [c for c in [*own_text, *longest(m)[1:]] if c.study and "llama_pro" in c.runs]
+    """A row a model that is in two budgets or more, the lowest on this run's text first: its final
+    loss minus LLaMA Pro's at each; in LLaMA Pro's own row its loss. No rows of one budget."""
     columns = {
         f"{c.tokens:,} tokens{' of Python source' if c.study == 'scale' else ''}": c
-        for c in contests
+        for c in budgets(m)
     }
-    models = own_text[-1].runs if len(contests) > 1 else {}
+    models = of_several_budgets(m)
     rows: list[Row] = []
     for model in sorted(models, key=lambda name: models[name].final_loss):
         first = models[model].first
@@ -228,7 +231,7 @@ def table(m: Metrics) -> Table:
         rows.append(row)
 
     def origin(row: Row, column: str) -> str:
-        contest = columns.get(column, own_text[-1])
+        contest = columns.get(column, of_own_text(m)[-1])
         return file_of(contest.study, contest.runs.get(str(row["model"])))
 
     return Table(

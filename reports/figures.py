@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from reports import budget, hover, scale, start
+from reports import budget, contest, hover, scale, start
 from reports.measured import Json, Metrics, files
 from reports.training_runs import Runs, groups
 
@@ -285,7 +285,8 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
             drawn.append(write("budget", curves, folder, said, budget.SOURCES))
         if longer := budget.longer_runs(m):
             said = f"{by_tokens}, the longer schedule of study `budget`{bands}"
-            curves = seeds_curves(longer)
+            compared = contest.of_several_budgets(m)
+            curves = seeds_curves([runs for runs in longer if runs.model in compared])
             drawn.append(write("budget_longer", curves, folder, said, budget.SOURCES))
         if m.scale:
             said = f"{by_tokens} of Python source, study `scale`{bands}"

@@ -185,14 +185,15 @@ def files(stage: str, names: list[str]) -> str:
 def read(folder: Path, name: str) -> Json:
     """The file of `name`, such as `pretrain/lesa`: the stage that wrote it comes first."""
     path, stage = folder / f"{name}.json", name.partition("/")[0]
+    again = "`make bench`" if stage == "benchmarks" else f"stage {stage}"
     if not path.is_file():
         raise UserError(f"{path}: not found; run stage {stage} first (`dvc repro`)")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); run stage {stage} again") from None
+        raise UserError(f"{path}: not JSON ({error}); run {again} again") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; run stage {stage} again")
+        raise UserError(f"{path}: expected a JSON object; run {again} again")
     for key in REQUIRED.get(stage, ()):
         if key not in value:
             raise UserError(f"{path}: lacks the key {key!r}; run stage {stage} again")

@@ -169,13 +169,22 @@ def machines(m: Metrics) -> Table:
     )
 
 
+def of_this_base(m: Metrics, benchmark: Json) -> bool:
+    """Whether it was of a model of this run's size: of another it says nothing of this run."""
+    shape = benchmark["shape"]
+    size = (shape["layers"], shape["hidden"])
+    return size == (m.base["num_hidden_layers"], m.base["hidden_size"])
+
+
 def step_seconds(m: Metrics, prefix: bool = True) -> dict[str, list[float]]:
-    """Seconds of a training step by method, a value a repetition, methods in turn.
+    """Seconds of a training step by method, a value a repetition, methods in turn; none where the
+    benchmark was not made or is of another model.
 
     prefix: with the frozen layers below the first trainable one, which a cache only moves off the
     clock where each block is seen once.
     """
-    methods: dict[str, Json] = m.benchmarks.get("training_steps", {}).get("methods", {})
+    found = m.benchmarks.get("training_steps", {})
+    methods: dict[str, Json] = found["methods"] if found and of_this_base(m, found) else {}
     return {
         name: [float(s) + prefix * float(c["prefix_seconds_per_step"]) for s in c["seconds"]]
         for name, c in methods.items()

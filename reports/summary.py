@@ -14,16 +14,14 @@ from reports.claims import Claim, Verdict, in_order, in_short
 from reports.contest import advice, nats, of_own_text, worth
 from reports.measured import Json, Metrics, files, perplexity_at
 from reports.tables import Table, number
-from reports.training_runs import (
-    called,
-    difference,
-)
+from reports.training_runs import called, difference
 
 PAPER = (
     "**The paper:** LESA makes a language model deeper with layers that a small network predicts "
     "from their neighbours, and says that this starts lower, costs less and ends better than "
     "LLaMA Pro and SOLAR."
 )
+LEVEL = "neither lower nor higher"  # an interval that spans zero
 NEAR_RANK_ONE = 0.5  # of the squared norm of a matrix, in its largest singular value
 
 
@@ -123,14 +121,10 @@ def rank(m: Metrics, lesa: str) -> list[str]:
     if not all(shares):
         return []
     new, own = (float(np.mean(of)) for of in shares)
-    near = (
-        "close to rank one, each row a multiple of one row"
-        if new >= NEAR_RANK_ONE
-        else "far from rank one"
-    )
+    near = "near rank one" if new >= NEAR_RANK_ONE else "far from rank one"
     return [
-        f"its matrices are {near}: {new:.0%} of their squared norm is in one direction "
-        f"({own:.0%} in the base's)"
+        f"matrices {near}, {new:.0%} of their squared norm in one direction ({own:.0%} in the "
+        "base's)"
     ]
 
 
@@ -139,18 +133,17 @@ def spread(m: Metrics) -> list[str]:
     moved = []
     for lesa in start.lesa_starts(m):
         low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
-        draws = f"preset `{lesa.preset}`, {len(lesa.rows)} draws"
-        text = f"from {three(low)} to {three(high)} ({draws}"
+        text = f"from {three(low)} to {three(high)} (`{lesa.preset}`, {len(lesa.rows)} draws"
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
             verb = "following" if rho > 0 and p < 0.05 else "not following"
-            text += f", {verb} that of one constant row: rank correlation {rho:.2f}"
+            text += f", {verb} one constant row's: rank correlation {rho:.2f}"
         moved.append(f"{text})")
     if not moved:
         return []
     return [
-        "the signs of U's columns and the predictor's seed, which no source fixes, move its "
-        f"perplexity {', and '.join(moved)}"
+        "the signs of U's columns and the predictor's seed, which no source fixes, take its "
+        f"perplexity {' and '.join(moved)}"
     ]
 
 
@@ -160,16 +153,16 @@ FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise"
 def fitted_on(m: Metrics) -> list[str]:
     """Whether a predictor needs the layers' order, or the layers, to start as low."""
     said = []
-    for lesa in start.lesa_starts(m):
+    for settings, on in FITTED_ON.items():
         found: dict[str, list[str]] = {}
-        for other in start.of_preset(m, "lesa", lesa.preset):
-            if other.settings in FITTED_ON:
-                gap = start.difference(other, lesa)
-                words = in_order(gap, "lower", "higher", "neither clearly lower nor clearly higher")
-                found.setdefault(words, []).append(FITTED_ON[other.settings])
-        parts = [f"fitted on {' or '.join(on)} it starts {words}" for words, on in found.items()]
-        if parts:
-            said.append(f"{', '.join(parts)} (preset `{lesa.preset}`)")
+        for lesa in start.lesa_starts(m):
+            for other in start.of_preset(m, "lesa", lesa.preset):
+                if other.settings == settings:
+                    words = in_order(start.difference(other, lesa), "lower", "higher", LEVEL)
+                    found.setdefault(words, []).append(f"`{lesa.preset}`")
+        if found:
+            starts = ", ".join(f"{words} ({', '.join(of)})" for words, of in found.items())
+            said.append(f"fitted on {on} it starts {starts}")
     return said
 
 
@@ -180,12 +173,10 @@ def permuted(m: Metrics) -> list[str]:
         for lesa in start.lesa_starts(m)[:1]
         for other in start.of_preset(m, "lesa_permuted", lesa.preset)
     ]
-    words = {in_order(gap, "lower than", "higher than", "as high as") for gap in gaps}
+    words = {in_order(gap, "lower", "higher", LEVEL) for gap in gaps}
     if len(words) != 1:
         return []
-    return [
-        f"with its predictions in one another's gaps it starts {words.pop()} with them in theirs"
-    ]
+    return [f"with its predictions in one another's gaps it starts {words.pop()}"]
 
 
 def by_norm_weight(m: Metrics) -> list[str]:
@@ -200,7 +191,7 @@ def by_norm_weight(m: Metrics) -> list[str]:
         return []
     least, most = min(found), max(found)
     return [
-        f"the weight of the norm term, which sets its matrices' size, takes it from "
+        f"the norm term's weight, which sets its matrices' size, takes it from "
         f"{three(found[least])} at {least:g} to {three(found[most])} at {most:g} (one seed)"
     ]
 
@@ -332,4 +323,4 @@ def here_too(m: Metrics) -> str:
                 parts.append(f"{words} {rerun.NAMES[method]} {nats(gap)}")
     if not parts:
         return "The same comparison was not measured here."
-    return f"Here LESA's loss after {own_text[-1].where} is {' and '.join(parts)}."
+    return f"Here LESA's loss after {own_text[-1].where('lesa')} is {' and '.join(parts)}."

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from lesa.params import Places
+from reports.claims import Verdict, above, below
 from reports.measured import Json, Metrics, losses_at, whole_seconds
 from reports.paired import Array, Interval, document_means, paired, resampled
 from reports.tables import Row, Table
@@ -157,6 +158,14 @@ def on_the_way(ours: Runs, theirs: Runs) -> dict[int, Interval]:
     return {n: gap for n, gap in gaps.items() if gap is not None}
 
 
+def told_apart(gaps: Mapping[int, Interval]) -> tuple[list[int], list[int]]:
+    """Of differences on the way, the numbers of tokens at which ours is below, and above."""
+    lower, higher = (
+        [n for n, gap in gaps.items() if side(gap) is Verdict.HOLDS] for side in (below, above)
+    )
+    return lower, higher
+
+
 def median_seconds(runs: Runs) -> float:
     """Median over seeds of the whole seconds, frozen layers below included."""
     return float(np.median([whole_seconds(run) for run in runs.by_seed.values()]))
@@ -296,15 +305,22 @@ def on_the_cpu(m: Metrics, runs: Runs) -> bool:
 def machines(m: Metrics, study: str, found: Mapping[str, Json]) -> str:
     """On which machines a study's runs were measured, as a sentence; nothing if all ran on a CPU,
     as the rest of the report did, or if it is not known."""
-    steps: dict[str, set[int]] = {}
-    for name, run in found.items():
+    names: dict[str, dict[int, list[str]]] = {}  # of runs, by device and steps
+    for name, run in sorted(found.items()):
         if (origin := m.provenance.get(f"{study}-{name}")) is not None:
-            steps.setdefault(origin["machine"]["device"], set()).add(int(run["max_steps"]))
-    if not set(steps) - {"cpu"}:
+            of_device = names.setdefault(origin["machine"]["device"], {})
+            of_device.setdefault(int(run["max_steps"]), []).append(f"`{name}`")
+    if not set(names) - {"cpu"}:
         return ""
+
+    def counted(device: str, steps: int) -> str:
+        """Of steps that several devices ran, the runs of all but the one with most are named."""
+        most = max(names, key=lambda other: len(names[other].get(steps, [])))
+        return f"{steps:,}" + ("" if device == most else f" ({', '.join(names[device][steps])})")
+
     said = [
-        f"{' and '.join(f'{n:,}' for n in sorted(steps[device]))} steps "
+        f"{', '.join(counted(device, n) for n in sorted(names[device]))} steps "
         f"{'' if i else 'were measured '}on {'a CPU' if device == 'cpu' else device}"
-        for i, device in enumerate(sorted(steps, key=lambda device: min(steps[device])))
+        for i, device in enumerate(sorted(names, key=lambda device: min(names[device])))
     ]
     return f"Runs of {', those of '.join(said)} (metrics/provenance/*.json)."

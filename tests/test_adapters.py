@@ -53,7 +53,9 @@ def test_the_draw_is_the_seeds(tmp_path: Path) -> None:
     assert not any(torch.equal(drawn[0][name], drawn[2][name]) for name in drawn[0])
 
 
-@pytest.mark.parametrize(("family", "parameters"), [("gpt2", 10**6), ("llama", 10)])
+@pytest.mark.parametrize(
+    ("family", "parameters"), [("gpt2", 10**6), ("llama", 10), ("llama", 10**6)]
+)
 def test_what_cannot_be_is_refused(tmp_path: Path, family: str, parameters: int) -> None:
     model = load_model(save_family(family, tmp_path / "base"))
     with pytest.raises(UserError, match=r"^LoRA: \d+ matrices cannot have"):

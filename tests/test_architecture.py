@@ -224,7 +224,7 @@ def test_a_described_model_holds_for_its_revision_alone(monkeypatch: pytest.Monk
         ({"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}, "30"),
         ({"model_type": "gpt2", "n_layer": 3, "n_embd": 30, "n_head": 4}, "divisible"),
         ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn"),
-        ({"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32}, "at least 3"),
+        ({"model_type": "llama", "num_hidden_layers": 0, "hidden_size": 32}, "0 layers; must be"),
         ({"model_type": "llama", "dtype": "float3"}, "float3"),
     ],
 )

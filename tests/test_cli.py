@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from lesa.commands.registry import installed
 from lesa.errors import UserError
 from lesa.files import tree_digest
 from lesa.params import Gaps, ListedGaps
+from lesa.training.trainer import Clock
 from tests.families import CONFIGS, deepen, load, logits, save_family, stored
 from tests.test_machine import MACHINE
 
@@ -361,6 +363,199 @@ def test_what_is_no_model_fails_its_check(base: Path, text: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def damaged(base: Path, folder: Path, **tensors: float) -> Path:
+    """The tiny Llama with all tensors whose name ends so filled with a number."""
+    save_family("llama", folder, shards="1GB")
+    path = folder / "model.safetensors"
+    found = load_file(path)
+    for name, tensor in found.items():
+        for end, value in tensors.items():
+            if name.endswith(f"{end}.weight"):
+                tensor.fill_(value)
+    save_file(found, path, metadata={"format": "pt"})
+    return folder
+
+
+def test_inspect_fails_where_the_loss_is_no_number(
+    base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    broken = damaged(base, tmp_path / "broken", norm=3e38)
+    for words in ((), ("--json",)):
+        status, out, err = run("inspect", broken, "--no-spectra", "--text", text, *words)
+        assert (status, out) == (1, "")
+        assert "no number" in last_line(err)
+
+
+def test_matrices_of_zeros(base: Path, tmp_path: Path, run: Run) -> None:
+    """They have no singular vectors: a method that needs some is refused, another one works."""
+    flat = damaged(base, tmp_path / "flat", o_proj=0.0)
+    status, out, _ = run("inspect", flat, "--json")
+    kinds = json.loads(out)["kinds"]
+    assert (status, kinds["o_proj"]["spectrum"]["rank"]) == (0, 0)
+    assert kinds["q_proj"]["spectrum"]["rank"] > 1
+    for method in ("lesa", "ridge"):
+        words = ("-o", "penalty=0.01") if method == "ridge" else ()
+        status, _, err = run("expand", flat, tmp_path / "out", "-n", 8, "-m", method, *words)
+        assert status == 2
+        assert "error: o_proj: is zero in all layers" in last_line(err)
+    assert run("expand", flat, tmp_path / "out", "-n", 8, "-m", "solar")[0] == 0
+
+
+def test_what_transformers_takes_for_another_family_is_refused(tmp_path: Path, run: Run) -> None:
+    folder = save_family("mistral", tmp_path / "mistral")
+    config = json.loads((folder / "config.json").read_text())
+    kinds = ["full_attention", "sliding_attention"] * 3
+    (folder / "config.json").write_text(json.dumps(config | {"layer_types": kinds}))
+    status, out, err = run("inspect", folder, "--no-spectra")
+    assert (status, out) == (2, "")
+    assert "model type 'mistral', which transformers takes for 'ministral'" in last_line(err)
+
+
+def test_two_layers_are_too_few_to_learn_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """What reads no predictor deepens them, and `plan` and `inspect` say what `expand` does."""
+    monkeypatch.setattr(planning, "this_machine", lambda: MACHINE)
+    two = save_family("llama", tmp_path / "two", num_hidden_layers=2)
+    can = lesa.inspect(two, spectra=False).new_layers
+    assert (can["lesa"], can["noise"], can["ridge"], can["average"]) == ([], [], [], [1])
+    for command in (("plan", two), ("expand", two, tmp_path / "out")):
+        for method, status in (("lesa", 2), ("ridge", 2), ("average", 0)):
+            words = ("-o", "penalty=0.01") if method == "ridge" else ()
+            found, _, err = run(*command, "-m", method, "-n", 3, *words)
+            assert found == status
+            assert not status or "2 layers; a predictor needs at least 3" in last_line(err)
+
+
+def test_an_unreadable_text_is_refused_before_any_work(
+    base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    for name, content in (("empty", b""), ("latin", "é".encode("latin-1"))):
+        (tmp_path / name).write_bytes(content)
+    lesa.expand(base, tmp_path / "start", method="identity", layers=8)
+    out = tmp_path / "out"
+    for name in ("empty", "latin"):
+        for command in (
+            ("expand", base, out, "-n", 8),
+            ("fit-outputs", tmp_path / "start", out, "--train", text),
+            ("train", tmp_path / "start", out, "--train", text),
+        ):
+            status, _, err = run(*command, "--text", tmp_path / name)
+            assert status == 2
+            assert f"{name}: " in last_line(err)
+            assert "predictors" not in err
+            assert not (tmp_path / ".out.work" / "fit").exists()
+
+
+def test_a_link_to_nowhere_is_no_new_folder(base: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    status, _, err = run("expand", base, tmp_path / "link", "-m", "solar", "-n", 8)
+    assert (status, "is there already" in err) == (2, True)
+
+
+def start_of(base: Path, folder: Path, method: str = "identity") -> Path:
+    lesa.expand(base, folder, method=method, layers=8)
+    return folder
+
+
+def test_one_step_trains(base: Path, text: Path, tmp_path: Path) -> None:
+    start = start_of(base, tmp_path / "start")
+    found = lesa.train(start, tmp_path / "out", text, text, tokens=256, batch_size=1)
+    assert [tokens for tokens, _ in found.curve] == [0, 256]
+    assert found.curve[1][1] < found.curve[0][1]
+
+
+def test_json_is_alone_on_stdout_whatever_transformers_may_say(
+    base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    start = start_of(base, tmp_path / "start")
+    verbosity = transformers_logging.get_verbosity()
+    try:  # as TRANSFORMERS_VERBOSITY=error has it
+        transformers_logging.set_verbosity_error()
+        words = ("--train", text, "--text", text, "--tokens", 1024, "--batch-size", 1)
+        status, out, _ = run("train", start, tmp_path / "out", *words, "--json")
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    assert status == 0
+    assert json.loads(out)["tokens"] == 1024
+
+
+def test_a_stopped_training_is_not_gone_on_with_on_another_held_out_text(
+    base: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. " * 20)
+    start = start_of(base, tmp_path / "start")
+
+    def train(out: str, heldout: Path) -> list[tuple[int, float]]:
+        return lesa.train(start, tmp_path / out, text, heldout, tokens=8 * 256, batch_size=1).curve
+
+    def stop(clock: Clock, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Clock, "on_step_begin", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train("out", text)
+    assert (tmp_path / ".out.work" / "trainer" / "checkpoint-4").is_dir()
+    assert train("out", other) == train("whole", other)
+
+
+def test_a_training_that_diverges_is_one_line(
+    base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    words = ("--trains", "all", "--train", text, "--text", text, "--learning-rate", 10)
+    for _ in range(2):  # and so is what is done again
+        status, out, err = run("train", base, tmp_path / "out", *words, "--tokens", 4096)
+        assert (status, out) == (1, "")
+        assert re.search(r"error: the held-out loss is \S+ nats a token: the model has", err)
+        assert not (tmp_path / "out").exists()
+
+
+def test_training_says_which_argument_is_wrong(
+    base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    start, solar = start_of(base, tmp_path / "start"), start_of(base, tmp_path / "solar", "solar")
+    short = tmp_path / "short.txt"
+    short.write_text(TEXT[:300])
+    for model, train, words, said in (
+        (start, short, (), f"batch_size: 2: {short} has 1 windows; a batch holds none twice"),
+        (solar, text, ("--trains", "lora"), f"trains: lora: {solar} has no new layer"),
+        (start, text, ("--tokens", 10**19), "tokens: 10000000000000000000: must be a whole number"),
+        (start, text, ("--seed", 2**31), "seed: 2147483648: must be a whole number from 0 to"),
+    ):
+        files = ("--train", train, "--text", text)
+        status, out, err = run("train", model, tmp_path / "out", *files, *words)
+        assert (status, out) == (2, "")
+        assert f"error: {said}" in last_line(err)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[", "[1]", "null", '"a"', "[]", "{}", '[{"layer_idx": 0}]', b"\xff\xfe", "short", "frozen"],
+)
+def test_a_damaged_plan_is_one_line(
+    content: str | bytes, base: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    start = start_of(base, tmp_path / "start")
+    path = start / "layer_plan.json"
+    rows = json.loads(path.read_text())
+    if content == "short":
+        content = json.dumps(rows[:4])
+    if content == "frozen":
+        content = json.dumps([row | {"trainable": False} for row in rows])
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for command in ("train", "fit-outputs"):
+        words = ("--train", text, "--text", text)
+        status, out, err = run(command, start, tmp_path / "out", *words)
+        assert (status, out) == (2, "")
+        assert "Traceback" not in err
+        assert last_line(err).startswith(f"error: {path}: ")
+
+
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no command": ((), "Missing command"),
     "no such command": (("deepen",), "No such command"),
@@ -406,6 +601,13 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
         ("train", "BASE", "out", "--train", "TEXT", "--text", "TEXT", "--trains=all", "--tokens=9"),
         "tokens: 9: fewer than one batch of 2 windows",
     ),
+    "one gap to exchange": (("plan", "BASE", "-n", "7", "-m", "lesa_permuted"), "has 1 gap; it"),
+    "seed too large": (("plan", "BASE", "-n", "8", "--seed", "5000000000"), "seed: 5000000000: mu"),
+    "no such seed": (("plan", "BASE", "-n", "8", "-m", "noise", "-o", "seed=-5"), "option.seed: "),
+    "yes": (("plan", "BASE", "-n", "8", "-m", "noise", "-o", "seed=yes"), "must be a number"),
+    "no date": (("plan", "BASE", "-n", "8", "-o", "seed=2021-13-45"), "is no number, word or text"),
+    "digits": (("plan", "BASE", "-n", "8", "-o", "seed=" + "9" * 5000), "is no number, word or"),
+    "brackets": (("plan", "BASE", "-n", "8", "-o", "seed=" + "[" * 3000), "is no number, word or"),
     "nobody's option": (
         ("compare", "BASE", "--methods", "solar", "--text", "TEXT", "-n", "8", "-o", "seed=1"),
         "option seed: none of solar has it",
@@ -415,8 +617,10 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_status_2(
-    case: str, base: Path, text: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+    case: str, base: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
+    """And leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(planning, "this_machine", lambda: MACHINE)
     arguments, said = BAD[case]
     places = {"BASE": str(base), "TEXT": str(text)}
@@ -426,6 +630,7 @@ def test_bad_input_is_one_line_and_status_2(
     assert err.count("\n") == 1
     assert err.startswith("error: ")
     assert said in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_fit_outputs_refuses_what_it_cannot_fit(

@@ -283,6 +283,29 @@ def test_documents_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert {"a.jsonl:3", "a.jsonl:3 (2)"} <= {entry["id"] for entry in chosen}
 
 
+def test_a_number_is_given_to_one_document_alone() -> None:
+    """Also where a document's own id is such a name."""
+    ids = ("x", "x", "x (2)", "x", "x (2)")
+    source = [{"id": i, "title": "", "text": f"{n} " * 40} for n, i in enumerate(ids)]
+    chosen, _ = text_corpus.choose_documents(source, corpus(Path("a.txt"), min_characters=1))
+    assert [entry["id"] for entry in chosen] == ["x", "x (2)", "x (2) (2)", "x (3)", "x (2) (3)"]
+
+
+def test_documents_without_the_blocks_asked_for_are_told_and_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"body": f"{n} {'word ' * (200 if n % 2 else 4)}"} for n in range(40)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = corpus(path, min_characters=1, heldout_documents=10, blocks_per_document=2)
+    found = build(settings, byte_tokenizer(), tmp_path / "corpus")
+    told = capsys.readouterr().out
+    for name in ("test", "validation"):
+        blocks = load_from_disk(str(tmp_path / "corpus" / name))
+        assert found["documents"][name] == len(set(blocks["document"])) < 5
+        assert f"corpus: {5 - found['documents'][name]} of 5 {name} documents have fewer" in told
+
+
 def test_nothing_is_read_beyond_max_documents() -> None:
     def source() -> Iterator[Document]:
         for text in ("short", "one " * 9, "one " * 9, "two " * 9):

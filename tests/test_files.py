@@ -60,6 +60,12 @@ def test_work_folder_is_kept_when_stopped_and_removed_when_done(tmp_path: Path) 
     assert not path.exists()
 
 
+def test_work_folder_that_nothing_was_done_in_is_not_left(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), files.work_folder(tmp_path / "a", "one"):
+        raise RuntimeError
+    assert not (tmp_path / "a").exists()
+
+
 def test_work_folder_is_emptied_for_another_key(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), files.work_folder(tmp_path / "a", "one") as work:
         write_and_fail(work)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -18,6 +20,7 @@ from safetensors.torch import load_file
 
 from benchmarks.published_fit import published_fit
 from lesa.checkpoints.reader import Checkpoint
+from lesa.errors import CheckError
 from lesa.method import coefficients, fitting
 from lesa.method.basis import from_gram, gram, load_basis, save_basis
 from lesa.method.coefficients import InMemory
@@ -201,6 +204,20 @@ def test_killed_and_run_again(tiny32: Path, tmp_path: Path) -> None:
         fitting.fit_predictor(whole, kind, "train", work=1)
         wanted = load_file(whole.weights(kind))
         assert all(torch.equal(again[kind][name], wanted[name]) for name in wanted)
+
+
+def test_a_killed_worker_is_one_line(tiny32: Path, tmp_path: Path) -> None:
+    """As the system kills one where memory runs out."""
+    job = new_job(tiny32, tmp_path, SETTINGS.model_copy(update={"epochs": 1000}))
+
+    def kill() -> None:
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        workers[0].kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(CheckError, match=r"^a title: a process that fits was ended from outside"):
+        fitting.fit_kinds(job, "a title")
 
 
 def test_finished_work_starts_no_worker(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from baselines import check_methods
 from lesa import params
@@ -115,6 +116,36 @@ def test_gaps_may_be_listed() -> None:
     assert (found.count, list(found.after)) == (2, [2, 5])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("gaps.first", True),
+        ("fit.presets.paper.norm_weight", True),
+        ("grid.learning_rates", [1e-4, False]),
+        ("evaluate.limit", True),
+        ("train.max_grad_norm", True),
+    ],
+)
+def test_yes_is_no_number(key: str, value: Any) -> None:
+    """Python takes true for 1, and YAML reads `yes` as true."""
+    with pytest.raises(UserError, match=rf"^x: {key}(\.1)?: must be a number \(got "):
+        params.parse(changed(key, value), "x")
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ({"source": "path", "path": "/models/mine"}, "base.license: Field required"),
+        ({"source": "path", "license": "MIT"}, "base.path: Field required"),
+        ({"source": "path", "path": 3, "license": "MIT"}, "base.path: .*got 3"),
+        ({"source": "path", "path": "x", "license": "MIT", "id": 1}, "base.id: Extra inputs"),
+    ],
+)
+def test_a_source_called_as_one_of_its_keys(base: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=f"^x: {says}"):
+        params.parse(changed("base", base), "x")
+
+
 def test_gaps_in_order() -> None:
     with pytest.raises(UserError, match=r"gaps: .*last \(13\) must not be below first \(14\)"):
         params.parse(changed("gaps.last", 13), "params.yaml")
@@ -213,6 +244,36 @@ def test_a_profile_chooses_and_adds_methods(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("{after: [3, 7, 11]}", {"after": [3, 7, 11]}),
+        ("{last: 20}", {"first": 14, "last": 20}),
+        ("{first: 2, last: 5}", {"first": 2, "last": 5}),
+    ],
+)
+def test_gaps_of_a_profile(tmp_path: Path, said: str, wanted: dict[str, Any]) -> None:
+    """Of the default's form they are laid over its own; of the other they take their place."""
+    tree = compose("mine", profile(tmp_path, f"profile: mine\ngaps: {said}\n"))
+    assert tree["gaps"] == wanted
+
+
+def test_gaps_of_a_profiles_method(tmp_path: Path) -> None:
+    text = "profile: mine\nmethods: {llama_pro: {gaps: {after: [3, 7]}}}\n"
+    tree = compose("mine", profile(tmp_path, text))
+    assert tree["methods"]["llama_pro"]["gaps"] == {"after": [3, 7]}
+    default = OmegaConf.load(tmp_path / "default.yaml")
+    default.methods.llama_pro.gaps = {"first": 0, "last": 14}
+    OmegaConf.save(default, tmp_path / "default.yaml")
+    tree = compose("mine", tmp_path)
+    assert tree["methods"]["llama_pro"]["gaps"] == {"after": [3, 7]}
+
+
+def test_a_profiles_name_of_any_length(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="PROFILE: no profile 'aaa"):
+        compose("a" * 300, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("profile: mine\nmodels: [base, solaris]\n", "models: no method 'solaris'; there are base"),
@@ -224,7 +285,7 @@ def test_a_profile_chooses_and_adds_methods(tmp_path: Path) -> None:
         ("gaps: {first: 15}\n", r"mine\.yaml: profile: 'default'.*must be 'mine'"),
         ("profile: mine\nmodels: [base\n", "cannot be merged"),
         ("- a\n- b\n", "cannot be merged"),
-        ("profile: mine\nmethods: {lesa: {seed: 3}}\n", r"methods\.lesa\.seed"),
+        ("profile: mine\nmethods: {lesa: {seed: 3}}\n", r"^.*mine\.yaml: methods\.lesa\.seed"),
     ],
 )
 def test_a_bad_profile_is_one_line(tmp_path: Path, text: str, says: str) -> None:

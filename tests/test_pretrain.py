@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import AutoModelForCausalLM
 
-from lesa.errors import UserError
+from lesa.errors import CheckError, UserError
 from lesa.files import write_json
 from lesa.machine import compute_device
 from lesa.params import Gaps, Train
@@ -28,7 +30,7 @@ from lesa.training import pretrain, trainer
 from lesa.training import state as training_state
 from lesa.training.blocks import training_order
 from lesa.training.freezing import freeze
-from lesa.training.heldout import block_losses, first_tokens, mean_perplexity
+from lesa.training.heldout import block_losses, first_tokens, mean_perplexity, perplexity
 from lesa.training.pretrain import Run, train
 from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, insert_between
@@ -480,6 +482,15 @@ def test_mean_perplexity_is_that_of_transformers_losses(tiny32: Path) -> None:
         wanted = [float(model(input_ids=i[None], labels=i[None]).loss.exp()) for i in ids.values()]
     losses = [block_losses(model, [one], False, 1)[0] for one in ids.values()]
     assert mean_perplexity(losses) == pytest.approx(statistics.fmean(wanted), rel=1e-5)
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_a_perplexity_is_a_number_or_the_model_has_diverged(loss: float) -> None:
+    if loss < 700:
+        assert perplexity(loss) == math.exp(loss)
+    else:
+        with pytest.raises(CheckError, match="has diverged"):
+            perplexity(loss)
 
 
 @pytest.mark.parametrize("training", [True, False])

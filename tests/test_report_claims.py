@@ -244,10 +244,10 @@ def test_lesa_is_held_against_every_start_that_is_no_identity(tmp_path: Path) ->
 
 def test_extrapolation_to_the_papers_depth_in_closed_form(tmp_path: Path) -> None:
     """The made-up benchmark takes 1.5 s a triple and epoch: 30 triples, 5 epochs, 225 s."""
-    name = "preset paper at Llama-3-8B's 32 layers on this processor"
+    name = "preset paper at Llama-3-8B's 32 layers on made-up"
     finding = findings("c03_fit_time", metrics_with(tmp_path, []))[name]
     assert finding.verdict == HOLDS
-    assert finding.said.startswith("extrapolated, not measured: 225 s on made-up")
+    assert finding.said.startswith("extrapolated, not measured: 225 s, by a line")
     slow = ("benchmarks/depth", "depths", 1, "fit_seconds", {"q_proj": 30.0})
     finding = findings("c03_fit_time", metrics_with(tmp_path / "slow", [slow]))[name]
     assert finding.verdict == FAILS

@@ -204,6 +204,14 @@ def test_what_is_optional_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_of_one_model_has_a_report(tmp_path: Path) -> None:
+    metrics = write(tmp_path, optional=False)
+    for name in ("lesa", "base"):
+        alone = params(methods={name: params().methods[name].model_dump()})
+        render(alone, metrics, tmp_path / name)
+        assert "Too few deepened models" in (tmp_path / name / "REPORT.md").read_text()
+
+
 def test_random_weights_are_shouted(made: tuple[Path, Path], tmp_path: Path) -> None:
     _, real = made
     base = {

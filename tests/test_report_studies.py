@@ -18,6 +18,7 @@ from reports import (
     conclusions,
     consistency,
     contest,
+    controls,
     measured,
     official,
     paired,
@@ -33,7 +34,6 @@ from reports import (
 )
 from reports.measured import Metrics
 from reports.paired import Interval
-from reports.training_runs import Runs
 from tests.test_report_synthetic import (
     DRAWS,
     change,
@@ -332,7 +332,7 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert (tokens[0], tokens[-1]) == ("0", "10,485,760")
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
     said, advice = contest.worth(m)[0], contest.advice(m)
-    assert "After 10,485,760 tokens of Python source (study `scale`, 1 to 2 seeds) it is" in said
+    assert "After 10,485,760 tokens of Python source (study `scale`, 2 seeds) it is" in said
     assert "it was below `identity` at 20 of 21 points, first after 524,288 tokens" in said
     assert "`base` has the lowest loss; of deepened models `llama_pro`: new layers" in advice
     assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
@@ -369,18 +369,38 @@ def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metr
     assert rows["lesa"]["best"] == 0.003
 
 
-def test_noise_beside_lesa() -> None:
-    def runs(name: str, end: float) -> Runs:
-        losses = list(np.linspace(2.0, 3.0, 6) + end)
-        steps = [{"step": 3, "tokens": 300, "block_losses": losses}]
-        names = [str(i) for i in range(6)]
-        return Runs(name, {0: {"max_steps": 3, "steps": steps, "heldout_documents": names}})
-
-    lesa, noise = runs("lesa", 0.0), runs("noise", -0.1)
-    assert contest.beside_noise(contest.Contest("budget", {"lesa": lesa, "noise": noise})) == [
-        "Gaussian matrices of its norms (`noise`) end below it (-0.1 [-0.1, -0.1] nats)"
-    ]
-    assert contest.beside_noise(contest.Contest("budget", {"lesa": lesa})) == []
+def test_controls_beside_lesa(tmp_path: Path) -> None:
+    """Three seeds of 245,760 tokens: one control lower, one higher, one level but for noise."""
+    metrics = write(tmp_path)
+    longer(metrics)
+    for name, raised in (("average", -0.1), ("noise", 0.1), ("lesa_shuffled", 0.0)):
+        for seed in range(3):
+            run = json.loads((metrics / f"budget/lesa_120-{seed}.json").read_text())
+            draws = np.random.default_rng(seed).normal(scale=0.01, size=24)
+            for step in run["steps"]:
+                step["block_losses"] = (np.array(step["block_losses"]) + draws).tolist()
+            last = run["steps"][-1]
+            last["block_losses"] = (np.array(last["block_losses"]) + raised).tolist()
+            save(metrics, f"budget/{name}_120-{seed}", run | {"run": f"{name}_120-{seed}"})
+    m = measured.load(metrics, params())
+    assert contest.worth(m)[0].endswith(
+        "in place of its predictions, Gaussian matrices of their norms (`noise`) end above it; "
+        "predictions fitted on layers in shuffled order (`lesa_shuffled`) are not told apart from "
+        "it; means of the two neighbours (`average`) end below it."
+    )
+    rows = {row["model"]: row for row in controls.table(m).rows}
+    assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
+    assert rows["average"]["sought for it"] == "no"
+    end = rows["average"]["after 245,760 tokens"]
+    assert isinstance(end, Interval)
+    added = [np.random.default_rng(s).normal(scale=0.01, size=24) - 0.1 for s in range(3)]
+    known = paired.interval(np.reshape(added, (3, 12, 2)).mean(2))
+    assert (end.low, end.high) == pytest.approx((known.low, known.high))
+    before = rows["average"]["before training"]
+    assert isinstance(before, Interval)
+    assert before.estimate == pytest.approx(np.mean(added) + 0.1)
+    # What is in one budget alone is no row of the first table.
+    assert "average" not in {row["model"] for row in contest.table(m).rows}
 
 
 def test_params_have_the_rates_that_were_chosen(

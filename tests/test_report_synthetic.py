@@ -302,7 +302,7 @@ def write(
                 ],
             },
         )
-        benchmarks(folder)
+        benchmarks(folder, layers)
         start_study(folder)
         budget_study(folder)
         official_study(folder)
@@ -484,7 +484,7 @@ def official_study(folder: Path) -> None:
         save(folder, f"official/{phase}-{model}", {"model": model, "phase": phase, "tasks": tasks})
 
 
-def benchmarks(folder: Path) -> None:
+def benchmarks(folder: Path, base_layers: int) -> None:
     """Two comparisons, one of them a level deeper, and a measurement over depths."""
     machine = {
         "cores": 3,
@@ -543,7 +543,12 @@ def benchmarks(folder: Path) -> None:
         name: {"seconds": [factor * s for s in repeated], "prefix_seconds_per_step": prefix}
         for name, factor, prefix in (("lesa", 1, 0.5), ("llama_pro", 1.5, 0), ("solar", 2, 0))
     }
-    save(folder, "benchmarks/training_steps", {"machine": machine, "methods": steps})
+    shape = {"layers": base_layers, "hidden": 64}
+    save(
+        folder,
+        "benchmarks/training_steps",
+        {"machine": machine, "methods": steps, "shape": shape},
+    )
 
 
 def score(rng: np.random.Generator, low: float, high: float, stderr: float = 0.08) -> Any:

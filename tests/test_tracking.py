@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from lesa.errors import UserError
+from lesa.errors import CheckError, UserError
 from lesa.files import write_json
 from lesa.params import Params
 from pipelines import stage, tracking
@@ -205,6 +205,8 @@ def toy(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             raise OSError(errno.ENOSPC, "No space left", "out.bin")
         except OSError:
             raise KeyError("left over")  # noqa: B904 (a second error in an error's handling)
+    if args.what == "check":
+        raise CheckError("the model has diverged")
     if args.what == "bug":
         raise KeyError("bug")
 
@@ -232,22 +234,23 @@ FULL = (
 
 
 @pytest.mark.parametrize(
-    ("what", "line"),
+    ("what", "line", "status"),
     [
-        ("user", "error: corpus.seed: wrong here\n"),
+        ("user", "error: corpus.seed: wrong here\n", 2),
+        ("check", "error: the model has diverged\n", 1),
         *(
-            (full, "error: the disk of {} is full; free some space and run again\n")
+            (full, "error: the disk of {} is full; free some space and run again\n", 2)
             for full in FULL
         ),
     ],
 )
-def test_stage_turns_bad_input_into_one_line(
-    what: str, line: str, command: list[str], capsys: pytest.CaptureFixture[str]
+def test_stage_turns_bad_input_and_a_bad_result_into_one_line(
+    what: str, line: str, status: int, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.append(what)
     with pytest.raises(SystemExit) as ended:
         run_stage("toy", toy, "what")
-    assert ended.value.code == 2
+    assert ended.value.code == status
     assert capsys.readouterr().err == line.format(Path.cwd())
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import training_steps
+from lesa.files import read_json
 from reports import measured, speed
-from reports.claims import c06_training_time
+from reports.claims import CannotTestError, c06_training_time
 from tests.test_report_synthetic import params, save, write
 
 # Writes its name at every step that it is asked for; takes as many seconds as it is told.
@@ -45,13 +46,22 @@ def test_steps_alternate_and_are_what_claim_c6_reads(tmp_path: Path) -> None:
     assert taken["solar"]["seconds"] == pytest.approx([8.02, 8.03, 8.04, 8.05])
     assert all(side["prefix_seconds_per_step"] == 2.0 for side in taken.values())
     metrics = write(tmp_path / "metrics")
-    save(metrics, "benchmarks/training_steps", {"machine": {"cores": 1}, "methods": taken})
+    base = read_json(metrics / "base.json")
+    shape = {"layers": base["num_hidden_layers"], "hidden": base["hidden_size"]}
+    file = {"machine": {"cores": 1}, "methods": taken, "shape": shape}
+    save(metrics, "benchmarks/training_steps", file)
     m = measured.load(metrics, params())
     ratio = speed.time_ratio(m, "solar")
     assert ratio is not None
     assert ratio.estimate == pytest.approx(10.035 / 6.035, rel=1e-3)
     assert statistics.median(speed.step_seconds(m, prefix=False)["lesa"]) == pytest.approx(4.035)
     assert [finding.verdict.value for finding in c06_training_time.findings(m)] == ["holds"] * 2
+    # Of another model it says nothing of this run.
+    save(metrics, "benchmarks/training_steps", file | {"shape": shape | {"hidden": 65}})
+    m = measured.load(metrics, params())
+    assert speed.time_ratio(m, "solar") is None
+    with pytest.raises(CannotTestError, match="was not measured on this model; `make bench`"):
+        c06_training_time.findings(m)
 
 
 def test_a_side_that_fails_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from lesa.checkpoints.families import FAMILIES
 from lesa.checkpoints.reader import (
     BUFFER,
     INDEX,
@@ -114,7 +115,13 @@ def check_loading(checkpoint: Checkpoint) -> None:
             local_files_only=True,
             trust_remote_code=False,
         )
-    _, info = loaded
+    made, info = loaded
+    if (seen := made.config.model_type) != checkpoint.config["model_type"]:
+        # transformers tells some kinds of a family by other entries, Mistral's by layer_types.
+        raise UserError(
+            f"{folder / 'config.json'}: model type {checkpoint.config['model_type']!r}, which "
+            f"transformers takes for {seen!r} with these entries; known are {', '.join(FAMILIES)}"
+        )
     model = f"a model of type {checkpoint.config['model_type']!r} with this config.json"
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder}: lacks {missing[0]}, which {model} has")

@@ -16,7 +16,7 @@ from lesa.commands.evaluate import check_text, evaluate
 from lesa.commands.growth import chosen, gaps_of, layer_plan
 from lesa.commands.presets import preset_of
 from lesa.commands.registry import installed
-from lesa.commands.workshop import Model, Workshop, check_depth
+from lesa.commands.workshop import Model, Workshop
 from lesa.errors import UserError
 from lesa.upscaling.methods import named
 
@@ -48,7 +48,6 @@ def compare(
     gaps = gaps_of(source.num_layers, layers, positions)
     for method, _ in entries.values():  # all are checked before the first is made
         layer_plan(method, source.num_layers, gaps)
-        check_depth(method, source.num_layers, folder)
     layers_of_base = f"0-{source.num_layers - 1}"
     score = evaluate(folder, scored)
     models = [Model(BASE, source.num_layers, layers_of_base, parameters, parameters, score)]

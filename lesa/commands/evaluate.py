@@ -18,7 +18,7 @@ from lesa.errors import CheckError, UserError
 from lesa.machine import compute_device, has_bfloat16
 from lesa.text.corpus import beginning
 from lesa.text.rows import read_text
-from lesa.training.heldout import block_losses, readable
+from lesa.training.heldout import LARGEST, block_losses, readable
 
 WINDOW = 512  # tokens that are read at once
 
@@ -52,7 +52,7 @@ def evaluate(path: str | Path, text: str | Path) -> Score:
     gc.collect()  # the next checkpoint is loaded into the same memory
     if not math.isfinite(loss):
         raise CheckError(f"{path}: its loss on {text} is {loss}, no number")
-    return Score(loss, math.exp(loss) if loss < 700 else None, sum(counts), dtype)
+    return Score(loss, math.exp(loss) if loss < LARGEST else None, sum(counts), dtype)
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -96,10 +96,16 @@ def windows(tokenizer: Any, config: Any, path: Path) -> list[Tensor]:
     return found
 
 
-def whole_windows(folder: Path, config: Any, path: Path) -> list[Tensor]:
-    """The text's windows of one length by the tokenizer in `folder`, to train on."""
-    from transformers import AutoTokenizer
+def windows_of(folder: Path, text: Path) -> list[Tensor]:
+    """The windows of `text` for the checkpoint in `folder`, of which no tensor is read."""
+    from transformers import AutoConfig, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    found = windows(tokenizer, config, path)
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **given)
+    return windows(tokenizer, AutoConfig.from_pretrained(folder, **given), text)
+
+
+def whole_windows(folder: Path, text: Path) -> list[Tensor]:
+    """The text's windows of one length, to train on."""
+    found = windows_of(folder, text)
     return [window for window in found if len(window) == len(found[0])]

@@ -14,10 +14,10 @@ import torch
 from lesa import __version__
 from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import Checkpoint
-from lesa.commands.evaluate import check_text
+from lesa.commands.evaluate import check_text, windows_of
 from lesa.commands.growth import chosen, gaps_of, layer_plan
 from lesa.commands.presets import preset_of
-from lesa.commands.workshop import Model, Workshop, check_depth
+from lesa.commands.workshop import Model, Workshop
 from lesa.errors import UserError
 from lesa.files import key_of, tree_digest, work_folder
 
@@ -68,7 +68,8 @@ def expand(
     source = Checkpoint(base)
     gaps = gaps_of(source.num_layers, layers, positions)
     layer_plan(how, source.num_layers, gaps)  # refused here, and not after minutes
-    check_depth(how, source.num_layers, base)
+    if scored is not None:
+        windows_of(base, scored)  # refused here, too
     key = key_of(__version__, tree_digest(base), settings.model_dump(), seed)
     with work_folder(out.with_name(f".{out.name}.work"), key) as folder:
         workshop, made = Workshop(source, folder, settings, seed), folder / "checkpoint"
@@ -81,7 +82,7 @@ def expand(
 
 def check_out(base: Path, out: Path) -> None:
     """`out` is a new folder's name, in a folder that is there, and not inside of the base."""
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise UserError(f"{out}: is there already; name a new folder, or remove it first")
     if not out.parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} is not there; make it first")

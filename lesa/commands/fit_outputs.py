@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import whole_windows
-from lesa.commands.retrained import Retrained, check_paths, check_positive, plan_of, retrained
+from lesa.commands.numbers import check_count, check_positive
+from lesa.commands.retrained import Retrained, check_paths, retrained
 from lesa.errors import UserError
 from lesa.machine import compute_device
 from lesa.training import outputs
 from lesa.training.pretrain import load_model
 from lesa.training.saving import save
+from lesa.upscaling.plan import read_plan
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def fit_outputs(
     start, out, train = Path(start), Path(out), Path(train)
     heldout = Path(text) if text is not None else None
     check_paths(start, out, train, heldout)
-    plan = plan_of(start)
+    plan = read_plan(start, Checkpoint(start).num_layers)
+    check_count("tokens", tokens, 1)
     if rounds < 1 or tokens < rounds:
         raise UserError(f"rounds: {rounds}: must be 1 or more, and no more than tokens ({tokens})")
     check_positive("step_size", step_size)
@@ -52,7 +56,7 @@ def fit_outputs(
 
     def make(_: Path, made: Path) -> int:
         model = load_model(start).to(compute_device())
-        whole = whole_windows(start, model.config, train)
+        whole = whole_windows(start, train)
         size = len(whole[0])
         count = max(rounds, tokens // size)  # a round has one window at least
         if len(whole) < count:

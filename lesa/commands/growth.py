@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lesa.checkpoints.reader import MANY
+from lesa.commands.numbers import check_count
 from lesa.commands.registry import installed
 from lesa.errors import UserError
 from lesa.params import Gaps, ListedGaps, Places, Strict
@@ -85,6 +86,7 @@ def chosen(name: str, seed: int, given: Mapping[str, Any]) -> tuple[Method, Stri
 
     The published way is layer 0's norms (docs/method.md), and `seed` for whatever is drawn.
     """
+    check_count("seed", seed)
     method = named(name, installed(), "method")
     usual = {"unpredicted": "layer_0", "seed": seed}
     known = {key: usual[key] for key in usual.keys() & method.options.model_fields.keys()}

@@ -16,6 +16,7 @@ from lesa.commands.evaluate import check_text, load, windows
 from lesa.commands.growth import sizes
 from lesa.commands.presets import RANK_TOLERANCE
 from lesa.commands.registry import installed
+from lesa.errors import CheckError
 from lesa.machine import compute_device
 from lesa.method.basis import Basis, from_gram, gram
 from lesa.method.continuity import continuity
@@ -33,7 +34,8 @@ class Spectrum:
     rank: singular values above 1e-6 of the largest. largest_share: σ₁² / Σ σ². rank_90: how many
     of the largest hold 90% of Σ σ². continuity: mean distance of neighbouring layers' top
     coefficient rows over that of all pairs, 1 for no order; p_value: share of random orders of the
-    layers in which neighbours are as near. Both None for fewer than three layers.
+    layers in which neighbours are as near. Both None for fewer than three layers. Of matrices of
+    zeros all is 0, and these two None.
     """
 
     rank: int
@@ -122,6 +124,8 @@ def removal(folder: Path, text: Path) -> list[float]:
     losses = [losses_without(layer, model, blocks, False, 1) for layer in layers]
     losses.insert(0, block_losses(model, blocks, False, 1))
     whole, *without = np.average(losses, axis=1, weights=tokens)
+    if not np.isfinite(whole):
+        raise CheckError(f"{folder}: its loss on {text} is {whole}, no number")
     return [float(loss - whole) for loss in without]
 
 
@@ -132,7 +136,10 @@ def spectrum(base: Checkpoint, kind: str) -> Spectrum:
     def weights() -> Any:
         return (base.matrix(kind, i).to(device) for i in range(base.num_layers))
 
-    basis = from_gram(gram(weights()), RANK_TOLERANCE)
+    total = gram(weights())
+    if not total.any():
+        return Spectrum(0, 0.0, 0, None, None)
+    basis = from_gram(total, RANK_TOLERANCE)
     squares = basis.s.double().square()
     shares = squares.cumsum(0) / squares.sum()
     top = Basis(basis.u[:, :1], basis.s[:1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +10,10 @@ from typing import Any
 
 from lesa import __version__
 from lesa.checkpoints.check import check
-from lesa.checkpoints.writer import PLAN_FILE
-from lesa.commands.evaluate import Score, check_text, evaluate
+from lesa.commands.evaluate import Score, check_text, evaluate, windows_of
 from lesa.commands.expand import check_out
 from lesa.commands.workshop import check_made
-from lesa.errors import UserError
-from lesa.files import key_of, read_json, sha256, tree_digest, work_folder
-from lesa.upscaling.plan import LayerPlan, from_json
+from lesa.files import key_of, sha256, tree_digest, work_folder
 
 
 @dataclass(frozen=True)
@@ -32,13 +28,6 @@ class Retrained:
     after: Score | None
 
 
-def plan_of(start: Path) -> LayerPlan:
-    """The plan of a deepened checkpoint. Raises UserError for another."""
-    if not (start / PLAN_FILE).is_file():
-        raise UserError(f"{start}: has no {PLAN_FILE}; give a folder that `lesa expand` made")
-    return from_json(read_json(start / PLAN_FILE))
-
-
 def retrained(
     start: Path,
     out: Path,
@@ -51,9 +40,12 @@ def retrained(
     texts: read, and held out. `settings` and the files decide whether what a stopped run left in
     `work` is used. `make` returns how many tokens it read.
     """
-    train, heldout = texts
+    _, heldout = texts
     check(start)
-    key = key_of(__version__, tree_digest(start), sha256(train), settings)
+    if heldout:
+        windows_of(start, heldout)  # refused here, and not when all is done
+    digests = [sha256(text) if text else None for text in texts]
+    key = key_of(__version__, tree_digest(start), digests, settings)
     with work_folder(out.with_name(f".{out.name}.work"), key) as folder:
         made, begun = folder / "checkpoint", time.perf_counter()
         tokens = make(folder, made)
@@ -62,11 +54,6 @@ def retrained(
         before, after = (evaluate(path, heldout) if heldout else None for path in (start, made))
         made.rename(out)
     return Retrained(str(out), tokens, seconds, before, after)
-
-
-def check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise UserError(f"{name}: {value}: must be a finite number above 0")
 
 
 def check_paths(start: Path, out: Path, *texts: Path | None) -> None:

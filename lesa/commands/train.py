@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,15 @@ from torch import Tensor
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import whole_windows
-from lesa.commands.retrained import Retrained, check_paths, check_positive, plan_of, retrained
+from lesa.commands.numbers import check_count, check_positive
+from lesa.commands.retrained import Retrained, check_paths, retrained
 from lesa.errors import UserError
 from lesa.machine import has_bfloat16
 from lesa.params import Train
 from lesa.training import pretrain
 from lesa.training.adapters import AdapterRun, merged
 from lesa.training.saving import save
+from lesa.upscaling.plan import read_plan
 
 Trains = Literal["new", "all", "lora"]
 POINTS = 4  # at which the held-out loss is measured on the way, beside the start
@@ -53,8 +54,8 @@ def train(
     or `lora`, adapters beside all layers, with as many parameters as the new layers together
     (`lesa.training.adapters`), merged at the end. tokens: read in batches of `batch_size` windows
     of 512, drawn by `seed`, over and over where the text has fewer. AdamW with a warm-up of a
-    sixteenth of the steps and a cosine to zero; matrix products in bfloat16 where this machine
-    has them.
+    sixteenth of the steps, none of fewer than 16, and a cosine to zero; matrix products in
+    bfloat16 where this machine has them.
 
     `text` is held out: the start and the result are scored on it. Stopped in between, the same call
     goes on where it was. `out` appears once the checkpoint loads and has a finite loss. Raises
@@ -66,24 +67,32 @@ def train(
     if what is None:
         raise UserError(f"trains: {trains!r}: must be one of {', '.join(get_args(Trains))}")
     check_positive("learning_rate", learning_rate)
-    if batch_size < 1:
-        raise UserError(f"batch_size: {batch_size}: must be 1 or more")
+    check_count("tokens", tokens, 1)
+    check_count("batch_size", batch_size, 1)
+    check_count("seed", seed)
     adapters = None
     if what != "all":
-        new = sum(slot.new for slot in plan_of(start))
+        new = sum(slot.new for slot in read_plan(start, Checkpoint(start).num_layers))
         if what == "lora":
+            if not new:
+                raise UserError(
+                    f"trains: lora: {start} has no new layer, and adapters have as many parameters "
+                    "as the new layers; all would do"
+                )
             adapters = new * Checkpoint(start).layer_parameters()
     found: dict[str, Any] = {}
 
     def make(work: Path, made: Path) -> int:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(start, local_files_only=True)
-        blocks = as_blocks(whole_windows(start, config, train))
-        heldout = as_blocks(whole_windows(start, config, text)[:HELDOUT])
+        blocks = as_blocks(whole_windows(start, train))
+        heldout = as_blocks(whole_windows(start, text)[:HELDOUT])
         steps = tokens // (batch_size * len(blocks[0]["input_ids"]))
         if not steps:
             raise UserError(f"tokens: {tokens}: fewer than one batch of {batch_size} windows")
+        if len(blocks) < batch_size:
+            raise UserError(
+                f"batch_size: {batch_size}: {train} has {len(blocks)} windows; a batch holds none "
+                "twice"
+            )
         run = AdapterRun(
             start, blocks, heldout, settings_of(steps, batch_size, seed), learning_rate,
             parameters=adapters, everything=what == "all",
@@ -118,7 +127,7 @@ def settings_of(steps: int, batch_size: int, seed: int) -> Train:
         save_every=every,
         per_device_batch_size=batch_size,
         gradient_accumulation_steps=1,
-        warmup_steps=math.ceil(steps / 16),
+        warmup_steps=steps // 16,  # the first step of one has a rate of zero
         weight_decay=0.0,
         max_grad_norm=1.0,
         bf16=has_bfloat16(),

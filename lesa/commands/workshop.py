@@ -18,7 +18,7 @@ from lesa.commands.presets import RANK_TOLERANCE
 from lesa.errors import CheckError, UserError
 from lesa.files import whole_file
 from lesa.machine import compute_device
-from lesa.method.basis import from_gram, gram, save_basis
+from lesa.method.basis import check_not_zero, from_gram, gram, save_basis
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds
 from lesa.params import Places, Predictor, Strict
 from lesa.planning.model_costs import trained_layers
@@ -65,6 +65,7 @@ class Workshop:
             if not path.is_file():
                 layers = range(self.base.num_layers)
                 total = gram(self.base.matrix(kind, i).to(device) for i in layers)
+                check_not_zero(total, kind)
                 with whole_file(path) as partial:
                     save_basis(from_gram(total, RANK_TOLERANCE), partial)
         return folder
@@ -118,8 +119,3 @@ def check_made(folder: Path) -> dict[str, Any]:
         return check(folder)
     except UserError as error:
         raise CheckError(str(error)) from None
-
-
-def check_depth(method: Method, num_layers: int, where: Path) -> None:
-    if method.fits and num_layers < 3:
-        raise UserError(f"{where}: {num_layers} layers; a predictor needs at least 3")

@@ -21,6 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lesa.errors import UserError
+
 ROWS = 512  # of a Gram matrix, computed at once
 CONDITION = 100.0  # of a Gram matrix that float32 solves: singular values to about 1e-5 of theirs
 
@@ -66,6 +68,15 @@ def gram(weights: Iterable[Tensor]) -> Tensor:
         lower = total[top : top + ROWS, :top]
         total[:top, top : top + ROWS] = lower.T
     return total
+
+
+def check_not_zero(gram_matrix: Tensor, kind: str) -> None:
+    """Raises UserError for a kind whose matrices are zero in all layers."""
+    if not gram_matrix.any():
+        raise UserError(
+            f"{kind}: is zero in all layers, so it has no singular vectors and nothing to predict; "
+            "a method without predictors would do"
+        )
 
 
 def fixed_signs(u: Tensor) -> Tensor:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.sharedctypes import Synchronized
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lesa.checkpoints.reader import Checkpoint
+from lesa.errors import CheckError
 from lesa.files import read_json, whole_file, write_json
 from lesa.method import coefficients
 from lesa.method.basis import load_basis
@@ -157,13 +160,22 @@ def run_tasks(job: Job, tasks: dict[tuple[str, str], int], devices: list[str], t
     progress: Synchronized[float] = context.Value("d", 0.0)
     initial = (os.getpid(), queue, progress)
     pool = ProcessPoolExecutor(len(devices), context, start_worker, initial)
+
+    def submit(task: Callable[..., None], *given: Any) -> Future[None]:
+        # A worker that is interrupted while it is imported would print where it was.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return pool.submit(task, *given)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     writing: dict[Future[None], str] = {}  # kinds by the task that writes their coefficients
     fitting: dict[Future[None], str] = {}
 
     def begin_next_kind() -> None:
         if kinds:
             kind = kinds.pop(0)
-            writing[pool.submit(write_coefficients, job, kind)] = kind
+            writing[submit(write_coefficients, job, kind)] = kind
 
     total = sum(tasks.values()) * job.settings.epochs
     with tqdm(total=total, desc=title, bar_format=BAR) as bar:
@@ -177,10 +189,15 @@ def run_tasks(job: Job, tasks: dict[tuple[str, str], int], devices: list[str], t
                     future.result()
                     if kind := writing.pop(future, ""):
                         for split, work in tasks_of(kind, tasks):
-                            fitting[pool.submit(fit_predictor, job, kind, split, work)] = kind
+                            fitting[submit(fit_predictor, job, kind, split, work)] = kind
                         begin_next_kind()
                     elif (kind := fitting.pop(future)) not in fitting.values():
                         job.coefficients(kind).unlink()
+        except BrokenProcessPool:
+            raise CheckError(
+                f"{title}: a process that fits was ended from outside, as where memory runs out; "
+                "run again: what is finished stays"
+            ) from None
         finally:
             # After an error, tasks that run are finished and stay; those that wait are not begun.
             pool.shutdown(cancel_futures=True)
@@ -210,6 +227,8 @@ WORKER = Worker(torch.device("cpu"))
 
 
 def start_worker(parent: int, devices: SimpleQueue[str], progress: Synchronized[float]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(1)
     WORKER.device, WORKER.progress = torch.device(devices.get()), progress
 

@@ -110,10 +110,8 @@ def layer_shapes(model: Any, family: Family, where: str) -> dict[str, torch.Size
     for name, parameter in model.named_parameters():
         if split := family.split(name):
             layers.setdefault(split[0], {})[split[1]] = parameter.shape
-    if len(layers) < 3 or any(layer != layers[0] for layer in layers.values()):
-        raise UserError(
-            f"{where}: {len(layers)} layers; the method needs at least 3, all of the same shapes"
-        )
+    if not layers or any(layer != layers[0] for layer in layers.values()):
+        raise UserError(f"{where}: {len(layers)} layers; must be some, all of the same shapes")
     return layers[0]
 
 

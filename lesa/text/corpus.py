@@ -34,13 +34,20 @@ def build(corpus: Corpus, tokenizer: Any, config: Any, folder: Path) -> dict[str
     check_block_size(corpus, config)
     chosen, duplicates = choose_documents(documents(corpus.text), corpus)
     splits = split(chosen, corpus)
-    blocks, owners = {}, {}
+    blocks, owners, counts = {}, {}, {name: len(texts) for name, texts in splits.items()}
     for name, texts in splits.items():
         tokens = tokenise(texts, tokenizer, config.vocab_size, name)
         blocks[name], owners[name] = pack(tokens, corpus.block_size)
         if name != "train":
             chosen_blocks = of_each_document(owners[name], corpus.blocks_per_document, name)
             blocks[name], owners[name] = blocks[name][chosen_blocks], owners[name][chosen_blocks]
+            counts[name] = len(np.unique(owners[name]))
+            if short := len(texts) - counts[name]:
+                print(
+                    f"corpus: {short} of {len(texts)} {name} documents have fewer than "
+                    f"corpus.blocks_per_document={corpus.blocks_per_document} blocks of "
+                    f"corpus.block_size={corpus.block_size} tokens: nothing is measured on them"
+                )
     if not len(blocks["train"]):
         raise UserError(
             f"corpus.block_size: the training text has less than one block of {corpus.block_size} "
@@ -51,9 +58,8 @@ def build(corpus: Corpus, tokenizer: Any, config: Any, folder: Path) -> dict[str
     write_documents(splits["test"], folder / "documents" / "heldout.jsonl")
     source = {"license": corpus.text.license, "source": describe(corpus.text)}
     write_json(folder / "SOURCE.json", source | {"digest": text_digest(splits)})
-    heldout = len(splits["test"]) + len(splits["validation"])
     return source | {
-        "documents": {name: len(texts) for name, texts in splits.items()} | {"heldout": heldout},
+        "documents": counts | {"heldout": counts["test"] + counts["validation"]},
         "duplicates": duplicates,
         "tokens": {name: int(rows.size) for name, rows in blocks.items()},
         "blocks": {name: len(rows) for name, rows in blocks.items()},
@@ -87,7 +93,8 @@ def choose_documents(source: Iterable[Document], corpus: Corpus) -> tuple[list[D
     """
     chosen: list[Document] = []
     seen: set[bytes] = set()  # digests, not texts
-    names: Counter[str] = Counter()
+    names: set[str] = set()
+    numbers: Counter[str] = Counter()
     duplicates = 0
     for entry in source:
         if len(entry["text"]) < corpus.min_characters:
@@ -97,10 +104,12 @@ def choose_documents(source: Iterable[Document], corpus: Corpus) -> tuple[list[D
             duplicates += 1
             continue
         seen.add(digest)
-        names[entry["id"]] += 1
-        if (number := names[entry["id"]]) > 1:
-            entry = {**entry, "id": f"{entry['id']} ({number})"}
-        chosen.append(entry)
+        name = entry["id"]
+        while name in names:
+            numbers[entry["id"]] += 1
+            name = f"{entry['id']} ({numbers[entry['id']] + 1})"
+        names.add(name)
+        chosen.append({**entry, "id": name})
         if len(chosen) == corpus.max_documents:
             break
     if not chosen:

@@ -43,18 +43,21 @@ def adapt(model: nn.Module, parameters: int, seed: int) -> int:
 
     Of rank r, one of a matrix (out, in) has r (out + in) parameters: A (r, in), drawn by `seed`,
     and B (out, r), zero, whose product is added to the matrix. All together have nearly
-    `parameters`. Raises UserError where there is no `nn.Linear` in the layers (GPT-2), or where
-    rank 1 has more than twice as many.
+    `parameters`. Raises UserError where there is no `nn.Linear` in the layers (GPT-2), where rank 1
+    has more than twice as many, or where r would be above the width of every matrix: a mixture's
+    experts, which transformers stacks, have no adapters.
     """
     family = model_family(model)
     linear = {
-        name: module.in_features + module.out_features
+        name: (module.in_features, module.out_features)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and family.split(f"{name}.weight") is not None
     }
-    rank = round(parameters / sum(linear.values())) if linear else 0
-    if rank == 0:
-        raise UserError(f"LoRA: {len(linear)} matrices cannot have {parameters:,} parameters")
+    rank = round(parameters / sum(map(sum, linear.values()))) if linear else 0
+    if not 0 < rank <= max(map(min, linear.values()), default=0):
+        raise UserError(
+            f"LoRA: {len(linear)} matrices cannot have {parameters:,} parameters: rank {rank}"
+        )
     model.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(linear))
     with torch.random.fork_rng():

@@ -8,15 +8,18 @@ from typing import Any
 from torch import nn
 
 from lesa.checkpoints.families import Family, family_of
-from lesa.checkpoints.writer import PLAN_FILE
-from lesa.files import read_json
-from lesa.upscaling.plan import everything_trains, from_json
+from lesa.upscaling.plan import everything_trains, read_plan
 
 
 def model_family(model: nn.Module) -> Family:
     """The family of a model of transformers."""
     config: Any = model.config
     return family_of({"model_type": config.model_type}, type(model).__name__)
+
+
+def model_depth(model: nn.Module) -> int:
+    config: Any = model.config
+    return int(config.num_hidden_layers)
 
 
 def freeze(model: nn.Module, folder: Path) -> int:
@@ -27,7 +30,7 @@ def freeze(model: nn.Module, folder: Path) -> int:
     of them, so autograd records nothing there; frozen layers above it get gradients of their
     activations, and none of their weights.
     """
-    plan = from_json(read_json(folder / PLAN_FILE))
+    plan = read_plan(folder, model_depth(model))
     everything, family = everything_trains(plan), model_family(model)
     trainable = {slot.layer_idx for slot in plan if slot.trainable}
     for name, parameter in model.named_parameters():

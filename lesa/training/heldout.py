@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lesa.errors import CheckError
 from lesa.training.blocks import States
 from lesa.training.processes import group
+
+LARGEST = 700.0  # nats: of 710 a float cannot hold the exponential
 
 
 @torch.no_grad()
@@ -71,6 +74,19 @@ def readable(config: Any, tokens: int) -> int:
     return min(tokens, getattr(config, "max_position_embeddings", None) or tokens)
 
 
+def perplexity(loss: float) -> float:
+    """exp(loss) of a mean loss in nats a token.
+
+    Raises CheckError where it is no number, or more than a float can hold the exponential of.
+    """
+    if not loss < LARGEST:
+        raise CheckError(
+            f"the held-out loss is {loss:.6g} nats a token: the model has diverged; a lower "
+            "learning rate may do"
+        )
+    return math.exp(loss)
+
+
 def mean_perplexity(losses: Iterable[float]) -> float:
-    """Mean of exp(loss) over documents' mean losses in nats a token."""
-    return fmean(math.exp(loss) for loss in losses)
+    """Mean of exp(loss) over documents' mean losses in nats a token. Raises as `perplexity`."""
+    return fmean(perplexity(loss) for loss in losses)

@@ -31,15 +31,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lesa.checkpoints.writer import PLAN_FILE
 from lesa.errors import UserError
-from lesa.files import read_json
 from lesa.training.blocks import tokens_of
-from lesa.training.freezing import model_family
+from lesa.training.freezing import model_depth, model_family
 from lesa.training.heldout import block_losses
 from lesa.training.pretrain import Run, load_model, result
 from lesa.training.trainer import now
-from lesa.upscaling.plan import LayerPlan, from_json
+from lesa.upscaling.plan import LayerPlan, read_plan
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def fit(run: Run, rounds: int, damping: float) -> tuple[dict[str, Tensor], dict[
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(run.init).to(device)
-    plan = from_json(read_json(run.init / PLAN_FILE))
+    plan = read_plan(run.init, model_depth(model))
     bf16, size = run.settings.bf16, run.settings.per_device_batch_size
 
     def scored(step: int) -> dict[str, Any]:

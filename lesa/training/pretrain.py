@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,6 +20,7 @@ from lesa.training import processes
 from lesa.training.blocks import collate, tokens_of, training_order
 from lesa.training.freezing import freeze, round_frozen
 from lesa.training.head_loss import chunked_loss
+from lesa.training.heldout import perplexity
 from lesa.training.prefix import skip_prefix
 from lesa.training.state import last_whole_checkpoint, left_by, steps_done, trained_tensors
 from lesa.training.trainer import Clock, Forward, LayerTrainer, OnLog
@@ -243,7 +243,7 @@ def curve(log: list[dict[str, Any]], tokens_per_step: int) -> dict[str, Any]:
                 "step": step,
                 "tokens": step * tokens_per_step,
                 "heldout_loss": row["eval_loss"],
-                "heldout_perplexity": math.exp(row["eval_loss"]),
+                "heldout_perplexity": perplexity(row["eval_loss"]),
                 "block_losses": row["eval_block_losses"],
             }
             for step, row in sorted(evaluations.items())

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lesa.files import read_json, write_json
 from lesa.training.blocks import States
@@ -101,7 +101,9 @@ class LayerTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.blocks, self.autocast, self.states = blocks, autocast, states
-        self.remove_callback(ProgressCallback)
+        # Where TRANSFORMERS_VERBOSITY asks for errors alone, Trainer prints to stdout instead.
+        for shows in (ProgressCallback, PrinterCallback):
+            self.remove_callback(shows)
         self.add_callback(Bar)
         if self.is_fsdp_enabled and autocast:
             # Layers are gathered in bfloat16 and gradients summed in float32. The hidden states

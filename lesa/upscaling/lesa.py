@@ -11,9 +11,9 @@ from torch import Tensor
 from lesa.checkpoints.reader import Checkpoint
 from lesa.method.basis import load_basis
 from lesa.method.prediction import load_predictor, predict
-from lesa.params import Strict
+from lesa.params import Number, Strict
 from lesa.upscaling.methods import Layer, Method, Source, neighbours_mean
-from lesa.upscaling.plan import Slot, insert_between
+from lesa.upscaling.plan import Slot, insert_predicted
 
 
 class Options(Strict):
@@ -23,7 +23,7 @@ class Options(Strict):
     layer's norms, taken from there, are multiplied with; 1 is the published way."""
 
     unpredicted: Literal["layer_0", "neighbours"]
-    norm_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    norm_scale: Annotated[Number, Field(ge=0, allow_inf_nan=False)] = 1.0
 
 
 def is_norm(base: Checkpoint, suffix: str) -> bool:
@@ -91,4 +91,4 @@ def layer(source: Source, slot: Slot) -> Layer:
     return assembled(source, slot, lambda kind: predicted(source, kind, slot.between))
 
 
-METHODS = {"lesa": Method(insert_between, layer, fits=1, options=Options)}
+METHODS = {"lesa": Method(insert_predicted, layer, fits=1, options=Options)}

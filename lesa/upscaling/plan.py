@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from lesa.checkpoints.writer import PLAN_FILE
 from lesa.errors import UserError
+from lesa.files import read_json
 from lesa.params import Gaps, Places
 
 
@@ -75,6 +80,13 @@ def insert_between(num_layers: int, gaps: Places) -> LayerPlan:
     return stack(slots)
 
 
+def insert_predicted(num_layers: int, gaps: Places) -> LayerPlan:
+    """`insert_between`, for what is learned from three layers in a row."""
+    if num_layers < 3:
+        raise UserError(f"params.yaml: base: {num_layers} layers; a predictor needs at least 3")
+    return insert_between(num_layers, gaps)
+
+
 def everything_trains(plan: LayerPlan) -> bool:
     """Do all layers train? Then the embedding and the output layer do, too."""
     return all(slot.trainable for slot in plan)
@@ -107,8 +119,25 @@ def to_json(plan: LayerPlan) -> list[dict[str, Any]]:
     return [asdict(slot) for slot in plan]
 
 
-def from_json(rows: list[dict[str, Any]]) -> LayerPlan:
-    return [
-        Slot(**{**row, "between": tuple(row["between"]) if row["between"] else None})
-        for row in rows
-    ]
+def from_json(rows: Any) -> LayerPlan:
+    """What `to_json` gave. Raises ValidationError for anything else."""
+    return TypeAdapter(LayerPlan).validate_python(rows)
+
+
+def read_plan(folder: Path, num_layers: int) -> LayerPlan:
+    """The plan of a deepened checkpoint of `num_layers` layers. Raises UserError, one line, for a
+    folder without one, and for a plan that is damaged or not of these layers."""
+    path = folder / PLAN_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: has no {PLAN_FILE}; give a folder that `lesa expand` made")
+    try:
+        plan = from_json(read_json(path))
+    except ValueError:  # of JSON, of UTF-8, of a plan
+        raise UserError(f"{path}: is no layer plan as `lesa expand` writes it") from None
+    if [slot.layer_idx for slot in plan] != list(range(num_layers)):
+        raise UserError(
+            f"{path}: does not name the layers 0 to {num_layers - 1} of this checkpoint, each once"
+        )
+    if not any(slot.trainable for slot in plan):
+        raise UserError(f"{path}: marks no layer as trainable")
+    return plan

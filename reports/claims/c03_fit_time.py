@@ -60,12 +60,12 @@ def findings(m: Metrics) -> list[Finding]:
     for preset in m.first_runs:
         seconds_there, residual = extrapolated(depth, m.params.fit.presets[preset].epochs)
         said = (
-            f"extrapolated, not measured: {number(seconds_there)} s on {machine['processor']}, by "
+            f"extrapolated, not measured: {number(seconds_there)} s, by "
             f"a line through {len(depth['depths'])} depths at its widths (points at most "
             f"{100 * residual:.0f}% off it); on a GPU: `make profile PROFILE=llama3-8b`, "
             f"`dvc repro fit`"
         )
-        subject = f"preset {preset} at Llama-3-8B's {LAYERS} layers on this processor"
+        subject = f"preset {preset} at Llama-3-8B's {LAYERS} layers on {machine['processor']}"
         found.append(
             Finding(
                 subject,

@@ -21,7 +21,7 @@ PAPER = "LLaMA Pro 124%, SOLAR 166% of LESA's time"
 
 def findings(m: Metrics) -> list[Finding]:
     if not step_seconds(m):
-        raise CannotTestError(f"{STEPS_FILE} was not measured", "make bench")
+        raise CannotTestError(f"{STEPS_FILE} was not measured on this model", "make bench")
     found = []
     for name in ("llama_pro", "solar"):
         whole, cached = (time_ratio(m, name, prefix) for prefix in (True, False))

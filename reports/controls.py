@@ -1,0 +1,75 @@
+"""What can stand in for LESA's predictions, before training and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reports import rates
+from reports.budget import SOURCES, longer_runs
+from reports.claims import in_order
+from reports.measured import Metrics
+from reports.tables import Row, Table
+from reports.training_runs import Runs, difference, file_of
+
+# Models of study `budget`, and what each has in place of LESA's predictions; what else makes a
+# layer of LESA's is as in LESA.
+REPLACED = {
+    "noise": "Gaussian matrices of their norms",
+    "spectrum": "random matrices of their singular values",
+    "constant_row": "constant rows of their norms",
+    "lesa_permuted": "LESA's predictions in one another's gaps",
+    "lesa_shuffled": "predictions fitted on layers in shuffled order",
+    "lesa_on_noise": "predictions fitted on Gaussian noise",
+    "lesa_no_norm_term": "predictions fitted without the norm term",
+    "lesa_zeroed": "LESA's predictions, outputs zeroed",
+    "lesa_official": "predictions of the official code's preset",
+    "ridge": "ridge regression in closed form",
+    "average": "means of the two neighbours",
+    "identity": "copies of the layer below, outputs zeroed",
+}
+PUBLISHED = ("lesa_official", "identity")
+
+
+def ends(runs: Mapping[str, Runs]) -> list[str]:
+    """Which controls end below LESA, which above it, and which are not told apart from it. Starts
+    that others have published have sentences of their own."""
+    found: dict[str, list[str]] = {}
+    for name in REPLACED:
+        if (
+            name in runs
+            and name not in PUBLISHED
+            and (gap := difference(runs[name], runs["lesa"])) is not None
+        ):
+            words = in_order(gap, "end below it", "end above it", "are not told apart from it")
+            found.setdefault(words, []).append(f"{REPLACED[name]} (`{name}`)")
+    said = [f"{' and '.join(names)} {words}" for words, names in found.items()]
+    return [f"in place of its predictions, {'; '.join(said)}"] if said else []
+
+
+def table(m: Metrics) -> Table:
+    """A row a control of the longer schedule: its loss minus LESA's before training and after it.
+    No rows without LESA."""
+    runs = {found.model: found for found in longer_runs(m)}
+    lesa, own_rates = runs.get("lesa"), rates.sought(m)
+    rows: list[Row] = [
+        {
+            "in place of LESA's predictions": REPLACED[name],
+            "model": name,
+            "seeds": len(runs[name].by_seed),
+            "learning rate": float(runs[name].first["learning_rate"]),
+            "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
+            "before training": difference(runs[name], lesa, 0, 0),
+            f"after {lesa.tokens:,} tokens": difference(runs[name], lesa),
+        }
+        for name in REPLACED
+        if lesa and name in runs
+    ]
+    return Table(
+        "controls",
+        "What LESA's start is worth after training: held-out loss minus LESA's, nats a token, over "
+        "the seeds that both have. A rate that was not sought for a control is the one that was "
+        "sought for LESA, which favours LESA",
+        SOURCES,
+        rows,
+        lambda row, _: file_of("budget", runs[str(row["model"])]),
+    )
