@@ -120,17 +120,23 @@ def advice(m: Metrics) -> str:
     return f"**Which to take:** {'. '.join(said)}."
 
 
+def level_with(best: str, found: dict[str, Runs]) -> list[str]:
+    """Models whose final loss is not told apart from that of `best`."""
+    gaps = {name: difference(runs, found[best]) for name, runs in found.items() if name != best}
+    words = {name: in_order(gap, "below", "above", "level") for name, gap in gaps.items() if gap}
+    return [name for name, word in words.items() if word == "level"]
+
+
 def which(contest: Contest) -> str:
     best, deepest = lowest(contest.runs), lowest(contest.deep)
-    gaps = {n: difference(r, contest.runs[best]) for n, r in contest.runs.items() if n != best}
-    level = [
-        n for n, gap in gaps.items() if gap and in_order(gap, "below", "above", "level") == "level"
-    ]
-    said = f"After {contest.where(best, deepest, *level)} {named(best)} has the lowest loss"
+    level, deep = level_with(best, contest.runs), level_with(deepest, contest.deep)
+    where = contest.where(best, deepest, *level, *(deep if deepest != best else []))
+    said = f"After {where} {named(best)} has the lowest loss"
     if level:
         said += f", not told apart from {listed(level)}"
     if deepest != best:
         said += f"; of deepened models {named(deepest)}"
+        said += f", not told apart from {listed(deep)}" if deep else ""
     return said + depth(contest)
 
 

@@ -68,7 +68,8 @@ def table(m: Metrics) -> Table:
         "controls",
         "What LESA's start is worth after training: held-out loss minus LESA's, nats a token, over "
         "the seeds that both have. A rate that was not sought for a control is the one that was "
-        "sought for LESA, which favours LESA",
+        "sought for LESA, which favours LESA. A start moves by hundredths with the machine that "
+        "its predictors are fitted on (docs/start.md)",
         SOURCES,
         rows,
         lambda row, _: file_of("budget", runs[str(row["model"])]),

@@ -392,8 +392,10 @@ def test_models_that_are_level_are_named(tmp_path: Path) -> None:
         losses = (np.array(blocks(loss)) + sign).tolist()
         change(metrics, f"pretrain/{name}", "steps", -1, "block_losses", value=losses)
     text = said(metrics)
-    assert "`llama_pro` has the lowest loss" in text
-    assert "not told apart from `lesa`" in text
+    assert "`llama_pro` has the lowest loss, not told apart from `lesa`" in text
+    change(metrics, "pretrain/base", "steps", -1, "block_losses", value=blocks(2.5))
+    deep = "`base` has the lowest loss; of deepened models `llama_pro`, not told apart from `lesa`"
+    assert deep in said(metrics)
 
 
 @pytest.mark.parametrize(
