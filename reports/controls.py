@@ -14,6 +14,7 @@ from reports.training_runs import Runs, difference, file_of
 # Models of study `budget`, and what each has in place of LESA's predictions; what else makes a
 # layer of LESA's is as in LESA.
 REPLACED = {
+    "lesa_again": "nothing: LESA once more, where the controls of one seed were trained",
     "noise": "Gaussian matrices of their norms",
     "spectrum": "random matrices of their singular values",
     "constant_row": "constant rows of their norms",
@@ -27,22 +28,26 @@ REPLACED = {
     "average": "means of the two neighbours",
     "identity": "copies of the layer below, outputs zeroed",
 }
-PUBLISHED = ("lesa_official", "identity")
+NO_CONTROLS = ("lesa_again", "lesa_official", "identity")
+
+
+def series(names: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def ends(runs: Mapping[str, Runs]) -> list[str]:
-    """Which controls end below LESA, which above it, and which are not told apart from it. Starts
-    that others have published have sentences of their own."""
+    """Which controls end below LESA, which above it, and which are not told apart from it."""
     found: dict[str, list[str]] = {}
     for name in REPLACED:
         if (
             name in runs
-            and name not in PUBLISHED
+            and name not in NO_CONTROLS
             and (gap := difference(runs[name], runs["lesa"])) is not None
         ):
             words = in_order(gap, "end below it", "end above it", "are not told apart from it")
             found.setdefault(words, []).append(f"{REPLACED[name]} (`{name}`)")
-    said = [f"{' and '.join(names)} {words}" for words, names in found.items()]
+    said = [f"{series(names)} {words}" for words, names in found.items()]
     return [f"in place of its predictions, {'; '.join(said)}"] if said else []
 
 

@@ -399,6 +399,11 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
     before = rows["average"]["before training"]
     assert isinstance(before, Interval)
     assert before.estimate == pytest.approx(np.mean(added) + 0.1)
+    assert [controls.series(list(names)) for names in ("a", "ab", "abc")] == [
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
     # What is in one budget alone is no row of the first table.
     assert "average" not in {row["model"] for row in contest.table(m).rows}
 
