@@ -177,7 +177,10 @@ def test_unfinished_work_of_older_code_is_thrown_away(
     """
     works = import_module(f"pipelines.{module}")
 
+    left = Path("artifacts/work") / folder / "left"
+
     def killed(*_: Any, **__: Any) -> None:
+        left.with_name("begun").touch()  # where nothing is done, nothing is left
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
@@ -189,7 +192,6 @@ def test_unfinished_work_of_older_code_is_thrown_away(
     rates = tmp_path / "metrics" / "grid"
     rates.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ROOT / "metrics" / "grid" / "base.json", rates / "base.json")
-    left = Path("artifacts/work") / folder / "left"
     for code, found in (("one", False), ("one", True), ("two", False)):
         monkeypatch.setattr(works, "code_digest", lambda _, code=code: code)
         with pytest.raises(KeyboardInterrupt):
