@@ -105,7 +105,7 @@ def named(model: str) -> str:
 
 
 def listed(models: list[str]) -> str:
-    return " and ".join(f"`{model}`" for model in models)
+    return controls.series([f"`{model}`" for model in models])
 
 
 def lowest(found: dict[str, Runs]) -> str:
@@ -129,9 +129,9 @@ def level_with(best: str, found: dict[str, Runs]) -> list[str]:
 
 def which(contest: Contest) -> str:
     best, deepest = lowest(contest.runs), lowest(contest.deep)
-    level, deep = level_with(best, contest.runs), level_with(deepest, contest.deep)
-    where = contest.where(best, deepest, *level, *(deep if deepest != best else []))
-    said = f"After {where} {named(best)} has the lowest loss"
+    level = level_with(best, contest.runs)
+    deep = level_with(deepest, contest.deep) if deepest != best else []
+    said = f"After {contest.where(best, deepest, *level, *deep)} {named(best)} has the lowest loss"
     if level:
         said += f", not told apart from {listed(level)}"
     if deepest != best:
