@@ -37,18 +37,21 @@ def series(names: list[str]) -> str:
 
 
 def ends(runs: Mapping[str, Runs]) -> list[str]:
-    """Which controls end below LESA, which above it, and which are not told apart from it."""
-    found: dict[str, list[str]] = {}
+    """Which controls end below LESA, each in words, which above it, and which are not told apart
+    from it."""
+    below, above, level = "ends below it for", "ends above it for", "is not told apart from it for"
+    found: dict[str, list[str]] = {below: [], above: [], level: []}
     for name in REPLACED:
         if (
             name in runs
             and name not in NO_CONTROLS
             and (gap := difference(runs[name], runs["lesa"])) is not None
         ):
-            words = in_order(gap, "end below it", "end above it", "are not told apart from it")
-            found.setdefault(words, []).append(f"{REPLACED[name]} (`{name}`)")
-    said = [f"{series(names)} {words}" for words, names in found.items()]
-    return [f"in place of its predictions, {'; '.join(said)}"] if said else []
+            place = in_order(gap, below, above, level)
+            gloss = f" ({REPLACED[name]})" if place == below else ""
+            found[place].append(f"`{name}`{gloss}")
+    said = [f"{place} {series(names)}" for place, names in found.items() if names]
+    return [f"what stands in for its predictions {', '.join(said)}"] if said else []
 
 
 def table(m: Metrics) -> Table:

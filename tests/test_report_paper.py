@@ -318,7 +318,7 @@ def said(folder: Path, **changes: Any) -> str:
 def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
     first = said(made[0])
     assert "matrices near rank one, 93% of their squared norm in one direction" in first
-    assert "(6% in the base's)" in first
+    assert "(base: 6%)" in first
     assert "from 22.2 to 30 (`paper`, 8 draws, following one constant row's" in first
     assert "`base` has the lowest loss; of deepened models `identity`: new layers are not" in first
     assert "without SVD it is worse" in first

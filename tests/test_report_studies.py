@@ -384,9 +384,8 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
             save(metrics, f"budget/{name}_120-{seed}", run | {"run": f"{name}_120-{seed}"})
     m = measured.load(metrics, params())
     assert contest.worth(m)[0].endswith(
-        "in place of its predictions, Gaussian matrices of their norms (`noise`) end above it; "
-        "predictions fitted on layers in shuffled order (`lesa_shuffled`) are not told apart from "
-        "it; means of the two neighbours (`average`) end below it."
+        "what stands in for its predictions ends below it for `average` (means of the two "
+        "neighbours), ends above it for `noise`, is not told apart from it for `lesa_shuffled`."
     )
     rows = {row["model"]: row for row in controls.table(m).rows}
     assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
