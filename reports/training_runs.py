@@ -93,6 +93,12 @@ def called(found: Mapping[str, Json], name: str) -> Runs | None:
     return next((runs for runs in groups(found) if runs.name == name), None)
 
 
+def schedules(found: Mapping[str, Json], model: str) -> list[Runs]:
+    """A model's runs, the shortest schedule first."""
+    own = (runs for runs in groups(found) if runs.model == model)
+    return sorted(own, key=lambda runs: runs.max_steps)
+
+
 def gaps_of(m: Metrics, runs: Runs) -> Places:
     """The gaps that the runs' method was told; the base has no new layers for all that."""
     own = runs.first["gaps"]
@@ -130,7 +136,7 @@ def alike(found: Mapping[str, Json], lesa: Runs, trains: str, max_steps: int) ->
     for runs in groups(found):
         run = runs.first
         own = (run["method"], run["preset"], run["trains"], run["max_steps"])
-        if own == key and runs.name.startswith(lesa.name):
+        if own == key and runs.model.startswith(lesa.model):
             return runs
     return None
 
