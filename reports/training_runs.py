@@ -99,6 +99,11 @@ def schedules(found: Mapping[str, Json], model: str) -> list[Runs]:
     return sorted(own, key=lambda runs: runs.max_steps)
 
 
+def of_steps(found: Mapping[str, Json], model: str, max_steps: int) -> Runs | None:
+    """A model's runs of one schedule."""
+    return next((runs for runs in schedules(found, model) if runs.max_steps == max_steps), None)
+
+
 def gaps_of(m: Metrics, runs: Runs) -> Places:
     """The gaps that the runs' method was told; the base has no new layers for all that."""
     own = runs.first["gaps"]

@@ -144,7 +144,7 @@ CASES: list[Case] = [
     ("c08_without_svd", "worse than LESA at the start, preset paper", UNDECIDED, raw(3.21, 0.5)),
     ("c08_without_svd", "better than LLaMA Pro at the start, preset paper", HOLDS, raw(3.0)),
     ("c08_without_svd", "better than LLaMA Pro at the start, preset paper", FAILS, raw(3.7)),
-    ("c08_without_svd", "better than LLaMA Pro at the end", FAILS, []),
+    ("c08_without_svd", "better than LLaMA Pro after 40 steps", FAILS, []),
     ("c09_without_freezing", "slower: lesa, every layer trained, 40 steps", HOLDS, []),
     ("c09_without_freezing", "fluctuates: lesa, every layer trained, 40 steps", HOLDS, []),
     ("c10_norm_term", "preset paper, seed 0", HOLDS, norm_ratios(0.5, 0.24)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from reports import (
     training_runs,
     tries,
 )
+from reports.claims import c05_half_cost, c11_sft_and_code
 from reports.measured import Metrics
 from reports.paired import Interval
 from tests.test_report_synthetic import (
@@ -339,6 +341,27 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert training_runs.machines(m, "scale", m.scale) == (
         "Runs of 1,280 steps were measured on NVIDIA H100 (metrics/provenance/*.json)."
     )
+
+
+def test_claims_are_judged_by_study_scale_too(scaled: tuple[Path, Metrics]) -> None:
+    """LESA's end on code, and its loss half-way, minus LLaMA Pro's end: by hand over two seeds."""
+
+    def losses(name: str, point: int) -> list[list[float]]:
+        runs = [scaled[1].scale[f"{name}-{seed}"] for seed in (0, 1)]
+        return [run["steps"][point]["block_losses"] for run in runs]
+
+    end, half, llama_pro = losses("lesa", -1), losses("lesa", 10), losses("llama_pro", -1)
+    ahead = {found.subject: found for found in c11_sft_and_code.findings(scaled[1])}
+    cheap = {found.subject: found for found in c05_half_cost.findings(scaled[1])}
+    for found, ours in (
+        (ahead["code, 10,485,760 tokens, against llama_pro"], end),
+        (cheap["lesa at half of 1280 steps of Python source against llama_pro"], half),
+    ):
+        said = re.search(r"llama_pro (\S+) \[", found.said)
+        assert said
+        wanted = np.subtract(ours, llama_pro).mean()
+        assert float(said[1]) == pytest.approx(wanted, abs=5e-4)
+        assert found.sources == scale.SOURCES
 
 
 def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:

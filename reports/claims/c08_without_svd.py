@@ -7,7 +7,7 @@ from reports.claims import Finding, above, below, cannot
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import show_interval
-from reports.training_runs import called, difference
+from reports.training_runs import difference, of_steps, schedules
 
 RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
@@ -52,9 +52,9 @@ def at_start(m: Metrics) -> list[Finding]:
 
 
 def at_end(m: Metrics) -> list[Finding]:
-    raw = called(m.budget, "lesa_raw")
-    lesa, llama_pro = called(m.budget, "lesa"), called(m.budget, "llama_pro")
-    if raw is None or lesa is None or llama_pro is None:
-        return [cannot("the end of training", "not measured", "make study NAME=budget")]
-    worse, better = (difference(raw, other) for other in (lesa, llama_pro))
-    return both("at the end", worse, better, budget.SOURCES)
+    found = []
+    for raw in schedules(m.budget, "lesa_raw"):
+        others = (of_steps(m.budget, name, raw.max_steps) for name in ("lesa", "llama_pro"))
+        worse, better = (difference(raw, other) if other else None for other in others)
+        found += both(f"after {raw.max_steps} steps", worse, better, budget.SOURCES)
+    return found or [cannot("the end of training", "not measured", "make study NAME=budget")]

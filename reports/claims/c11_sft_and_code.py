@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from reports import scale
 from reports.claims import Finding, below, cannot
 from reports.domains import DOMAINS, GROUPS, difference, models
 from reports.measured import Metrics, files
 from reports.tables import show_interval
+from reports.training_runs import called
+from reports.training_runs import difference as difference_of_runs
 
 CLAIM = "After SFT, and in the code domain, LESA stays ahead"
 SHORT = "LESA stays ahead after SFT and on code"
@@ -21,7 +24,20 @@ PAPER = (
 
 
 def findings(m: Metrics) -> list[Finding]:
-    return [finding for study in DOMAINS for finding in compared(m, study)]
+    return [*(finding for study in DOMAINS for finding in compared(m, study)), *longer(m)]
+
+
+def longer(m: Metrics) -> list[Finding]:
+    """The models of the study of many times the tokens of code, at their end."""
+    found = []
+    lesa = called(m.scale, "lesa")
+    for name in ("llama_pro", "solar"):
+        other = called(m.scale, name)
+        if lesa and other and (gap := difference_of_runs(lesa, other)) is not None:
+            of = f"code, {lesa.tokens:,} tokens, against {name}"
+            said = f"lesa minus {name} {show_interval(gap)} nats a token of the packages held out"
+            found.append(Finding(of, said, below(gap), scale.SOURCES))
+    return found
 
 
 def compared(m: Metrics, study: str) -> list[Finding]:
