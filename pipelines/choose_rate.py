@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from baselines import method_of
+from lesa.errors import UserError
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.params import Params, Train
 from lesa.training.blocks import load_blocks
@@ -55,7 +55,8 @@ def measure(run: Run, rates: list[float], unfinished: Path) -> Iterator[Row]:
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name, settings = args.model, short_schedule(params)
-    method_of(params, name)
+    if name not in params.methods:
+        raise UserError(f"params.yaml: methods.{name}: there are {', '.join(params.methods)}")
     init, rates = Path("artifacts/init") / name, params.grid.learning_rates
     run = Run(
         init, load_blocks(CORPUS, "train"), load_blocks(CORPUS, "validation"), settings, rates[0]
