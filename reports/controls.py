@@ -9,7 +9,7 @@ from reports.budget import SOURCES, longer_runs
 from reports.claims import in_order
 from reports.measured import Metrics
 from reports.tables import Row, Table
-from reports.training_runs import Runs, difference, file_of
+from reports.training_runs import Runs, difference, file_of, shared_seeds
 
 # Models of study `budget`, and what each has in place of LESA's predictions; what else makes a
 # layer of LESA's is as in LESA.
@@ -63,7 +63,7 @@ def table(m: Metrics) -> Table:
         {
             "in place of LESA's predictions": REPLACED[name],
             "model": name,
-            "seeds": len(runs[name].by_seed),
+            "seeds": len(shared_seeds(runs[name], lesa)),
             "learning rate": float(runs[name].first["learning_rate"]),
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
             "before training": difference(runs[name], lesa, 0, 0),

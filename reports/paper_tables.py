@@ -25,6 +25,7 @@ from reports.training_runs import (
     file_of,
     median_seconds,
     schedules,
+    shared_seeds,
 )
 
 NAMES = {"lesa": "LESA", "llama_pro": "LLaMA Pro", "solar": "SOLAR", "base": "untouched base"}
@@ -94,8 +95,12 @@ def of_run(m: Metrics, method: str, share: float) -> Ends | None:
 def average(m: Metrics, model: str, phase: str) -> Measured | None:
     """Mean accuracy over the benchmarks, in percent: of the study, else of this run's tasks."""
     if (content := official.of_model(m, model, phase)) is not None:
-        tasks = official.examples(content).values()
-        found = [Measured(float(t.mean()), float(t.std(ddof=1) / len(t) ** 0.5)) for t in tasks]
+        scores = official.examples(content)
+        if scores.keys() != set(official.tasks_of(list(m.official.values()))):
+            return None
+        found = [
+            Measured(float(t.mean()), float(t.std(ddof=1) / len(t) ** 0.5)) for t in scores.values()
+        ]
     else:
         scored = m.evaluate[phase].get(model, {}).get("tasks", {})
         listed = [scored[t]["metrics"] for t in m.params.evaluate.tasks if t in scored]
@@ -299,7 +304,7 @@ def freezing(m: Metrics, published: Json) -> Table:
                 "minus that of new layers alone": "" if trains == "new" else None,
                 "fluctuation, times": "" if trains == "new" else None,
             }
-            if frozen and runs and trains != "new":
+            if frozen and runs and trains != "new" and shared_seeds(runs, frozen):
                 row["minus that of new layers alone"] = difference(runs, frozen)
                 row["fluctuation, times"] = c09_without_freezing.fluctuation(runs, frozen)[0]
             rows.append(row)

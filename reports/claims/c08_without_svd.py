@@ -22,14 +22,19 @@ def findings(m: Metrics) -> list[Finding]:
 
 
 def both(when: str, worse: Interval | None, better: Interval | None, sources: str) -> list[Finding]:
-    """The claim's two halves, as far as they were measured."""
+    """The claim's two halves."""
     found = []
-    if worse is not None:
-        said = f"without SVD minus LESA {show_interval(worse)} nats"
-        found.append(Finding(f"worse than LESA {when}", said, above(worse), sources))
-    if better is not None:
-        said = f"without SVD minus LLaMA Pro {show_interval(better)} nats"
-        found.append(Finding(f"better than LLaMA Pro {when}", said, below(better), sources))
+    for gap, order, other, side in (
+        (worse, "worse than", "LESA", above),
+        (better, "better than", "LLaMA Pro", below),
+    ):
+        subject = f"{order} {other} {when}"
+        if gap is None:
+            study = sources.split("/")[1]
+            found.append(cannot(subject, "not measured", f"make study NAME={study}"))
+        else:
+            said = f"without SVD minus {other} {show_interval(gap)} nats"
+            found.append(Finding(subject, said, side(gap), sources))
     return found
 
 
