@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -19,8 +20,8 @@ from PIL import Image
 
 from lesa.files import read_json, write_json
 from pipelines import locks, rerun, verify
-from reports import rebuilt
-from reports.comparison import CHAOTIC, EXACT, ROUNDING, TIMED, compare
+from reports import comparison, rebuilt
+from reports.comparison import CHAOTIC, EXACT, ROUNDING, TIMED, Kind, compare
 from tests.test_report_synthetic import MODELS, params, start_row, write
 
 BIN = Path(sys.executable).parent
@@ -326,6 +327,24 @@ def test_kinds_of_numbers() -> None:
         assert (one.kind, one.within) == (kind, within)
     missing = compare("base.json", {"layers": 30}, {}, {})
     assert [one.within for one in missing] == [False]
+
+
+def allowed(kind: Kind) -> str:
+    """As the table of docs/reproducing.md says it."""
+    if math.isinf(kind.relative):
+        return "anything"
+    if kind.absolute:
+        return f"{kind.absolute:g}"
+    return f"{100 * kind.relative:g}%" if kind.relative else "nothing"
+
+
+def test_tolerances_are_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs/reproducing.md").read_text(encoding="utf-8")
+    table = page.partition("| kind | may differ by | because |")[2].partition("\n\n")[0]
+    rows = [tuple(line.strip("| ").split(" | ")) for line in table.splitlines()[2:]]
+    kinds = [kind for kind in vars(comparison).values() if isinstance(kind, Kind)]
+    reasons = {kind: kind.reason.partition(": not compared")[0] for kind in kinds}
+    assert sorted(rows) == sorted((kind.name, allowed(kind), reasons[kind]) for kind in kinds)
 
 
 MAKE = """
