@@ -36,9 +36,8 @@ def series(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
-def ends(runs: Mapping[str, Runs]) -> list[str]:
-    """Which controls end below LESA, each in words, which above it, and which are not told apart
-    from it."""
+def ends(m: Metrics, runs: Mapping[str, Runs]) -> list[str]:
+    """Which controls end below LESA, which above it, and which are not told apart from it."""
     below, above, level = "ends below it for", "ends above it for", "is not told apart from it for"
     found: dict[str, list[str]] = {below: [], above: [], level: []}
     for name in REPLACED:
@@ -47,11 +46,10 @@ def ends(runs: Mapping[str, Runs]) -> list[str]:
             and name not in NO_CONTROLS
             and (gap := difference(runs[name], runs["lesa"])) is not None
         ):
-            place = in_order(gap, below, above, level)
-            gloss = f" ({REPLACED[name]})" if place == below else ""
-            found[place].append(f"`{name}`{gloss}")
+            found[in_order(gap, below, above, level)].append(f"`{name}`")
     said = [f"{place} {series(names)}" for place, names in found.items() if names]
-    return [f"what stands in for its predictions {', '.join(said)}"] if said else []
+    link = "[what stands in](#table-controls)" if table(m).rows else "what stands in"
+    return [f"{link} for its predictions {', '.join(said)}"] if said else []
 
 
 def table(m: Metrics) -> Table:

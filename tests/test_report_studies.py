@@ -407,8 +407,8 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
             save(metrics, f"budget/{name}_120-{seed}", run | {"run": f"{name}_120-{seed}"})
     m = measured.load(metrics, params())
     assert contest.worth(m)[0].endswith(
-        "what stands in for its predictions ends below it for `average` (means of the two "
-        "neighbours), ends above it for `noise`, is not told apart from it for `lesa_shuffled`."
+        "[what stands in](#table-controls) for its predictions ends below it for `average`, ends "
+        "above it for `noise`, is not told apart from it for `lesa_shuffled`."
     )
     rows = {row["model"]: row for row in controls.table(m).rows}
     assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
