@@ -10,13 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
 
 from baselines import check_methods
 from lesa import params as parameters
 from lesa.errors import CheckError, UserError
 from lesa.machine import has_bfloat16, set_threads
-from lesa.params import Params
+from lesa.params import Params, _Loader
 from pipelines import found, provenance
 from pipelines.tracking import Tracker, track
 
@@ -69,6 +72,19 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
         if not disk_is_full(error):
             raise
         fail(f"the disk of {os.getcwd()} is full; free some space and run again")
+
+
+def read_params(path: Path) -> Any:
+    """What a file of parameters holds, unchecked, read as params.yaml is.
+
+    Raises UserError naming the file if it is not there or not YAML, or has a key twice.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run from the repository's root")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def on_this_machine(params: Params) -> Params:

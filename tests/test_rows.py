@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,9 +11,11 @@ import yaml
 from lesa.errors import UserError
 from pipelines.rows import Row, rows_of
 from pipelines.start import Start
+from pipelines.study import study_params
 
 PARAMS = Path("pipelines/studies/start/params.yaml")
 LESA: dict[str, object] = {"method": "lesa", "options": {"unpredicted": "layer_0"}}
+NO_ROWS: tuple[Any, ...] = (None, [1], 7, "base", {})
 
 
 def test_every_row_of_the_study_can_be_made() -> None:
@@ -49,10 +52,22 @@ def test_every_row_of_the_study_can_be_made() -> None:
             LESA | {"fit": {"preset": "paper", "seed": 0, "settings": {"epochs": 0}}},
             r"start\.a\.b\.fit\.settings\.epochs: .*greater than 0",
         ),
+        ({"methd": "base"}, r"start\.a\.b\.method: Field required"),
+        ({"method": "base", "gaps": {"first": 2, "last": 1}}, r"a\.b\.gaps: last \(1\) must not"),
+        ({"method": "base", "gaps": {"after": [-1]}}, r"a\.b\.gaps\.after\.0: .*\(got -1\)"),
+        ({"method": "base", "gaps": [1]}, r"a\.b\.gaps: .*\(got \[1\]\)"),
+        (
+            LESA | {"fit": {"preset": "paper", "seed": 0, "signs": "lapak"}},
+            r"start\.a\.b\.fit\.signs: Input should be .*\(got 'lapak'\)",
+        ),
+        *(
+            (row, r"start\.a\.b: must be a mapping of a method and its settings \(got")
+            for row in NO_ROWS
+        ),
     ],
 )
 def test_a_wrong_row_is_one_line(
-    row: dict[str, object], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    row: Any, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default = Path("conf/default.yaml").read_text()
     monkeypatch.chdir(tmp_path)
@@ -62,3 +77,38 @@ def test_a_wrong_row_is_one_line(
     with pytest.raises(UserError, match=says) as raised:
         rows_of("start", Row)
     assert "\n" not in str(raised.value)
+
+
+def write_budget(content: bytes) -> Path:
+    path = Path("pipelines/studies/budget/params.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "budget: missing"),
+        (b"- budget\n", "budget: missing"),
+        (b"bugdet: {}\n", "budget: missing"),
+        (b"budget:\n", r"budget: must be a mapping of rows by their names \(got None\)"),
+        (b"budget: [a]\n", r"budget: must be a mapping of rows by their names \(got \['a'\]\)"),
+        (b"budget: {a-0: {}, a-0: {}}\n", "not YAML: the key 'a-0' stands there twice"),
+        (b"budget: {a-0: {\n", "not YAML: "),
+        (b"budget: \xff\n", "not YAML: 'utf-8' codec"),
+        (b"budget: &a {a-0: *a}\n", r"budget\.a-0\.method: Field required"),
+        (None, "not found; run from the repository's root"),
+    ],
+)
+def test_a_file_of_a_study_that_lists_no_rows_is_one_line(
+    content: bytes | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        write_budget(content)
+    with pytest.raises(UserError, match=rf"^pipelines/studies/budget/params\.yaml: {says}"):
+        rows_of("budget", Row)
+    line = says if "not " in says else "part: missing"
+    with pytest.raises(UserError, match=rf"^pipelines/studies/budget/params\.yaml: {line}"):
+        study_params("budget", "part", int)
