@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from datasets import Dataset, concatenate_datasets
 from pydantic import Field, model_validator
@@ -73,7 +73,7 @@ class Training(Row):
     checkpoint stay, beside its numbers?"""
 
     seed: Count
-    phases: list[Outputs | Phase] = Field(min_length=1)
+    phases: list[Annotated[Outputs | Phase, Field(discriminator="trains")]] = Field(min_length=1)
     kept: bool = False
 
 

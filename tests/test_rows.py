@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lesa.errors import UserError
+from pipelines.phases import Training
 from pipelines.rows import Row, rows_of
 from pipelines.start import Start
 from pipelines.study import study_params
@@ -79,6 +80,10 @@ def test_a_wrong_row_is_one_line(
     assert "\n" not in str(raised.value)
 
 
+NEW = {"trains": "new", "steps": 4, "learning_rate": 0.01}
+OUTPUTS = {"trains": "outputs", "steps": 4, "rounds": 2, "learning_rate": 0.2, "damping": 0.1}
+
+
 def write_budget(content: bytes) -> Path:
     path = Path("pipelines/studies/budget/params.yaml")
     path.parent.mkdir(parents=True)
@@ -112,3 +117,29 @@ def test_a_file_of_a_study_that_lists_no_rows_is_one_line(
     line = says if "not " in says else "part: missing"
     with pytest.raises(UserError, match=rf"^pipelines/studies/budget/params\.yaml: {line}"):
         study_params("budget", "part", int)
+
+
+@pytest.mark.parametrize(
+    ("phase", "says"),
+    [
+        *((NEW | {"learning_rate": rate}, r"0\.learning_rate: ") for rate in (0, 1, float("nan"))),
+        (NEW | {"steps": 0}, r"0\.steps: Input should be greater than 0 \(got 0\)"),
+        (NEW | {"stesp": 4}, r"0\.stesp: Extra inputs"),
+        ({"trains": "new", "steps": 4}, r"0\.learning_rate: Field required"),
+        (NEW | {"trains": "lora"}, r"0: parameters is for trains: lora, which must say it"),
+        (NEW | {"trains": "old"}, r"0: Input tag 'old' found using 'trains' does not match"),
+        ({"steps": 4}, r"0: Unable to extract tag using discriminator 'trains'"),
+        (OUTPUTS | {"rounds": 3}, r"0: rounds \(3\) must divide steps \(4\)"),
+        (OUTPUTS | {"damping": 1}, r"0\.damping: Input should be less than 1 \(got 1\)"),
+        (7, r"0: .*\(got 7\)"),
+    ],
+)
+def test_a_wrong_phase_is_named_by_its_wrong_key(
+    phase: Any, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"method": "base", "seed": 0, "phases": [phase]}
+    path = write_budget(yaml.safe_dump({"budget": {"base-0": row}}).encode())
+    with pytest.raises(UserError, match=rf"^{path}: budget\.base-0\.phases\.{says}") as raised:
+        rows_of("budget", Training)
+    assert "\n" not in str(raised.value)
