@@ -48,6 +48,11 @@ class Row(Strict):
     fit: Fitted | None = None
     gaps: Places | None = None
 
+    @property
+    def ending(self) -> str:
+        """What the row's name must end in."""
+        return ""
+
 
 R = TypeVar("R", bound=Row)
 
@@ -114,6 +119,8 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
             settings_of(row.fit, presets(), f"{path}: {key}.fit")
         elif method.fits:
             raise UserError(f"{path}: {key}.fit: {row.method} reads predictors, and this says none")
+        if not key.endswith(row.ending):
+            raise UserError(f"{path}: {key}: must end in {row.ending}, as its seed is")
         return row
 
     def rows(key: str, said: Any) -> dict[str, R]:

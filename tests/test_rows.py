@@ -10,7 +10,7 @@ import yaml
 
 from lesa.errors import UserError
 from pipelines.phases import Training
-from pipelines.rows import Row, rows_of
+from pipelines.rows import Row, chosen, rows_of
 from pipelines.start import Start
 from pipelines.study import study_params
 
@@ -143,3 +143,15 @@ def test_a_wrong_phase_is_named_by_its_wrong_key(
     with pytest.raises(UserError, match=rf"^{path}: budget\.base-0\.phases\.{says}") as raised:
         rows_of("budget", Training)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["base", "base-5", "base-00"])
+def test_a_training_run_is_called_after_its_seed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the report tells runs of one model from each other."""
+    monkeypatch.chdir(tmp_path)
+    row = {"method": "base", "seed": 0, "phases": [NEW]}
+    path = write_budget(yaml.safe_dump({"budget": {"base-0": row, name: row}}).encode())
+    with pytest.raises(UserError, match=rf"^{path}: budget\.{name}: must end in -0, as its seed"):
+        chosen("budget", Training, "base-0")
