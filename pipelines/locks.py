@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lesa.errors import UserError
+from reports.consistency import mapping_of, read
 
 MAIN = "dvc.lock"
 STUDIES = Path("pipelines/studies")
@@ -76,7 +80,11 @@ def differing_params(locks: Locks) -> Iterator[str]:
         for stage, content in stages.items():
             for name, recorded in content.get("params", {}).items():
                 path = locks.root / name
-                now = read_yaml(path) if path.is_file() else {}
+                try:
+                    now = read_yaml(path) if path.is_file() else {}
+                except (YAMLError, UnicodeDecodeError) as error:
+                    yield f"{name}: not YAML ({' '.join(str(error).split())[:300]})"
+                    continue
                 for key, value in recorded.items():
                     for place, before, after in differing(key, value, looked_up(now, key)):
                         yield f"{name}: {place} is {after}, but {lock} has {before} (stage {stage})"
@@ -284,7 +292,11 @@ def older_code(locks: Locks) -> Iterator[str]:
 def unknown_commits(locks: Locks) -> Iterator[str]:
     """A line for each file of metrics/provenance whose commit git does not have."""
     for path in sorted((locks.root / "metrics" / "provenance").glob("*.json")):
-        commit = str(json.loads(path.read_text(encoding="utf-8")).get("commit"))
+        try:
+            commit = str(mapping_of(path).get("commit"))
+        except UserError as error:
+            yield str(error)
+            continue
         if history(locks.root) and not has_commit(locks.root, commit):
             yield f"{path.relative_to(locks.root)}: git has no commit {commit}"
 
@@ -302,7 +314,7 @@ def uncommitted(locks: Locks) -> Iterator[str]:
     found = [
         path.stem
         for path in sorted((locks.root / "metrics" / "provenance").glob("*.json"))
-        if json.loads(path.read_text(encoding="utf-8")).get("uncommitted_changes")
+        if read(path.parent, path.name).get("uncommitted_changes")
     ]
     if found:
         yield f"metrics/provenance: ran with uncommitted changes: {', '.join(found)}"
