@@ -139,7 +139,11 @@ def changed_files(locks: Locks) -> Iterator[str]:
             yield f"{entry.path}: not there, but {entry.lock} has it of stage {entry.stage}"
         elif not is_earlier(locks, entry):
             verb = "wrote" if entry.out else "read"
-            yield f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
+            names = ", ".join(unlike_commit(locks.root, entry.path))
+            yield (
+                f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
+                + (f"; not as git's last commit has them: {names}" if names else "")
+            )
 
 
 def unlike_files(locks: Locks) -> Iterator[Entry]:
@@ -150,6 +154,19 @@ def unlike_files(locks: Locks) -> Iterator[Entry]:
             continue
         if not path.exists() or (md5(path), size(path)) != (entry.md5, entry.size):
             yield entry
+
+
+def unlike_commit(root: Path, path: str) -> list[str]:
+    """The files of a folder that were changed, removed or added since git's last commit: a lock has
+    one digest for all of them. None of a file, and where there is no repository."""
+    if not (root / path).is_dir():
+        return []
+    words = ("--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", path)
+    try:
+        said = git(root, "status", *words).decode(errors="replace")
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [line[3:] for line in said.split("\0")[:-1]]
 
 
 def is_earlier(locks: Locks, entry: Entry) -> bool:

@@ -260,6 +260,21 @@ def test_a_metrics_file_that_no_stage_wrote_is_named(copy: Path) -> None:
     ]
 
 
+def test_files_that_no_lock_knows_one_by_one_are_named_by_git(copy: Path) -> None:
+    (copy / "metrics" / "notes.txt").write_text("a")
+    write_json(copy / "metrics" / "provenance" / "nothing.json", {})
+    base = copy / "metrics" / "base.json"
+    base.unlink()
+    said = [line for line in locks.changed_files(locks.load(copy)) if line.startswith("metrics: ")]
+    assert said == [
+        "metrics: not what stage report read (dvc.lock); not as git's last commit has them: "
+        "metrics/base.json, metrics/notes.txt, metrics/provenance/nothing.json"
+    ]
+    shutil.rmtree(copy / ".git")
+    (line,) = (x for x in locks.changed_files(locks.load(copy)) if x.startswith("metrics: "))
+    assert line == "metrics: not what stage report read (dvc.lock)"
+
+
 BROKEN = ('{"a":', "3", "null", "[]", "{}")
 
 
