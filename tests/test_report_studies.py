@@ -14,6 +14,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from lesa.files import write_json
 from reports import (
     budget,
     conclusions,
@@ -448,6 +449,35 @@ def test_params_have_the_rates_that_were_chosen(
         "pipelines/studies/budget/params.yaml: budget.lesa_120-1.phases.0.learning_rate is 0.001, "
         "but metrics/rates/budget-lesa.json: best is 0.003"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("budget: {lesa_120-0: {phases: [{learning_rate: 3e-3}]}}", None),
+        ("budget: {lesa_120-0: {phases: [{learning_rate: 1e-2}]}}", "learning_rate is 0.01, but"),
+        (None, "budget: no learning rate can be read (FileNotFoundError: "),
+        ("scale: {}", "budget: no learning rate can be read (KeyError: 'budget')"),
+        ("budget: {lesa-0: {seed: 0}}", "budget.lesa-0: no learning rate can be read (KeyError"),
+        ("budget: {lesa-0: 3}", "budget.lesa-0: no learning rate can be read (TypeError"),
+        ("budget: [lesa-0]", "budget: no learning rate can be read (AttributeError"),
+        ("budget: {", "budget: no learning rate can be read (ParserError"),
+    ],
+)
+def test_rates_are_read_as_the_stages_read_them_or_their_file_is_named(
+    text: str | None, says: str | None, tmp_path: Path
+) -> None:
+    params = tmp_path / "pipelines/studies/budget/params.yaml"
+    params.parent.mkdir(parents=True)
+    if text:
+        params.write_text(text)
+    found = {"study": "budget", "run": "lesa_120-0", "best": 0.003}
+    write_json(tmp_path / "metrics/rates/budget-lesa.json", found)
+    lines = list(consistency.differing_rates(tmp_path))
+    assert len(lines) == (says is not None)
+    for line in lines:
+        assert line.startswith("pipelines/studies/budget/params.yaml: budget")
+        assert str(says) in line
 
 
 def test_the_report_shows_what_is_there(made: tuple[Path, Metrics], scaled: tuple[Path, Metrics],

@@ -20,7 +20,7 @@ from PIL import Image
 
 from lesa.files import read_json, write_json
 from pipelines import locks, rerun, verify
-from reports import comparison, rebuilt
+from reports import comparison, consistency, rebuilt
 from reports.comparison import CHAOTIC, EXACT, ROUNDING, TIMED, Kind, compare
 from tests.test_report_synthetic import MODELS, params, start_row, write
 
@@ -259,6 +259,55 @@ def test_a_metrics_file_that_no_stage_wrote_is_named(copy: Path) -> None:
     assert list(locks.without_origin(locks.load(copy))) == [
         "metrics/extra.json: no stage of a lock wrote it"
     ]
+
+
+def test_files_that_no_lock_knows_one_by_one_are_named_by_git(copy: Path) -> None:
+    (copy / "metrics" / "notes.txt").write_text("a")
+    write_json(copy / "metrics" / "provenance" / "nothing.json", {})
+    base = copy / "metrics" / "base.json"
+    base.unlink()
+    said = [line for line in locks.changed_files(locks.load(copy)) if line.startswith("metrics: ")]
+    assert said == [
+        "metrics: not what stage report read (dvc.lock); not as git's last commit has them: "
+        "metrics/base.json, metrics/notes.txt, metrics/provenance/nothing.json"
+    ]
+    shutil.rmtree(copy / ".git")
+    (line,) = (x for x in locks.changed_files(locks.load(copy)) if x.startswith("metrics: "))
+    assert line == "metrics: not what stage report read (dvc.lock)"
+
+
+BROKEN = ('{"a":', "3", "null", "[]", "{}")
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_metrics_file_is_a_line_and_the_others_are_checked(
+    content: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = [f"metrics/{name}.json" for name in ("base", "provenance/toy", "rates/budget-lesa")]
+    for name in broken:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).unlink(missing_ok=True)
+        (copy / name).write_text(content)
+    forged = read_json(copy / "metrics/start/lesa_1.json")
+    (copy / "metrics/start/lesa_1.json").unlink()
+    write_json(copy / "metrics/start/lesa_1.json", forged | {"loss": 5.0})
+    status, said = verified(monkeypatch, capsys)
+    assert status == 1
+    for name in broken:
+        assert re.search(rf"^ +{name}: ", said, re.MULTILINE), (name, said)
+    assert "metrics/start/lesa_1.json: loss is 5.0" in said
+
+
+def test_numbers_that_are_none_are_a_line(copy: Path) -> None:
+    write_json(copy / "metrics" / "odd.json", {"heldout_loss": 1.0, "heldout_perplexity": "many"})
+    (said,) = consistency.contradictions(Path("metrics"))
+    assert said.startswith("metrics/odd.json: heldout_perplexity cannot be checked (TypeError")
+
+
+def test_a_broken_file_of_a_studys_params_is_a_line(copy: Path) -> None:
+    (copy / "pipelines" / "studies" / "start" / "params.yaml").write_text("start: {")
+    (said,) = locks.differing_params(locks.load(copy))
+    assert said.startswith("pipelines/studies/start/params.yaml: not YAML (")
 
 
 def test_a_folder_whose_rows_no_parameter_names_is_not_passed_over(copy: Path) -> None:
