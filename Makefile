@@ -13,6 +13,7 @@ STAMP := $(VENV)/.installed
 # A peer of the benchmarks, in an environment of its own; what both use has the same version there.
 MERGEKIT := benchmarks/.venv-mergekit
 BENCH ?=
+STUDIES := $(sort $(patsubst pipelines/studies/%/dvc.yaml,%,$(wildcard pipelines/studies/*/dvc.yaml)))
 BIN := $(abspath $(VENV))/bin
 # Stages call `python`: the environment's, whether make or a user's shell starts DVC.
 RUN := PATH="$(BIN):$$PATH"
@@ -57,25 +58,27 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/mypy
 
 profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qwen2.5-1.5b
-	$(RUN) python -m pipelines.profile $(PROFILE)
+	$(RUN) python -m pipelines.profile "$(PROFILE)"
 
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
-	@$(RUN) python -m pipelines.plan $(PROFILE)
+	@$(RUN) python -m pipelines.plan "$(PROFILE)"
 
 study: $(STAMP) ## A study, NAME=budget, code, grid, official, rates, removal, scale, sft, start or variants: its cost, then the run
+	$(if $(word 2,$(NAME))$(filter-out $(STUDIES),$(or $(NAME),none)),\
+	$(error NAME: no study "$(NAME)"; there are $(STUDIES)))
 	@sed -n '/^# Cost: /,/^[^#]/s/^# //p' pipelines/studies/$(NAME)/dvc.yaml
 	@$(RUN) python -m pipelines.broken_locks
 	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
 	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -maxdepth 2 -name '*.json' -exec cp {} metrics/$(NAME)/ \;
 
 studies: ## All studies, one after another; days
-	@for name in $(sort $(notdir $(wildcard pipelines/studies/*))); do $(MAKE) study NAME=$$name || exit; done
+	@for name in $(STUDIES); do $(MAKE) study NAME=$$name || exit; done
 
 grid: ## The learning-rate grid of every model; training reads metrics/grid/<model>.json
 	@$(MAKE) study NAME=grid
 
 release: $(STAMP) ## release/MODEL to hand on: weights, tokenizer, card; PUSH=owner/name uploads it
-	$(RUN) python -m pipelines.release $(MODEL) $(if $(PUSH),--push $(PUSH))
+	$(RUN) python -m pipelines.release "$(MODEL)" $(if $(PUSH),--push "$(PUSH)")
 
 $(MERGEKIT)/.installed: benchmarks/requirements-mergekit.txt requirements.txt constraints.txt
 	$(PYTHON) -m venv $(if $(SYSTEM_SITE),--system-site-packages) $(MERGEKIT)

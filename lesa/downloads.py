@@ -105,5 +105,6 @@ def explained(message: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = repr(error) if isinstance(error, KeyError) else str(error)  # a bare key says nothing
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
         raise UserError(f"{message}: {lines[0] if lines else type(error).__name__}") from error

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lesa.errors import UserError
+
 GIB = 2**30
 
 
@@ -80,12 +82,17 @@ def work_folder(path: str | Path, key: str) -> Iterator[Path]:
     if nothing of it is.
 
     `key` names everything the work depends on: with another key than the one it was left with,
-    the folder is emptied first, so nothing stale is resumed.
+    the folder is emptied first, so nothing stale is resumed. Raises UserError for a folder that
+    holds anything and was not left here.
     """
     path = Path(path)
     marker = path / "KEY"
-    if not marker.is_file() or marker.read_text() != key:
-        shutil.rmtree(path, ignore_errors=True)
+    if not marker.is_file():
+        if path.is_dir() and any(found.name != ".KEY.partial" for found in path.iterdir()):
+            raise UserError(f"{path}: is kept for unfinished work; move what is there away")
+        write_text(marker, key)
+    elif marker.read_text() != key:
+        _remove(path, marker)
         write_text(marker, key)
     try:
         yield path
@@ -93,7 +100,17 @@ def work_folder(path: str | Path, key: str) -> Iterator[Path]:
         if list(path.iterdir()) == [marker]:
             shutil.rmtree(path)
         raise
-    shutil.rmtree(path)
+    _remove(path, marker)
+
+
+def _remove(folder: Path, last: Path) -> None:
+    """Remove a folder, of its content the file `last` after all else."""
+    for path in set(folder.iterdir()) - {last}:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    shutil.rmtree(folder)
 
 
 def key_of(*parts: Any) -> str:

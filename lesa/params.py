@@ -431,13 +431,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(path: str | Path = "params.yaml") -> Params:
-    """Read and validate a parameter file."""
-    path = Path(path)
+def read_tree(path: Path) -> Any:
+    """What a file of parameters holds, unchecked.
+
+    Raises UserError naming the file if it is not there or not YAML, or has a key twice.
+    """
     if not path.is_file():
         raise UserError(f"{path}: not found; run from the repository's root, or `make profile`")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or number beyond bounds
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
-    return parse(tree, str(path))
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a parameter file."""
+    return parse(read_tree(Path(path)), str(path))

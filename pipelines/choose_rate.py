@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lesa.errors import CheckError, UserError
+from lesa.errors import UserError
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.params import Params, Train
 from lesa.training.blocks import load_blocks
@@ -35,15 +35,12 @@ def measure(run: Run, rates: list[float], unfinished: Path) -> Iterator[Row]:
     for rate in rates:
         path = unfinished / f"{rate}.json"
         if not path.is_file():
-            try:
-                _, curve = train(
-                    replace(run, learning_rate=rate, measure_start=start is None),
-                    unfinished / "trainer",
-                    resumable=False,
-                    prefix_cache=PREFIX if run.settings.prefix_cache else None,
-                )
-            except CheckError as error:
-                raise CheckError(f"learning rate {rate:g}: {error}") from None
+            _, curve = train(
+                replace(run, learning_rate=rate, measure_start=start is None),
+                unfinished / "trainer",
+                resumable=False,
+                prefix_cache=PREFIX if run.settings.prefix_cache else None,
+            )
             losses = [row["heldout_loss"] for row in curve["steps"]]
             row = {
                 "learning_rate": rate,

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lesa.errors import UserError
+from reports.consistency import mapping_of, read
 
 MAIN = "dvc.lock"
 STUDIES = Path("pipelines/studies")
@@ -76,7 +80,11 @@ def differing_params(locks: Locks) -> Iterator[str]:
         for stage, content in stages.items():
             for name, recorded in content.get("params", {}).items():
                 path = locks.root / name
-                now = read_yaml(path) if path.is_file() else {}
+                try:
+                    now = read_yaml(path) if path.is_file() else {}
+                except (YAMLError, UnicodeDecodeError) as error:
+                    yield f"{name}: not YAML ({' '.join(str(error).split())[:300]})"
+                    continue
                 for key, value in recorded.items():
                     for place, before, after in differing(key, value, looked_up(now, key)):
                         yield f"{name}: {place} is {after}, but {lock} has {before} (stage {stage})"
@@ -131,7 +139,11 @@ def changed_files(locks: Locks) -> Iterator[str]:
             yield f"{entry.path}: not there, but {entry.lock} has it of stage {entry.stage}"
         elif not is_earlier(locks, entry):
             verb = "wrote" if entry.out else "read"
-            yield f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
+            names = ", ".join(unlike_commit(locks.root, entry.path))
+            yield (
+                f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
+                + (f"; not as git's last commit has them: {names}" if names else "")
+            )
 
 
 def unlike_files(locks: Locks) -> Iterator[Entry]:
@@ -142,6 +154,19 @@ def unlike_files(locks: Locks) -> Iterator[Entry]:
             continue
         if not path.exists() or (md5(path), size(path)) != (entry.md5, entry.size):
             yield entry
+
+
+def unlike_commit(root: Path, path: str) -> list[str]:
+    """The files of a folder that were changed, removed or added since git's last commit: a lock has
+    one digest for all of them. None of a file, and where there is no repository."""
+    if not (root / path).is_dir():
+        return []
+    words = ("--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", path)
+    try:
+        said = git(root, "status", *words).decode(errors="replace")
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [line[3:] for line in said.split("\0")[:-1]]
 
 
 def is_earlier(locks: Locks, entry: Entry) -> bool:
@@ -284,7 +309,11 @@ def older_code(locks: Locks) -> Iterator[str]:
 def unknown_commits(locks: Locks) -> Iterator[str]:
     """A line for each file of metrics/provenance whose commit git does not have."""
     for path in sorted((locks.root / "metrics" / "provenance").glob("*.json")):
-        commit = str(json.loads(path.read_text(encoding="utf-8")).get("commit"))
+        try:
+            commit = str(mapping_of(path).get("commit"))
+        except UserError as error:
+            yield str(error)
+            continue
         if history(locks.root) and not has_commit(locks.root, commit):
             yield f"{path.relative_to(locks.root)}: git has no commit {commit}"
 
@@ -302,7 +331,7 @@ def uncommitted(locks: Locks) -> Iterator[str]:
     found = [
         path.stem
         for path in sorted((locks.root / "metrics" / "provenance").glob("*.json"))
-        if json.loads(path.read_text(encoding="utf-8")).get("uncommitted_changes")
+        if read(path.parent, path.name).get("uncommitted_changes")
     ]
     if found:
         yield f"metrics/provenance: ran with uncommitted changes: {', '.join(found)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from datasets import Dataset, concatenate_datasets
 from pydantic import Field, model_validator
@@ -70,11 +70,16 @@ class Outputs(Strict):
 
 class Training(Row):
     """seed: of the order of the data; predictors have their own, in `fit`. kept: does the trained
-    checkpoint stay, beside its numbers?"""
+    checkpoint stay, beside its numbers? The report tells the seeds of a model by its runs' names.
+    """
 
     seed: Count
-    phases: list[Outputs | Phase] = Field(min_length=1)
+    phases: list[Annotated[Outputs | Phase, Field(discriminator="trains")]] = Field(min_length=1)
     kept: bool = False
+
+    @property
+    def ending(self) -> str:
+        return f"-{self.seed}"
 
 
 class Schedule(Strict):

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError
 
 from baselines import table
@@ -16,12 +15,13 @@ from lesa.errors import UserError
 from lesa.files import key_of, whole_folder
 from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds, kind_seed
-from lesa.params import Count, Params, Places, Predictor, Strict, dotted, load
+from lesa.params import FORMS, SHORT, Count, Params, Places, Predictor, Strict, load, read_tree
 from lesa.upscaling import expand
 from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
 
 BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
+GROUPED = ("start",)  # studies whose rows stand in groups, each of which is a stage
 
 
 class Fitted(Strict):
@@ -47,6 +47,11 @@ class Row(Strict):
     fit: Fitted | None = None
     gaps: Places | None = None
 
+    @property
+    def ending(self) -> str:
+        """What the row's name must end in."""
+        return ""
+
 
 R = TypeVar("R", bound=Row)
 
@@ -64,33 +69,69 @@ def settings_of(fit: Fitted, presets: Mapping[str, Predictor], key: str) -> Pred
         raise UserError(f"{where}: {first['msg']}") from None
 
 
+def place(loc: tuple[int | str, ...], tree: Any) -> str:
+    """The dotted key as in the file, after a dot: pydantic's path has the chosen form of gaps, kind
+    of phase or type of a value as a level, too."""
+    found = ""
+    for part in loc:
+        if isinstance(tree, list) and isinstance(part, int):
+            inner = tree[part]
+        elif isinstance(tree, dict) and (part in tree or part not in (tree.get("trains"), *FORMS)):
+            inner = tree.get(part)
+        else:
+            continue
+        found, tree = f"{found}.{part}", inner
+    return found
+
+
+def mapping_at(path: Path, key: str, said: Any, of: str) -> dict[str, Any]:
+    """`said`, which stands under `key`; raises UserError if it is no mapping or an empty one."""
+    if isinstance(said, dict) and said:
+        return said
+    raise UserError(f"{path}: {key}: must be a mapping of {of} (got {SHORT.repr(said)})")
+
+
 def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
     """What pipelines/studies/<study>/params.yaml lists, each row checked as a `kind`.
 
-    A value is a row, or a group of rows by their names. Raises UserError naming the row.
+    A value is a row, or in the studies GROUPED a group of rows by their names. Raises UserError
+    naming the row.
     """
     path = Path(f"pipelines/studies/{study}/params.yaml")
-    listed = yaml.safe_load(path.read_text(encoding="utf-8"))[study]
+    tree = read_tree(path)
     presets = cache(lambda: load().fit.presets)  # read if a row has a fit
 
-    def checked(key: str, said: dict[str, Any]) -> Any:
-        if "method" not in said:
-            return {name: checked(f"{key}.{name}", row) for name, row in said.items()}
+    def checked(key: str, said: Any) -> R:
+        said = mapping_at(path, key, said, "a method and its settings")
         try:
             row = kind.model_validate(said)
         except ValidationError as error:
             first = error.errors()[0]
-            where = f"{key}.{dotted(first['loc'], said)}"
-            raise UserError(f"{path}: {where}: {first['msg']}") from None
+            given = (
+                "" if isinstance(first["input"], dict) else f" (got {SHORT.repr(first['input'])})"
+            )
+            reason = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{path}: {key}{place(first['loc'], said)}: {reason}{given}") from None
         method = named(row.method, table(), f"{path}: {key}.method")
         options(method, row.options, f"{path}: {key}", row.method)
         if row.fit is not None:
             settings_of(row.fit, presets(), f"{path}: {key}.fit")
         elif method.fits:
             raise UserError(f"{path}: {key}.fit: {row.method} reads predictors, and this says none")
+        if not key.endswith(row.ending):
+            raise UserError(f"{path}: {key}: must end in {row.ending}, as its seed is")
         return row
 
-    return {name: checked(f"{study}.{name}", said) for name, said in listed.items()}
+    def rows(key: str, said: Any) -> dict[str, R]:
+        said = mapping_at(path, key, said, "rows by their names")
+        return {str(name): checked(f"{key}.{name}", row) for name, row in said.items()}
+
+    if not isinstance(tree, dict) or study not in tree:
+        raise UserError(f"{path}: {study}: missing; must be a mapping of what the study makes")
+    if study not in GROUPED:
+        return rows(study, tree[study])
+    groups = mapping_at(path, study, tree[study], "groups by their names")
+    return {str(name): rows(f"{study}.{name}", group) for name, group in groups.items()}
 
 
 def chosen(study: str, kind: type[R], name: str) -> Any:

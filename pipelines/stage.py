@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import random
 import sys
@@ -23,6 +24,7 @@ from pipelines.tracking import Tracker, track
 Work = Callable[[Params, Tracker, argparse.Namespace], None]
 # The system's words, SQLite's and torch.save's, which says no more of a write that failed.
 FULL = (os.strerror(errno.ENOSPC), "database or disk is full", "basic_ios::clear: iostream error")
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # a file system may be read-only, too
 SEED = 0  # of whatever draws without a seed of its own; real seeds are params
 
 
@@ -42,6 +44,8 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
     arguments = [getattr(args, argument) for argument in argument_names]
     first = os.environ.get("RANK", "0") == "0"  # set by torchrun and `accelerate launch`
     start = time.perf_counter()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may have ASCII alone
     try:
         params = on_this_machine(parameters.load())
         check_methods(params)
@@ -66,9 +70,12 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
     except CheckError as error:
         fail(str(error), 1)
     except Exception as error:
-        if not disk_is_full(error):
-            raise
-        fail(f"the disk of {os.getcwd()} is full; free some space and run again")
+        if disk_is_full(error):
+            fail(f"the disk of {os.getcwd()} is full; free some space and run again")
+        if isinstance(error, OSError) and error.errno in FORBIDDEN:
+            where = error.filename or os.getcwd()
+            fail(f"{where}: {error.strerror}; must be yours to read and to write")
+        raise
 
 
 def on_this_machine(params: Params) -> Params:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lesa.errors import UserError
-from lesa.params import Count, Params, Positive, Strict, parse
+from lesa.params import Count, Params, Positive, Strict, parse, read_tree
 
 
 class Schedule(Strict):
@@ -32,13 +31,9 @@ def study_params(name: str, part: str, form: Any) -> Any:
     and the key.
     """
     path = params_file(name)
+    tree = read_tree(path)
     try:
-        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return TypeAdapter(form).validate_python(tree[part])
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run from the repository's root") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except (TypeError, KeyError):
         raise UserError(f"{path}: {part}: missing") from None
     except ValidationError as error:

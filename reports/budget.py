@@ -71,7 +71,7 @@ def table(m: Metrics) -> Table:
         "seeds that both have (∞: not reached; linear in tokens between points). Python source: "
         "what is forgotten of another text, its blocks one each of modules of the standard library",
         SOURCES,
-        ends(m, study, LLAMA_PRO | BASE, "Python source"),
+        ends(m, "budget", study, LLAMA_PRO | BASE, "Python source"),
         lambda row, _: sources[str(row["run"]), int(str(row["steps"]))],
     )
 

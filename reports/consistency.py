@@ -6,11 +6,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import yaml
+
+from lesa.errors import UserError
+from lesa.params import SHORT
 
 RELATIVE = 1e-6  # losses are means of float32 numbers
 Part = Mapping[str, Any]
@@ -113,10 +117,17 @@ def within_file(name: str, content: Part) -> Iterator[str]:
             if known.issuperset(keys):
                 try:
                     recorded, given = relation(part)
-                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    differ = not agree(recorded, given)
+                except (
+                    ArithmeticError,
+                    AttributeError,
+                    LookupError,
+                    TypeError,
+                    ValueError,
+                ) as error:
                     yield f"{name}: {place}{key} cannot be checked ({error!r})"
                     continue
-                if not agree(recorded, given):
+                if differ:
                     said = f"{recorded}, but {', '.join(k for k in keys if k != key)}"
                     yield f"{name}: {place}{key} is {said} there give {given}"
 
@@ -134,9 +145,23 @@ def links(metrics: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
         yield (pretrain, "learning_rate"), (grid, "best")
 
 
-def read(metrics: Path, name: str) -> Part:
-    path = metrics / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def mapping_of(path: Path) -> Part:
+    """What a metrics file holds. Raises UserError naming it if that is no mapping in JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: must be a JSON object (got {SHORT.repr(content)})")
+    return content
+
+
+def read(folder: Path, name: str) -> Part:
+    """Nothing of a file that is not there, nor of one that `contradictions` names as broken."""
+    try:
+        return mapping_of(folder / name)
+    except UserError:
+        return {}
 
 
 def between_files(metrics: Path) -> Iterator[str]:
@@ -154,39 +179,60 @@ def between_files(metrics: Path) -> Iterator[str]:
             yield f"metrics/{name}: {'.'.join(keys)} is {found[0]}, but {there}"
 
 
-def sought_rates(root: Path) -> Iterator[tuple[Path, Any]]:
+def sought_rates(root: Path) -> Iterator[tuple[Path, Part]]:
     """What study rates found, with its file."""
     log = Path("reports/rates_of_a_log.json")
     if (root / log).is_file():
-        for found in json.loads((root / log).read_text(encoding="utf-8"))["found"]:
+        for found in read(root, str(log)).get("found") or [{}]:
             yield log, found
     for path in sorted(root.glob("metrics/rates/*.json")):
-        yield path.relative_to(root), json.loads(path.read_text(encoding="utf-8"))
+        yield path.relative_to(root), read(path.parent, path.name)
+
+
+def last_rates(root: Path, params: Path, study: str) -> Iterator[tuple[str, str, float]]:
+    """Each run of a study's params, the key of the learning rate it ends with, and the rate, read
+    as the stages do: YAML 1.1 takes 1e-2 for text. Raises UserError naming the file."""
+    key = study
+    try:
+        rows = yaml.safe_load((root / params).read_text(encoding="utf-8"))[study]
+        for run, row in rows.items():
+            key = f"{study}.{run}"
+            last = len(row["phases"]) - 1
+            rate = float(row["phases"][last]["learning_rate"])
+            yield str(run), f"{key}.phases.{last}.learning_rate", rate
+    except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{params}: {key}: no learning rate can be read ({said})") from None
 
 
 def differing_rates(root: Path) -> Iterator[str]:
     """A line for each learning rate of a study's params that is not the best that was sought for
     the same model, by metrics/rates or a log; a model whose rate was not sought may have any."""
+    sought: dict[str, list[tuple[Path, str, float]]] = {}  # by study
     for name, found in sought_rates(root):
-        study, sought = found["study"], found["run"].rpartition("-")[0]
+        try:
+            model, best = found["run"].rpartition("-")[0], float(found["best"])
+            sought.setdefault(str(found["study"]), []).append((name, model, best))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            yield f"{name}: best cannot be checked ({error!r})"
+    for study, bests in sought.items():
         params = Path("pipelines/studies") / study / "params.yaml"
-        rows = yaml.safe_load((root / params).read_text(encoding="utf-8"))[study]
-        for run, row in rows.items():
-            rate = row["phases"][-1]["learning_rate"]
-            if run.rpartition("-")[0] == sought and rate != found["best"]:
-                yield (
-                    f"{params}: {study}.{run}.phases.{len(row['phases']) - 1}.learning_rate is "
-                    f"{rate}, but {name}: best is {found['best']}"
-                )
+        try:
+            rates = list(last_rates(root, params, study))
+        except UserError as error:
+            yield str(error)
+            continue
+        for (name, model, best), (run, key, rate) in product(bests, rates):
+            if run.rpartition("-")[0] == model and rate != best:
+                yield f"{params}: {key} is {rate}, but {name}: best is {best}"
 
 
 def contradictions(metrics: Path) -> Iterator[str]:
-    """A line for each number below `metrics` that another one contradicts."""
+    """A line for each file below `metrics` that is no mapping in JSON, and each number that another
+    one contradicts."""
     for path in sorted(metrics.rglob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            yield f"{path}: not JSON ({error})"
-            return
-        yield from within_file(str(path), content)
+            yield from within_file(str(path), mapping_of(path))
+        except UserError as error:
+            yield str(error)
     yield from between_files(metrics)

@@ -168,7 +168,7 @@ def worth(m: Metrics) -> list[str]:
         if (gap := difference(lesa, llama_pro)) is not None:
             order = in_order(gap, "below", "above", "not told apart from")
             parts = [f"it is {order} LLaMA Pro", *ahead(contest)]
-            parts += [*controls.ends(contest.runs), *at_an_edge(m, contest)]
+            parts += [*controls.ends(m, contest.runs), *at_an_edge(m, contest)]
             said.append(f"After {contest.where('lesa', 'llama_pro')} {'; '.join(parts)}")
     return [f"**LESA after training:** {'. '.join(said)}."] if said else []
 

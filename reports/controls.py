@@ -9,7 +9,7 @@ from reports.budget import SOURCES, longer_runs
 from reports.claims import in_order
 from reports.measured import Metrics
 from reports.tables import Row, Table
-from reports.training_runs import Runs, difference, file_of
+from reports.training_runs import Runs, difference, file_of, shared_seeds
 
 # Models of study `budget`, and what each has in place of LESA's predictions; what else makes a
 # layer of LESA's is as in LESA.
@@ -36,19 +36,20 @@ def series(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
-def ends(runs: Mapping[str, Runs]) -> list[str]:
+def ends(m: Metrics, runs: Mapping[str, Runs]) -> list[str]:
     """Which controls end below LESA, which above it, and which are not told apart from it."""
-    found: dict[str, list[str]] = {}
+    below, above, level = "ends below it for", "ends above it for", "is not told apart from it for"
+    found: dict[str, list[str]] = {below: [], above: [], level: []}
     for name in REPLACED:
         if (
             name in runs
             and name not in NO_CONTROLS
             and (gap := difference(runs[name], runs["lesa"])) is not None
         ):
-            words = in_order(gap, "end below it", "end above it", "are not told apart from it")
-            found.setdefault(words, []).append(f"{REPLACED[name]} (`{name}`)")
-    said = [f"{series(names)} {words}" for words, names in found.items()]
-    return [f"in place of its predictions, {'; '.join(said)}"] if said else []
+            found[in_order(gap, below, above, level)].append(f"`{name}`")
+    said = [f"{place} {series(names)}" for place, names in found.items() if names]
+    link = "[what stands in](#table-controls)" if table(m).rows else "what stands in"
+    return [f"{link} for its predictions {', '.join(said)}"] if said else []
 
 
 def table(m: Metrics) -> Table:
@@ -60,7 +61,7 @@ def table(m: Metrics) -> Table:
         {
             "in place of LESA's predictions": REPLACED[name],
             "model": name,
-            "seeds": len(runs[name].by_seed),
+            "seeds": len(shared_seeds(runs[name], lesa)),
             "learning rate": float(runs[name].first["learning_rate"]),
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
             "before training": difference(runs[name], lesa, 0, 0),

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.measured import Json, Metrics, files, losses_at
+from reports.measured import Json, Metrics, files, losses_at, of_models
 from reports.paired import Array, Interval, exact_share, interval, paired, ratio
+from reports.record import HUMANEVAL
 from reports.tables import Cell, Table
 
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
-HUMANEVAL = "humaneval-"  # how the files of HumanEval among those of the study code begin
 PASS_AT_1 = "HumanEval, pass@1"
 # The key is in pipelines/studies/code/params.yaml.
 NOT_RUN = "not run: `humaneval.run`, then `make study NAME=code`"
@@ -34,12 +34,6 @@ DOMAINS = {
     "code": Domain("code", "bits a byte", "the packages held out", "bytes", math.log(2)),
     "sft": Domain("SFT", "nats a token", "the completions held out", "targets", 1.0),
 }
-
-
-def models(m: Metrics, study: str) -> dict[str, Json]:
-    """The study's trained models by name."""
-    contents: dict[str, Json] = getattr(m, study)
-    return {name: content for name, content in contents.items() if "heldout" in content}
 
 
 def difference(
@@ -67,7 +61,7 @@ def loss(model: Json, domain: Domain, phase: str) -> float:
 
 def table(m: Metrics, study: str) -> Table:
     """Loss on the study's held-out text, and what is forgotten of the run's own."""
-    domain, found = DOMAINS[study], models(m, study)
+    domain, found = DOMAINS[study], of_models(getattr(m, study))
     rows: list[dict[str, Cell]] = []
     for name, model in found.items():
         row: dict[str, Cell] = {

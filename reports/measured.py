@@ -4,71 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lesa.errors import UserError
 from lesa.params import Params
 from reports.paired import Array, document_means
+from reports.record import Json as Json  # also of those who read what is loaded here
+from reports.record import wrong
 
-Json = dict[str, Any]
 PHASES = ("init", "trained")
+HELDOUT = ("ids", "groups", "bytes", "targets")  # of what studies code and sft hold out
 TRAINED = ("budget", "scale")  # the studies of training runs
-TRAINING_RUN = (
-    "run",
-    "method",
-    "preset",
-    "seed",
-    "trains",
-    "max_steps",
-    "learning_rate",
-    "seconds",
-    "prefix_seconds",
-    "heldout_documents",
-    "steps",
-    "train",
-)
-# What a stage's files must hold at their top level for the report to be written.
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "base": ("profile", "source", "license", "num_hidden_layers", "parameters"),
-    "corpus": ("documents", "tokens", "block_size", "license", "source"),
-    "tasks": ("left_out",),
-    "fit": ("preset", "seed", "kinds"),
-    "expand": ("plan", "parameters_after", "new_weight_structure"),
-    "pretrain": (
-        "learning_rate",
-        "trainable_parameters",
-        "tokens_per_second",
-        "seconds",
-        "prefix_seconds",
-        "heldout_documents",
-        "steps",
-    ),
-    "start": (
-        "row",
-        "method",
-        "preset",
-        "seed",
-        "signs",
-        "settings",
-        "raw",
-        "gaps",
-        "options",
-        "norm_ratio",
-        "heldout_documents",
-        "block_losses",
-        "perplexity",
-    ),
-    "budget": TRAINING_RUN,
-    "scale": TRAINING_RUN,
-    "rates": ("study", "model", "max_steps", "tokens", "runs", "best"),
-    "provenance": ("machine",),
-    "removal": ("heldout_documents", "block_losses", "block_losses_without"),
-    "grid": ("runs", "best"),
-    "evaluate": ("tasks",),
-    "benchmarks": ("machine",),
-}
 
 
 @dataclass(frozen=True)
@@ -147,6 +95,11 @@ class Metrics:
         return name if name in methods else next(made, None)
 
 
+def of_models(study: Mapping[str, Json]) -> dict[str, Json]:
+    """Of the study code or sft the trained models, by name."""
+    return {name: content for name, content in study.items() if "heldout" in content}
+
+
 def losses_at(run: Json, index: int) -> Array:
     """Mean held-out loss of each document (documents,) at `steps[index]` of a training run."""
     return document_means(run["heldout_documents"], run["steps"][index]["block_losses"])
@@ -184,47 +137,23 @@ def files(stage: str, names: list[str]) -> str:
 
 def read(folder: Path, name: str) -> Json:
     """The file of `name`, such as `pretrain/lesa`: the stage that wrote it comes first."""
-    path, stage = folder / f"{name}.json", name.partition("/")[0]
+    path, (stage, _, inner) = folder / f"{name}.json", name.partition("/")
     again = "`make bench`" if stage == "benchmarks" else f"stage {stage}"
     if not path.is_file():
         raise UserError(f"{path}: not found; run stage {stage} first (`dvc repro`)")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); run {again} again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; run {again} again")
-    for key in REQUIRED.get(stage, ()):
-        if key not in value:
-            raise UserError(f"{path}: lacks the key {key!r}; run stage {stage} again")
-    if stage in ("pretrain", "budget", "scale"):
-        _check_steps(path, stage, value)
-    if stage == "fit":
-        _check_heldout(path, value)
-    return value
+    if said := wrong(stage, inner, value):
+        raise UserError(f"{path}: {said}; run {again} again")
+    found: Json = value
+    return found
 
 
-def _check_heldout(path: Path, fit: Json) -> None:
-    """A predictor scored on triples it did not see is scored on its own and beside zero, too."""
-    for kind, content in fit["kinds"].items():
-        for key in ("fitted", "zero_mse"):
-            if content["heldout"] and key not in content["heldout"]:
-                raise UserError(
-                    f"{path}: kinds.{kind}.heldout lacks the key {key!r}; run stage fit again"
-                )
-
-
-def _check_steps(path: Path, stage: str, run: Json) -> None:
-    """Every point of a training run has a loss for each held-out block."""
-    if not run["steps"]:
-        raise UserError(f"{path}: steps is empty; step 0 must be measured, run {stage} again")
-    blocks = len(run["heldout_documents"])
-    for step in run["steps"]:
-        if len(step.get("block_losses", ())) != blocks:
-            raise UserError(
-                f"{path}: step {step.get('step')} must have {blocks} block_losses, as "
-                f"heldout_documents has; run {stage} again"
-            )
+def _no_number(constant: str) -> None:
+    """Python reads what JSON does not have, and no stage writes."""
+    raise ValueError(f"{constant} is no number")
 
 
 def load(folder: str | Path, params: Params) -> Metrics:
@@ -277,17 +206,28 @@ def load(folder: str | Path, params: Params) -> Metrics:
         ("start", found.start),
         ("budget", found.budget),
         ("scale", found.scale),
+        ("code", of_models(found.code)),
+        ("sft", of_models(found.sft)),
     ):
         _check_documents(folder / stage, content)
+    if (profile := found.base["profile"]) != params.profile:
+        raise UserError(
+            f"{folder / 'base.json'}: is of profile {profile!r}, and params.yaml of "
+            f"{params.profile!r}; `dvc repro`, or `make profile PROFILE={profile}`"
+        )
     return found
 
 
 def _check_documents(folder: Path, contents: dict[str, Json]) -> None:
-    """What is compared was scored on the same blocks."""
+    """What is compared was scored on the same blocks, and on the same text of the study's own."""
+    first = next(iter(contents), "")
     for name, content in contents.items():
-        first = next(iter(contents))
-        if content["heldout_documents"] != contents[first]["heldout_documents"]:
-            raise UserError(
-                f"{folder / name}.json: heldout_documents must be those of {first}.json; run "
-                f"{folder.name} again for both"
+        for key in ("heldout_documents", *HELDOUT):
+            own, theirs = (
+                one.get(key, one.get("heldout", {}).get(key)) for one in (content, contents[first])
             )
+            if own != theirs:
+                raise UserError(
+                    f"{folder / name}.json: {key} must be those of {first}.json; run "
+                    f"{folder.name} again for both"
+                )

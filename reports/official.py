@@ -25,10 +25,13 @@ def examples(content: Json) -> dict[str, Array]:
 
 
 def difference(ours: Json, theirs: Json) -> Interval | None:
-    """The average over shared tasks of accuracy differences, in points, paired by example."""
+    """The average over tasks of accuracy differences, in points, paired by example; None for two
+    that were not scored on the same ones."""
     a, b = examples(ours), examples(theirs)
-    shared = [task for task in a if task in b and len(a[task]) == len(b[task]) > 1]
-    return by_task([100 * (a[task] - b[task]) for task in shared]) if shared else None
+    sizes = {task: len(found) for task, found in a.items()}
+    if not a or min(sizes.values()) < 2 or sizes != {task: len(found) for task, found in b.items()}:
+        return None
+    return by_task([100 * (a[task] - b[task]) for task in a])
 
 
 def of_model(m: Metrics, model: str, phase: str) -> Json | None:
@@ -36,11 +39,16 @@ def of_model(m: Metrics, model: str, phase: str) -> Json | None:
     return next(found, None)
 
 
+def tasks_of(contents: list[Json]) -> list[str]:
+    """Every task that one of them was scored on."""
+    return list(dict.fromkeys(task for content in contents for task in examples(content)))
+
+
 def table(m: Metrics) -> Table:
     """The shape of the paper's main table: an accuracy a task, in percent, and their average."""
     base, lesa = of_model(m, "base", "init"), of_model(m, "lesa", "trained")
     contents = list(m.official.values())
-    tasks = list(dict.fromkeys(task for content in contents for task in examples(content)))
+    tasks = tasks_of(contents)
     rows: list[dict[str, Cell]] = []
     for content in contents:
         found = examples(content)
@@ -50,7 +58,7 @@ def table(m: Metrics) -> Table:
             "model": str(content["model"]),
             "phase": PHASE_NAMES.get(content["phase"], str(content["phase"])),
             **means,
-            "average": float(np.mean(known)) if known else None,
+            "average": float(np.mean(known)) if len(known) == len(tasks) else None,
             "minus the untouched base's": difference(content, base) if base else None,
             "minus trained LESA's": difference(content, lesa) if lesa else None,
         }

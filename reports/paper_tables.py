@@ -17,7 +17,16 @@ from reports.measured import Json, Metrics, files, perplexity_at, whole_seconds
 from reports.paired import Interval
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table
-from reports.training_runs import Runs, alike, called, difference, file_of, median_seconds
+from reports.training_runs import (
+    Runs,
+    alike,
+    called,
+    difference,
+    file_of,
+    median_seconds,
+    schedules,
+    shared_seeds,
+)
 
 NAMES = {"lesa": "LESA", "llama_pro": "LLaMA Pro", "solar": "SOLAR", "base": "untouched base"}
 STARTED = ("base", "lesa", "solar")  # whose perplexities before training the paper compares
@@ -86,8 +95,12 @@ def of_run(m: Metrics, method: str, share: float) -> Ends | None:
 def average(m: Metrics, model: str, phase: str) -> Measured | None:
     """Mean accuracy over the benchmarks, in percent: of the study, else of this run's tasks."""
     if (content := official.of_model(m, model, phase)) is not None:
-        tasks = official.examples(content).values()
-        found = [Measured(float(t.mean()), float(t.std(ddof=1) / len(t) ** 0.5)) for t in tasks]
+        scores = official.examples(content)
+        if scores.keys() != set(official.tasks_of(list(m.official.values()))):
+            return None
+        found = [
+            Measured(float(t.mean()), float(t.std(ddof=1) / len(t) ** 0.5)) for t in scores.values()
+        ]
     else:
         scored = m.evaluate[phase].get(model, {}).get("tasks", {})
         listed = [scored[t]["metrics"] for t in m.params.evaluate.tasks if t in scored]
@@ -268,32 +281,40 @@ def at_end(m: Metrics, ours: str, theirs: str) -> Cell:
 
 
 def freezing(m: Metrics, published: Json) -> Table:
-    """LESA's new layers trained alone, every layer, and new layers first."""
-    frozen = called(m.budget, "lesa")
+    """LESA's new layers trained alone, every layer, and new layers first; of a longer schedule
+    what was measured."""
     rows: list[dict[str, Cell]] = []
-    sources: dict[Cell, str] = {}
-    for trains, words in {"new": "new layers alone", **c09_without_freezing.OTHERS}.items():
-        runs = alike(m.budget, frozen, trains, frozen.max_steps) if frozen else None
-        sources[words] = file_of("budget", runs)
-        row: dict[str, Cell] = {
-            "trained": words,
-            "published": stated(published.get(trains)),
-            "seeds": len(runs.by_seed) if runs else None,
-            "final loss here": final(runs),
-            "minus that of new layers alone": "" if trains == "new" else None,
-            "fluctuation, times": "" if trains == "new" else None,
-        }
-        if frozen and runs and trains != "new":
-            row["minus that of new layers alone"] = difference(runs, frozen)
-            row["fluctuation, times"] = c09_without_freezing.fluctuation(runs, frozen)[0]
-        rows.append(row)
+    sources: dict[tuple[Cell, Cell], str] = {}
+    budgets: list[Runs | None] = [*schedules(m.budget, "lesa")]
+    for frozen in budgets or [None]:
+        for trains, words in {"new": "new layers alone", **c09_without_freezing.OTHERS}.items():
+            runs = frozen
+            if frozen and trains != "new":
+                runs = alike(m.budget, frozen, trains, frozen.max_steps)
+            if runs is None and frozen in budgets[1:]:
+                continue
+            steps = frozen.max_steps if frozen else None
+            sources[words, steps] = file_of("budget", runs)
+            row: dict[str, Cell] = {
+                "trained": words,
+                "published": stated(published.get(trains)),
+                "steps": steps,
+                "seeds": len(runs.by_seed) if runs else None,
+                "final loss here": final(runs),
+                "minus that of new layers alone": "" if trains == "new" else None,
+                "fluctuation, times": "" if trains == "new" else None,
+            }
+            if frozen and runs and trains != "new" and shared_seeds(runs, frozen):
+                row["minus that of new layers alone"] = difference(runs, frozen)
+                row["fluctuation, times"] = c09_without_freezing.fluctuation(runs, frozen)[0]
+            rows.append(row)
     return Table(
         "paper_freezing",
         "Which layers train, published and here: held-out loss in nats, and the standard deviation "
         "of the training loss around its line over the last half of the steps",
         f"{PUBLISHED}, {budget.SOURCES}",
         rows,
-        lambda row, _: sources[row["trained"]],
+        lambda row, _: sources[row["trained"], row["steps"]],
     )
 
 

@@ -29,7 +29,7 @@ def table(m: Metrics) -> Table:
         "points). Rates were sought at a quarter of these steps. Wikipedia: what is forgotten, on "
         "this run's own test text",
         SOURCES,
-        ends(m, groups(m.scale), rivals, "Wikipedia"),
+        ends(m, "scale", groups(m.scale), rivals, "Wikipedia"),
         lambda row, _: file_of("scale", called(m.scale, str(row["run"]))),
     )
 

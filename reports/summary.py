@@ -122,10 +122,7 @@ def rank(m: Metrics, lesa: str) -> list[str]:
         return []
     new, own = (float(np.mean(of)) for of in shares)
     near = "near rank one" if new >= NEAR_RANK_ONE else "far from rank one"
-    return [
-        f"matrices {near}, {new:.0%} of their squared norm in one direction ({own:.0%} in the "
-        "base's)"
-    ]
+    return [f"matrices {near}, {new:.0%} of their squared norm in one direction (base: {own:.0%})"]
 
 
 def spread(m: Metrics) -> list[str]:
@@ -137,7 +134,7 @@ def spread(m: Metrics) -> list[str]:
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
             verb = "following" if rho > 0 and p < 0.05 else "not following"
-            text += f", {verb} one constant row's: rank correlation {rho:.2f}"
+            text += f", {verb} one constant row's"
         moved.append(f"{text})")
     if not moved:
         return []
@@ -152,17 +149,20 @@ FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise"
 
 def fitted_on(m: Metrics) -> list[str]:
     """Whether a predictor needs the layers' order, or the layers, to start as low."""
-    said = []
+    said, presets = [], start.lesa_starts(m)
     for settings, on in FITTED_ON.items():
         found: dict[str, list[str]] = {}
-        for lesa in start.lesa_starts(m):
+        for lesa in presets:
             for other in start.of_preset(m, "lesa", lesa.preset):
                 if other.settings == settings:
                     words = in_order(start.difference(other, lesa), "lower", "higher", LEVEL)
                     found.setdefault(words, []).append(f"`{lesa.preset}`")
-        if found:
-            starts = ", ".join(f"{words} ({', '.join(of)})" for words, of in found.items())
-            said.append(f"fitted on {on} it starts {starts}")
+        starts = [
+            words if len(of) == len(presets) else f"{words} ({', '.join(of)})"
+            for words, of in found.items()
+        ]
+        if starts:
+            said.append(f"fitted on {on} it starts {', '.join(starts)}")
     return said
 
 
@@ -191,8 +191,8 @@ def by_norm_weight(m: Metrics) -> list[str]:
         return []
     least, most = min(found), max(found)
     return [
-        f"the norm term's weight, which sets its matrices' size, takes it from "
-        f"{three(found[least])} at {least:g} to {three(found[most])} at {most:g} (one seed)"
+        f"the norm term's weight alone takes it from {three(found[least])} at {least:g} to "
+        f"{three(found[most])} at {most:g} (one seed)"
     ]
 
 

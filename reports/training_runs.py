@@ -93,6 +93,17 @@ def called(found: Mapping[str, Json], name: str) -> Runs | None:
     return next((runs for runs in groups(found) if runs.name == name), None)
 
 
+def schedules(found: Mapping[str, Json], model: str) -> list[Runs]:
+    """A model's runs, the shortest schedule first."""
+    own = (runs for runs in groups(found) if runs.model == model)
+    return sorted(own, key=lambda runs: runs.max_steps)
+
+
+def of_steps(found: Mapping[str, Json], model: str, max_steps: int) -> Runs | None:
+    """A model's runs of one schedule."""
+    return next((runs for runs in schedules(found, model) if runs.max_steps == max_steps), None)
+
+
 def gaps_of(m: Metrics, runs: Runs) -> Places:
     """The gaps that the runs' method was told; the base has no new layers for all that."""
     own = runs.first["gaps"]
@@ -130,7 +141,7 @@ def alike(found: Mapping[str, Json], lesa: Runs, trains: str, max_steps: int) ->
     for runs in groups(found):
         run = runs.first
         own = (run["method"], run["preset"], run["trains"], run["max_steps"])
-        if own == key and runs.name.startswith(lesa.name):
+        if own == key and runs.model.startswith(lesa.model):
             return runs
     return None
 
@@ -225,9 +236,9 @@ LORA = {"LoRA's": ("base", "lora")}
 
 
 def ends(
-    m: Metrics, study: list[Runs], rivals: Mapping[str, tuple[str, str]], second: str
+    m: Metrics, name: str, study: list[Runs], rivals: Mapping[str, tuple[str, str]], second: str
 ) -> list[Row]:
-    """A row for each model and schedule: where it ends, and what that took.
+    """A row for each model and schedule of the study `name`: where it ends, and what that took.
 
     rivals: as LLAMA_PRO. second: what the text is called whose loss tells what is forgotten.
     """
@@ -252,7 +263,7 @@ def ends(
         row |= {
             f"{second}, minus the untouched base's": forgotten(runs, untouched),
             # Runs on a GPU shared it with others.
-            "whole seconds": median_seconds(runs) if on_the_cpu(m, runs) else None,
+            "whole seconds": median_seconds(runs) if on_the_cpu(m, name, runs) else None,
             "tokens to LLaMA Pro's final loss, over its tokens": tokens_ratio(runs, llama_pro)
             if llama_pro and llama_pro is not runs
             else None,
@@ -291,15 +302,11 @@ def minus_llama_pro(name: str, caption: str, study: str, found: list[Runs]) -> T
     )
 
 
-def on_the_cpu(m: Metrics, runs: Runs) -> bool:
+def on_the_cpu(m: Metrics, study: str, runs: Runs) -> bool:
     """Whether every run was measured on a CPU, as the rest of the report, or nothing says where."""
-    origins = [
-        origin["machine"]["device"]
-        for run in runs.by_seed.values()
-        for name, origin in m.provenance.items()
-        if name.partition("-")[2] == run["run"]
-    ]
-    return set(origins) <= {"cpu"}
+    names = (f"{study}-{run['run']}" for run in runs.by_seed.values())
+    origins = (m.provenance[name] for name in names if name in m.provenance)
+    return all(origin["machine"]["device"] == "cpu" for origin in origins)
 
 
 def machines(m: Metrics, study: str, found: Mapping[str, Json]) -> str:

@@ -238,6 +238,10 @@ def layers_under_two_names(tensors: dict[str, Tensor]) -> None:
         tensors[name.removeprefix("model.")] = tensors.pop(name)
 
 
+def embedding_under_two_names(tensors: dict[str, Tensor]) -> None:
+    tensors["embed_tokens.weight"] = tensors["model.embed_tokens.weight"] + 1
+
+
 def adapter_beside(folder: Path) -> None:
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
 
@@ -255,6 +259,10 @@ BAD: list[tuple[Damage, str]] = [
     (
         changed(layers_under_two_names),
         r"holds layers as layers\. and as model\.layers\.",
+    ),
+    (
+        changed(embedding_under_two_names),
+        r"holds model\.embed_tokens\.weight and embed_tokens\.weight; one must do",
     ),
 ]
 FOUND_BY_BASE: list[tuple[Damage, str]] = [

@@ -511,7 +511,7 @@ def test_a_training_that_diverges_is_one_line(
     for _ in range(2):  # and so is what is done again
         status, out, err = run("train", base, tmp_path / "out", *words, "--tokens", 4096)
         assert (status, out) == (1, "")
-        assert re.search(r"error: the held-out loss is \S+ nats a token: the model has", err)
+        assert re.search(r"error: learning rate 10: the held-out loss is \S+ nats a token", err)
         assert not (tmp_path / "out").exists()
 
 
@@ -580,6 +580,14 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "missing option": (("plan", "BASE", "-n", "8", "-m", "ridge"), "option.penalty: "),
     "output is there": (("expand", "BASE", "BASE", "-n", "8"), "is there already"),
     "output inside": (("expand", "BASE", "BASE/new", "-n", "8"), "lies in the base's folder"),
+    "base where work is": (
+        ("expand", ".deep.work/checkpoint", "deep", "-n", "8"),
+        ".deep.work/checkpoint: lies where unfinished work for deep is kept",
+    ),
+    "text where work is": (
+        ("train", "BASE", "deep", "--train", "TEXT", "--text", ".deep.work/a.txt"),
+        ".deep.work/a.txt: lies where unfinished work for deep is kept",
+    ),
     "no such place": (("expand", "BASE", "a/b/c", "-n", "8"), "the folder a/b is not there"),
     "no text": (("evaluate", "BASE", "--text", "nothing.txt"), "text: nothing.txt: no such file"),
     "no methods": (("compare", "BASE", "--methods", ",", "--text", "TEXT", "-n", "8"), "methods: "),

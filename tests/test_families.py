@@ -18,7 +18,7 @@ from baselines import table
 from lesa.checkpoints.check import check
 from lesa.checkpoints.depth import deepened_config, per_layer
 from lesa.checkpoints.families import FAMILIES, View, ends_block
-from lesa.checkpoints.reader import Checkpoint
+from lesa.checkpoints.reader import Checkpoint, read_config
 from lesa.errors import UserError
 from lesa.method.basis import load_basis
 from lesa.method.prediction import load_predictor, predict
@@ -307,6 +307,19 @@ def test_stacked_experts(tmp_path: Path, name: str) -> None:
             assert torch.allclose(logits(made), logits(also), atol=1e-4)
 
 
+def test_layers_stored_in_two_ways_are_refused(tmp_path: Path) -> None:
+    """transformers loads them: a tool that rewrote one shard may leave them so."""
+    folder = save_family("mixtral", tmp_path / "mixed")
+    tensors = dict(load(folder).state_dict())
+    ahead = "model.layers.0."
+    first = {name: tensors[name] for name in tensors if name.startswith(ahead)}
+    rest = {n: tensor for n, tensor in stored(folder).items() if not n.startswith(ahead)}
+    resave(folder, first | rest)
+    load(folder)
+    with pytest.raises(UserError, match=r"holds model\.layers\.0\.\S+ and no model\.layers\.1\."):
+        check(folder)
+
+
 FREQUENCIES = {"rotary_emb.inv_freq": torch.ones(4)}
 MASKS = {
     "bias": torch.ones(1, 1, 256, 256, dtype=torch.uint8).tril(),
@@ -381,9 +394,11 @@ def test_list_longer_than_the_layers(tmp_path: Path) -> None:
 
 def test_lists_under_any_name_are_mapped() -> None:
     """Of a config's lists, one with an entry a layer follows the layers."""
-    config = {"model_type": "llama", **SHAPE, "custom_scales": [1, 2, 3, 4, 5, 6]}
+    tokens = {key: [1, 2, 3, 4, 5, 6] for key in ("eos_token_id", "stop_token_ids")}
+    config = {"model_type": "llama", **SHAPE, **tokens, "custom_scales": [1, 2, 3, 4, 5, 6]}
     new = deepened_config(config, [0, 1, 1, 2, 3, 4, 5], "config.json")
     assert new["custom_scales"] == [1, 2, 2, 3, 4, 5, 6]
+    assert new | tokens == new
     assert new["num_hidden_layers"] == 7
 
 
@@ -413,6 +428,7 @@ def test_depth_under_its_names(model_type: str, entries: dict[str, Any], depths:
         ("qwen3_moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
         ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma2", {"rms_norm_eps": 0.0}, "rms_norm_eps: 0: "),
     ],
 )
 def test_settings_that_deepening_cannot_keep_are_refused(
@@ -421,6 +437,22 @@ def test_settings_that_deepening_cannot_keep_are_refused(
     base = save_family(name, tmp_path / "base", **changes)
     with pytest.raises(UserError, match=said):
         check(base)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "said"),
+    [
+        ("mistral", {"per_layer_config": {"2": {"sliding_window": 4}}}, "per_layer_config: "),
+        ("qwen3", {"layer_types": ["linear_attention"] * 6}, "layer_types: 'linear_attention': "),
+        ("llama", {"layer_types": ["sliding_attention"] * 6}, "layer_types: 'sliding_attention': "),
+    ],
+)
+def test_entries_for_single_layers_that_cannot_be_kept(
+    model_type: str, changes: dict[str, Any], said: str
+) -> None:
+    """Of settings that a base could not run with either, and of those of layers by their index."""
+    with pytest.raises(UserError, match=f"^config.json: {said}"):
+        read_config({"model_type": model_type, **SHAPE, **changes}, "config.json")
 
 
 def test_view_of_a_fused_tensor_is_transformers_own() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lesa import files
+from lesa.errors import UserError
 
 
 def write_and_fail(folder: Path, error: type[BaseException] = RuntimeError) -> None:
@@ -73,11 +74,40 @@ def test_work_folder_is_emptied_for_another_key(tmp_path: Path) -> None:
         assert not (work / "half").exists()
 
 
-def test_work_folder_without_a_key_is_not_trusted(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "stale").write_text("x")
-    with files.work_folder(tmp_path / "a", "") as work:
-        assert not (work / "stale").exists()
+def test_work_folder_that_is_another_s_is_left_alone(tmp_path: Path) -> None:
+    """What a kill while the folder was made has left in it is not another's."""
+    work = tmp_path / "a"
+    work.mkdir()
+    (work / ".KEY.partial").write_text("ke")
+    with files.work_folder(work, "key"):
+        pass
+    assert not work.exists()
+    work.mkdir()
+    (work / "notes").write_text("mine")
+    with pytest.raises(UserError, match="kept for unfinished work"), files.work_folder(work, "key"):
+        pass
+    assert (work / "notes").read_text() == "mine"
+
+
+def test_a_work_folder_keeps_its_key_to_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it is removed, it is still a work folder."""
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    def work_that_is_killed() -> None:
+        with files.work_folder(tmp_path / "a", "key") as work:
+            (work / "part").mkdir()
+            monkeypatch.setattr("shutil.rmtree", killed)
+
+    with pytest.raises(KeyboardInterrupt):
+        work_that_is_killed()
+    monkeypatch.undo()
+    assert (tmp_path / "a" / "KEY").read_text() == "key"
+    with files.work_folder(tmp_path / "a", "another") as again:
+        assert list(again.iterdir()) == [again / "KEY"]
 
 
 def test_key_of_sees_values_and_not_the_order_of_keys() -> None:

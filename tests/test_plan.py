@@ -77,6 +77,8 @@ def test_insert_after_listed_layers(layers: int, data: st.DataObject) -> None:
 
 
 def test_listed_gaps_outside_the_model() -> None:
+    with pytest.raises(UserError, match="1 layer; a gap is between two"):
+        plan.insert_between(1, Gaps(first=0, last=0))
     with pytest.raises(UserError, match=r"gaps\.after: 5 inserts outside"):
         plan.insert_between(6, ListedGaps(after=[2, 5]))
 

@@ -493,6 +493,11 @@ def test_a_perplexity_is_a_number_or_the_model_has_diverged(loss: float) -> None
             perplexity(loss)
 
 
+def test_a_rate_that_diverges_is_named(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match=r"^learning rate 1e\+30: the held-out loss is .*diverged"):
+        train(Run(averaged, blocks, HELD_OUT_ROWS, settings(), 1e30), tmp_path, resumable=False)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_held_out_leaves_the_model_as_it_was(tiny32: Path, training: bool) -> None:
     model = pretrain.load_model(tiny32).train(training)

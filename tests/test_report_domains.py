@@ -81,7 +81,7 @@ def test_losses_are_of_all_held_out_text_together(
 
 
 def test_humaneval_is_shown_when_it_was_run(metrics: Path) -> None:
-    off = {"pass_at_1": None, "reason": "off"}
+    off = {"model": "untouched", "pass_at_1": None, "reason": "off"}
     save(metrics, "code/humaneval-untouched", off)
     assert domains.humaneval(loaded(metrics)).rows == []
     passed = {"lesa": [True] * 6 + [False] * 4, "base": [True] * 3 + [False] * 7}

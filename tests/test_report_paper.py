@@ -189,7 +189,7 @@ def test_profiles_that_the_paper_s_models_name_exist(made: tuple[Path, Metrics])
         assert said["profile"] in (None, usual)
     rows = paper_tables.initial(made[1], PUBLISHED["initial"]).rows
     assert [row["LESA here"] is None for row in rows] == [True] * 6 + [False]
-    own = measured.load(made[0], params(profile="qwen2.5-1.5b"))
+    own = replace(made[1], params=params(profile="qwen2.5-1.5b"))
     found = {
         str(r["model"]): r["LESA here"]
         for r in paper_tables.initial(own, PUBLISHED["initial"]).rows
@@ -292,7 +292,7 @@ def test_verdicts_in_a_few_words() -> None:
     holds, fails, undecided, cannot = Verdict
     assert of(holds, holds) == "holds"
     assert of(holds, fails) == of(undecided, holds, fails) == "differs"
-    assert of(fails, undecided, cannot) == "does not hold, in part not decided"
+    assert of(fails, undecided, cannot) == "does not hold, in part not decided, as far as measured"
     assert of(undecided, cannot) == "not decided, as far as measured"
     assert of(fails, cannot) == "does not hold, as far as measured"
     assert of(cannot) == "cannot be tested here"
@@ -318,7 +318,7 @@ def said(folder: Path, **changes: Any) -> str:
 def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
     first = said(made[0])
     assert "matrices near rank one, 93% of their squared norm in one direction" in first
-    assert "(6% in the base's)" in first
+    assert "(base: 6%)" in first
     assert "from 22.2 to 30 (`paper`, 8 draws, following one constant row's" in first
     assert "`base` has the lowest loss; of deepened models `identity`: new layers are not" in first
     assert "without SVD it is worse" in first
@@ -362,7 +362,7 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
     ):
         draw = content(metrics, f"start/lesa-{preset}-0")
         other = (np.array(draw["block_losses"]) + gap * np.linspace(0.9, 1.1, 24)).tolist()
-        own = {"row": on, "settings": {"fitted_on": on}, "block_losses": other}
+        own = {"row": f"{preset}-{on}", "settings": {"fitted_on": on}, "block_losses": other}
         write_json(metrics / "start" / f"{preset}-{on}.json", draw | own)
     text = said(tmp_path)
     assert f"with its predictions in one another's gaps it starts {words}; " in text

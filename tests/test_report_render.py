@@ -422,7 +422,7 @@ class Tags(HTMLParser):
 @pytest.mark.usefixtures("undrawn")
 def test_nothing_of_the_metrics_becomes_markup(made: tuple[Path, Path], tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics", layers=10, kinds=[*KINDS, EVIL])
-    for key in ("source", "license", "profile"):
+    for key in ("source", "license"):
         change(metrics, "base", key, value=EVIL)
     for name in MODELS:
         change(metrics, f"pretrain/{name}", "dtype", value=EVIL)

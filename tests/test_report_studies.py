@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from lesa.files import write_json
 from reports import (
     budget,
     conclusions,
@@ -32,6 +34,7 @@ from reports import (
     training_runs,
     tries,
 )
+from reports.claims import c05_half_cost, c11_sft_and_code
 from reports.measured import Metrics
 from reports.paired import Interval
 from tests.test_report_synthetic import (
@@ -341,6 +344,27 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     )
 
 
+def test_claims_are_judged_by_study_scale_too(scaled: tuple[Path, Metrics]) -> None:
+    """LESA's end on code, and its loss half-way, minus LLaMA Pro's end: by hand over two seeds."""
+
+    def losses(name: str, point: int) -> list[list[float]]:
+        runs = [scaled[1].scale[f"{name}-{seed}"] for seed in (0, 1)]
+        return [run["steps"][point]["block_losses"] for run in runs]
+
+    end, half, llama_pro = losses("lesa", -1), losses("lesa", 10), losses("llama_pro", -1)
+    ahead = {found.subject: found for found in c11_sft_and_code.findings(scaled[1])}
+    cheap = {found.subject: found for found in c05_half_cost.findings(scaled[1])}
+    for found, ours in (
+        (ahead["code, 10,485,760 tokens, against llama_pro"], end),
+        (cheap["lesa at half of 1280 steps of Python source against llama_pro"], half),
+    ):
+        said = re.search(r"llama_pro (\S+) \[", found.said)
+        assert said
+        wanted = np.subtract(ours, llama_pro).mean()
+        assert float(said[1]) == pytest.approx(wanted, abs=5e-4)
+        assert found.sources == scale.SOURCES
+
+
 def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
     lesa, lora = rates.table(scaled[1]).rows
     assert (lesa["best"], lesa["at an edge of what was tried"]) == (0.003, "no")
@@ -384,9 +408,8 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
             save(metrics, f"budget/{name}_120-{seed}", run | {"run": f"{name}_120-{seed}"})
     m = measured.load(metrics, params())
     assert contest.worth(m)[0].endswith(
-        "in place of its predictions, Gaussian matrices of their norms (`noise`) end above it; "
-        "predictions fitted on layers in shuffled order (`lesa_shuffled`) are not told apart from "
-        "it; means of the two neighbours (`average`) end below it."
+        "[what stands in](#table-controls) for its predictions ends below it for `average`, ends "
+        "above it for `noise`, is not told apart from it for `lesa_shuffled`."
     )
     rows = {row["model"]: row for row in controls.table(m).rows}
     assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
@@ -426,6 +449,35 @@ def test_params_have_the_rates_that_were_chosen(
         "pipelines/studies/budget/params.yaml: budget.lesa_120-1.phases.0.learning_rate is 0.001, "
         "but metrics/rates/budget-lesa.json: best is 0.003"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("budget: {lesa_120-0: {phases: [{learning_rate: 3e-3}]}}", None),
+        ("budget: {lesa_120-0: {phases: [{learning_rate: 1e-2}]}}", "learning_rate is 0.01, but"),
+        (None, "budget: no learning rate can be read (FileNotFoundError: "),
+        ("scale: {}", "budget: no learning rate can be read (KeyError: 'budget')"),
+        ("budget: {lesa-0: {seed: 0}}", "budget.lesa-0: no learning rate can be read (KeyError"),
+        ("budget: {lesa-0: 3}", "budget.lesa-0: no learning rate can be read (TypeError"),
+        ("budget: [lesa-0]", "budget: no learning rate can be read (AttributeError"),
+        ("budget: {", "budget: no learning rate can be read (ParserError"),
+    ],
+)
+def test_rates_are_read_as_the_stages_read_them_or_their_file_is_named(
+    text: str | None, says: str | None, tmp_path: Path
+) -> None:
+    params = tmp_path / "pipelines/studies/budget/params.yaml"
+    params.parent.mkdir(parents=True)
+    if text:
+        params.write_text(text)
+    found = {"study": "budget", "run": "lesa_120-0", "best": 0.003}
+    write_json(tmp_path / "metrics/rates/budget-lesa.json", found)
+    lines = list(consistency.differing_rates(tmp_path))
+    assert len(lines) == (says is not None)
+    for line in lines:
+        assert line.startswith("pipelines/studies/budget/params.yaml: budget")
+        assert str(says) in line
 
 
 def test_the_report_shows_what_is_there(made: tuple[Path, Metrics], scaled: tuple[Path, Metrics],

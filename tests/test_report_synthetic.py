@@ -84,7 +84,14 @@ def params(**changes: Any) -> Params:
     return parse({**tree, **changes}, "made-up")
 
 
+# What names a file of a study in its content.
+NAMED = {"budget": "run", "scale": "run", "start": "row", "code": "model", "sft": "model"}
+
+
 def save(folder: Path, name: str, value: Any) -> None:
+    stage, _, inner = name.partition("/")
+    if isinstance(value, dict) and stage in NAMED:
+        value = value | {NAMED[stage]: inner.removeprefix("humaneval-")}
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
@@ -481,7 +488,7 @@ def official_study(folder: Path) -> None:
             task: {"metrics": {"acc": {"value": sum(found) / 40, "examples": found}}}
             for task in ("arc_easy", "piqa")
         }
-        save(folder, f"official/{phase}-{model}", {"model": model, "phase": phase, "tasks": tasks})
+        save(folder, f"official/{model}-{phase}", {"model": model, "phase": phase, "tasks": tasks})
 
 
 def benchmarks(folder: Path, base_layers: int) -> None:

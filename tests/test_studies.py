@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import subprocess
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.pipeline import ROOT, smoke, stage, up_to_svd
 
 SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
 MODELS = ("base", "lesa", "identity")
+STUDIES = ROOT / "pipelines/studies"
 ADAPTERS = 20_000  # parameters of the adapters of `llama_pro_lora`
 RATES = ("base", "lesa", "llama_pro")  # the files of metrics/grid that these read
 
@@ -329,6 +331,24 @@ def test_an_unknown_model_is_refused(here: tuple[Path, Params]) -> None:
     code_params()
     with pytest.raises(UserError, match=r"^code: none: not in its params\.yaml; there are base, "):
         stage("studies.code.train", here[1], model="none")
+
+
+@pytest.mark.parametrize("name", ["", "none", "budget code", "%"])
+def test_make_names_the_studies_there_are(name: str) -> None:
+    words = ["make", "--dry-run", "study", f"NAME={name}"]
+    done = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, text=True)
+    studies = " ".join(sorted(path.parent.name for path in STUDIES.glob("*/dvc.yaml")))
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, "sed" in done.stdout) == (2, False)
+    assert f'NAME: no study "{name}"; there are {studies}.' in line
+
+
+@pytest.mark.parametrize(("target", "key"), [("release", "MODEL"), ("profile", "PROFILE")])
+def test_make_hands_on_a_name_that_is_missing(target: str, key: str) -> None:
+    """As an empty one, which the command answers with a line that lists what there is."""
+    words = ["make", "--dry-run", target, f"{key}="]
+    done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert f'python -m pipelines.{target} ""' in done.stdout
 
 
 MODULES = {"asyncio", "email", "html", "http", "importlib", "json", "logging", "unittest"}

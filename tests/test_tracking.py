@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import shutil
 import sqlite3
@@ -205,6 +206,12 @@ def toy(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             raise OSError(errno.ENOSPC, "No space left", "out.bin")
         except OSError:
             raise KeyError("left over")  # noqa: B904 (a second error in an error's handling)
+    if args.what == "read-only":
+        raise OSError(errno.EROFS, "Read-only file system", "reports/.REPORT.md.partial")
+    if args.what == "denied":
+        raise PermissionError(errno.EACCES, "Permission denied", "reports")
+    if args.what == "prints":
+        print("λ – 1.5")
     if args.what == "check":
         raise CheckError("the model has diverged")
     if args.what == "bug":
@@ -238,6 +245,13 @@ FULL = (
     [
         ("user", "error: corpus.seed: wrong here\n", 2),
         ("check", "error: the model has diverged\n", 1),
+        (
+            "read-only",
+            "error: reports/.REPORT.md.partial: Read-only file system; must be yours to read and "
+            "to write\n",
+            2,
+        ),
+        ("denied", "error: reports: Permission denied; must be yours to read and to write\n", 2),
         *(
             (full, "error: the disk of {} is full; free some space and run again\n", 2)
             for full in FULL
@@ -260,6 +274,17 @@ def test_stage_names_a_bad_param(command: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         run_stage("toy", toy, "what")
     assert capsys.readouterr().err.startswith("error: params.yaml: surprise: ")
+
+
+def test_stage_prints_where_there_is_ascii_alone(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.append("prints")
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="ascii"))
+    run_stage("toy", toy, "what")
+    sys.stdout.flush()
+    assert terminal.getvalue().splitlines()[0] == b"? ? 1.5"
 
 
 def test_stage_keeps_the_traceback_of_a_bug(command: list[str]) -> None:

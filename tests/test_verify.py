@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -19,8 +20,8 @@ from PIL import Image
 
 from lesa.files import read_json, write_json
 from pipelines import locks, rerun, verify
-from reports import rebuilt
-from reports.comparison import CHAOTIC, EXACT, ROUNDING, TIMED, compare
+from reports import comparison, consistency, rebuilt
+from reports.comparison import CHAOTIC, EXACT, ROUNDING, TIMED, Kind, compare
 from tests.test_report_synthetic import MODELS, params, start_row, write
 
 BIN = Path(sys.executable).parent
@@ -260,6 +261,55 @@ def test_a_metrics_file_that_no_stage_wrote_is_named(copy: Path) -> None:
     ]
 
 
+def test_files_that_no_lock_knows_one_by_one_are_named_by_git(copy: Path) -> None:
+    (copy / "metrics" / "notes.txt").write_text("a")
+    write_json(copy / "metrics" / "provenance" / "nothing.json", {})
+    base = copy / "metrics" / "base.json"
+    base.unlink()
+    said = [line for line in locks.changed_files(locks.load(copy)) if line.startswith("metrics: ")]
+    assert said == [
+        "metrics: not what stage report read (dvc.lock); not as git's last commit has them: "
+        "metrics/base.json, metrics/notes.txt, metrics/provenance/nothing.json"
+    ]
+    shutil.rmtree(copy / ".git")
+    (line,) = (x for x in locks.changed_files(locks.load(copy)) if x.startswith("metrics: "))
+    assert line == "metrics: not what stage report read (dvc.lock)"
+
+
+BROKEN = ('{"a":', "3", "null", "[]", "{}")
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_metrics_file_is_a_line_and_the_others_are_checked(
+    content: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = [f"metrics/{name}.json" for name in ("base", "provenance/toy", "rates/budget-lesa")]
+    for name in broken:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).unlink(missing_ok=True)
+        (copy / name).write_text(content)
+    forged = read_json(copy / "metrics/start/lesa_1.json")
+    (copy / "metrics/start/lesa_1.json").unlink()
+    write_json(copy / "metrics/start/lesa_1.json", forged | {"loss": 5.0})
+    status, said = verified(monkeypatch, capsys)
+    assert status == 1
+    for name in broken:
+        assert re.search(rf"^ +{name}: ", said, re.MULTILINE), (name, said)
+    assert "metrics/start/lesa_1.json: loss is 5.0" in said
+
+
+def test_numbers_that_are_none_are_a_line(copy: Path) -> None:
+    write_json(copy / "metrics" / "odd.json", {"heldout_loss": 1.0, "heldout_perplexity": "many"})
+    (said,) = consistency.contradictions(Path("metrics"))
+    assert said.startswith("metrics/odd.json: heldout_perplexity cannot be checked (TypeError")
+
+
+def test_a_broken_file_of_a_studys_params_is_a_line(copy: Path) -> None:
+    (copy / "pipelines" / "studies" / "start" / "params.yaml").write_text("start: {")
+    (said,) = locks.differing_params(locks.load(copy))
+    assert said.startswith("pipelines/studies/start/params.yaml: not YAML (")
+
+
 def test_a_folder_whose_rows_no_parameter_names_is_not_passed_over(copy: Path) -> None:
     """Only a folder beside a file of its name, as study budget writes, is no metrics."""
     path = copy / "pipelines" / "studies" / "start" / "dvc.lock"
@@ -326,6 +376,24 @@ def test_kinds_of_numbers() -> None:
         assert (one.kind, one.within) == (kind, within)
     missing = compare("base.json", {"layers": 30}, {}, {})
     assert [one.within for one in missing] == [False]
+
+
+def allowed(kind: Kind) -> str:
+    """As the table of docs/reproducing.md says it."""
+    if math.isinf(kind.relative):
+        return "anything"
+    if kind.absolute:
+        return f"{kind.absolute:g}"
+    return f"{100 * kind.relative:g}%" if kind.relative else "nothing"
+
+
+def test_tolerances_are_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs/reproducing.md").read_text(encoding="utf-8")
+    table = page.partition("| kind | may differ by | because |")[2].partition("\n\n")[0]
+    rows = [tuple(line.strip("| ").split(" | ")) for line in table.splitlines()[2:]]
+    kinds = [kind for kind in vars(comparison).values() if isinstance(kind, Kind)]
+    reasons = {kind: kind.reason.partition(": not compared")[0] for kind in kinds}
+    assert sorted(rows) == sorted((kind.name, allowed(kind), reasons[kind]) for kind in kinds)
 
 
 MAKE = """

@@ -48,6 +48,7 @@ def check(folder: str | Path) -> dict[str, Any]:
     check_index(folder)
     check_floats(checkpoint)
     check_loading(checkpoint)
+    check_layers(checkpoint)
     check_values(checkpoint)
     check_tied(checkpoint)
     check_tokenizer(checkpoint)
@@ -130,6 +131,16 @@ def check_loading(checkpoint: Checkpoint) -> None:
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise UserError(f"{folder}: {name} is {tuple(stored)}, but {tuple(wanted)} in {model}")
+
+
+def check_layers(checkpoint: Checkpoint) -> None:
+    """Each layer is stored as layer 0 is: transformers reads some things under several names."""
+    stored = set(checkpoint.names())
+    for layer_idx in range(checkpoint.num_layers):
+        for suffix in checkpoint.suffixes():
+            if (name := checkpoint.layer_tensor(layer_idx, suffix)) not in stored:
+                like = checkpoint.layer_tensor(0, suffix)
+                raise UserError(f"{checkpoint.folder}: holds {like} and no {name}")
 
 
 def check_values(checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from lesa.checkpoints.reader import read_config
 from lesa.errors import UserError
 
 # Lists of a config whose length says nothing of layers, even where the two are equal.
-NOT_OF_LAYERS = re.compile("architectures|.*_token_id")
+NOT_OF_LAYERS = re.compile("architectures|.*_token_ids?")
 # Lists that a family's code reads at each layer's index, whatever stands behind the last one.
 OF_LAYERS = {"no_rope_layers"}
 

@@ -48,6 +48,8 @@ class View:
 
 
 Views = dict[str, View]
+# Kinds of layers that a config may name, each with the entry that it reads.
+ATTENTION_TYPES = {"full_attention": "num_hidden_layers", "sliding_attention": "sliding_window"}
 # transformers' config, made when asked for: its import takes seconds, and Llama's kin need none.
 Config = Callable[[], Any]
 
@@ -70,13 +72,18 @@ class Family:
     router: str | None = None
     depth_settings: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def inner(self) -> str:
+        """The prefix of all names but the head's, which a checkpoint of the inner model lacks."""
+        return self.layers.partition(".")[0] + "."
+
     def layer_pattern(self) -> re.Pattern[str]:
         """Of a tensor's name: its prefix, the layer's index and the rest.
 
         A checkpoint of the model without its output layer lacks the first part of the prefix.
         """
-        first, _, rest = self.layers.partition(".")
-        return re.compile(rf"((?:{re.escape(first)}\.)?{re.escape(rest)}\.)([0-9]{{1,5}})\.(.+)")
+        rest = re.escape(self.layers.removeprefix(self.inner))
+        return re.compile(rf"((?:{re.escape(self.inner)})?{rest}\.)([0-9]{{1,5}})\.(.+)")
 
     def split(self, name: str) -> tuple[int, str] | None:
         """`model.layers.7.mlp.up_proj.weight` to `(7, "mlp.up_proj.weight")`; None for the rest."""
@@ -95,6 +102,16 @@ class Family:
                     f"{where}: {key}: {value!r} makes layers differ by their index, which a deeper "
                     f"model would change; {required!r} would do"
                 )
+        for kind in getattr(explicit, "layer_types", None) or ():
+            if kind not in ATTENTION_TYPES or not hasattr(explicit, ATTENTION_TYPES[kind]):
+                raise UserError(
+                    f"{where}: layer_types: {kind!r}: a model of this type has no such layer"
+                )
+        if getattr(explicit, "rms_norm_eps", None) == 0:
+            raise UserError(
+                f"{where}: rms_norm_eps: 0: the norm of a layer's output divides by it where the "
+                "output is zero, as that of a new layer may be; a number above 0 would do"
+            )
         for key, causal in (("is_causal", True), ("use_bidirectional_attention", False)):
             if bool(value := getattr(explicit, key, causal)) != causal:
                 raise UserError(

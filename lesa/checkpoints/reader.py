@@ -28,6 +28,8 @@ REFUSED = {
     "floats, take the entry out",
     "transformers_weights": "names other weights than those of transformers' own names; rename "
     "these and take the entry out",
+    "per_layer_config": "settings of single layers, which a deeper model cannot keep; take the "
+    "entry out",
     "configuration_files": "names other configs, of which transformers takes one by its version; "
     "rename it and take the entry out",
 }
@@ -145,6 +147,9 @@ class Checkpoint:
             )
         self._suffixes = [match[3] for match in matches if match[2] == "0"]
         self.num_layers = 1 + max(int(match[2]) for match in matches)
+        for name in self._where:
+            if (short := name.removeprefix(self.family.inner)) != name and short in self._where:
+                raise UserError(f"{self.folder}: holds {name} and {short}; one must do")
 
     @cached_property
     def explicit(self) -> Any:
@@ -180,8 +185,7 @@ class Checkpoint:
 
     def stored_name(self, name: str) -> str:
         """How this checkpoint calls a tensor: one of the inner model alone lacks its prefix."""
-        inner = self.family.layers.partition(".")[0] + "."
-        short = name.removeprefix(inner)
+        short = name.removeprefix(self.family.inner)
         return name if name in self._where or short not in self._where else short
 
     def names(self) -> list[str]:

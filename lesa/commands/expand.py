@@ -71,7 +71,7 @@ def expand(
     if scored is not None:
         windows_of(base, scored)  # refused here, too
     key = key_of(__version__, tree_digest(base), settings.model_dump(), seed)
-    with work_folder(out.with_name(f".{out.name}.work"), key) as folder:
+    with work_folder(work_of(out), key) as folder:
         workshop, made = Workshop(source, folder, settings, seed), folder / "checkpoint"
         model = workshop.make(method, how, own, gaps, made, scored)
         made.rename(out)
@@ -80,14 +80,24 @@ def expand(
     )
 
 
-def check_out(base: Path, out: Path) -> None:
-    """`out` is a new folder's name, in a folder that is there, and not inside of the base."""
+def work_of(out: Path) -> Path:
+    """Where a command leaves what is to become `out` while it is unfinished."""
+    return out.with_name(f".{out.name}.work")
+
+
+def check_out(base: Path, out: Path, *texts: Path | None) -> None:
+    """`out` is a new folder's name, in a folder that is there, and not inside of the base; nothing
+    that is read lies where the unfinished work is emptied."""
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: is there already; name a new folder, or remove it first")
     if not out.parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} is not there; make it first")
     if base.resolve() in out.resolve().parents:
         raise UserError(f"{out}: lies in the base's folder {base}; name a folder outside of it")
+    work = work_of(out).resolve()
+    for path in filter(None, (base, *texts)):
+        if path.resolve().is_relative_to(work):
+            raise UserError(f"{path}: lies where unfinished work for {out} is kept; move it away")
 
 
 def peak_memory() -> int:

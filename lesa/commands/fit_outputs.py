@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lesa.checkpoints.reader import Checkpoint
-from lesa.commands.evaluate import whole_windows
+from lesa.commands.evaluate import whole_windows, windows_of
 from lesa.commands.numbers import check_count, check_positive
 from lesa.commands.retrained import Retrained, check_paths, retrained
 from lesa.errors import UserError
@@ -55,6 +55,8 @@ def fit_outputs(
         raise UserError(f"damping: {damping}: must be a finite number, 0 or above")
 
     def make(_: Path, made: Path) -> int:
+        if heldout:
+            windows_of(start, heldout)  # refused here, and not when all is done
         model = load_model(start).to(compute_device())
         whole = whole_windows(start, train)
         size = len(whole[0])

@@ -10,8 +10,8 @@ from typing import Any
 
 from lesa import __version__
 from lesa.checkpoints.check import check
-from lesa.commands.evaluate import Score, check_text, evaluate, windows_of
-from lesa.commands.expand import check_out
+from lesa.commands.evaluate import Score, check_text, evaluate
+from lesa.commands.expand import check_out, work_of
 from lesa.commands.workshop import check_made
 from lesa.files import key_of, sha256, tree_digest, work_folder
 
@@ -42,11 +42,9 @@ def retrained(
     """
     _, heldout = texts
     check(start)
-    if heldout:
-        windows_of(start, heldout)  # refused here, and not when all is done
     digests = [sha256(text) if text else None for text in texts]
     key = key_of(__version__, tree_digest(start), digests, settings)
-    with work_folder(out.with_name(f".{out.name}.work"), key) as folder:
+    with work_folder(work_of(out), key) as folder:
         made, begun = folder / "checkpoint", time.perf_counter()
         tokens = make(folder, made)
         seconds = time.perf_counter() - begun
@@ -58,6 +56,6 @@ def retrained(
 
 def check_paths(start: Path, out: Path, *texts: Path | None) -> None:
     """Refuse in one line what would fail later. Raises UserError."""
-    check_out(start, out)
+    check_out(start, out, *texts)
     for path in filter(None, texts):
         check_text(path)

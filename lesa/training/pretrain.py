@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
-from lesa.errors import UserError
+from lesa.errors import CheckError, UserError
 from lesa.params import Train
 from lesa.training import processes
 from lesa.training.blocks import collate, tokens_of, training_order
@@ -218,9 +218,14 @@ def result(
     """The numbers of a run, from Trainer's log and the seconds of the steps of this process.
 
     After a resume, the steps before it are taken to have been as long. What the cache of the frozen
-    layers' output cost is not in them.
+    layers' output cost is not in them. Raises CheckError, naming the learning rate, where the
+    training has diverged.
     """
     step_seconds = median(seconds) if seconds else 0.0
+    try:
+        points = curve(log, run.tokens_per_step)
+    except CheckError as error:
+        raise CheckError(f"learning rate {run.learning_rate:g}: {error}") from None
     return {
         "learning_rate": run.learning_rate,
         "dtype": dtype_name(run.settings.bf16),
@@ -228,7 +233,7 @@ def result(
         "tokens_per_step": run.tokens_per_step,
         "heldout_tokens": sum(len(block) - 1 for block in run.heldout_blocks),
         "heldout_documents": list(run.heldout["document"]),
-        **curve(log, run.tokens_per_step),
+        **points,
         "tokens_per_second": run.tokens_per_step / step_seconds if step_seconds else 0.0,
         "seconds": step_seconds * run.settings.max_steps,
     }

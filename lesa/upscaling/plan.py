@@ -66,6 +66,8 @@ def stack(slots: Iterable[Slot]) -> LayerPlan:
 
 def insert_between(num_layers: int, gaps: Places) -> LayerPlan:
     """One new trainable layer in each of the gaps i|i+1 (docs/method.md, 6 and 7)."""
+    if num_layers < 2:
+        raise UserError("params.yaml: base: 1 layer; a gap is between two")
     key = "last" if isinstance(gaps, Gaps) else "after"
     if gaps.after[-1] + 1 >= num_layers:
         raise UserError(

@@ -137,11 +137,12 @@ def in_short(findings: list[Finding]) -> str:
     decided = found & {Verdict.HOLDS, Verdict.FAILS}
     if len(decided) > 1:
         return "differs"
-    if decided and Verdict.UNDECIDED in found:
-        return f"{decided.pop()}, in part {Verdict.UNDECIDED}"
     if not (measured := found - {Verdict.CANNOT}):
         return str(Verdict.CANNOT)
-    return f"{measured.pop()}{', as far as measured' if Verdict.CANNOT in found else ''}"
+    said = str(*decided) if decided else str(*measured)
+    if decided and Verdict.UNDECIDED in found:
+        said += f", in part {Verdict.UNDECIDED}"
+    return said + (", as far as measured" if Verdict.CANNOT in found else "")
 
 
 def grouped(findings: list[Finding]) -> str:

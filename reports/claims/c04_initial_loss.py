@@ -56,13 +56,14 @@ def draws(m: Metrics) -> list[Finding]:
     found = []
     for lesa in start.lesa_starts(m):
         for method, shown in BASELINES.items():
+            subject = f"preset {lesa.preset} against {shown}"
             if (other := start.of_method(m, method)) is None:
+                found.append(cannot(subject, "not measured", "make study NAME=start"))
                 continue
             difference = start.difference(lesa, other)
             said = (
                 f"mean of {len(lesa.rows)} draws minus {shown}'s {show_interval(difference)} nats"
             )
-            subject = f"preset {lesa.preset} against {shown}"
             found.append(
                 Finding(
                     subject,

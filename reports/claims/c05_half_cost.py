@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports import budget
+from reports import budget, scale
 from reports.claims import (
     Finding,
     Verdict,
@@ -16,7 +16,7 @@ from reports.measured import Json, Metrics, files, losses_at, whole_seconds
 from reports.paired import Interval, paired
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import number, show_interval
-from reports.training_runs import alike, called, difference, median_seconds
+from reports.training_runs import Runs, alike, difference, median_seconds, of_steps, schedules
 
 CLAIM = "LESA at half the steps beats both baselines at full steps: under half the cost"
 SHORT = "half of LESA's steps beat both baselines at half the cost"
@@ -55,27 +55,37 @@ def judged(
 
 
 def studied(m: Metrics) -> list[Finding]:
-    """Runs of the study: LESA's own schedule of half the steps, else the point at half of it."""
-    found = []
-    for name in ("lesa", "lesa_official"):
-        if (lesa := called(m.budget, name)) is None:
-            continue
-        short = alike(m.budget, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
-        for other in ("llama_pro", "solar"):
-            if (theirs := called(m.budget, other)) is None or theirs.tokens != lesa.tokens:
-                continue
-            if short is not None:
-                gap, ours = difference(short, theirs), median_seconds(short)
-                half = f"{name}'s own schedule of {short.max_steps} steps"
-            elif lesa.tokens // 2 in lesa.points:
-                gap = difference(lesa, theirs, lesa.tokens // 2)
-                ours, half = median_seconds(lesa) / 2, f"{name} at half of {lesa.max_steps} steps"
-            else:
-                continue
-            if gap is not None:
-                times = ours, median_seconds(theirs)
-                found.append(judged(m, other, gap, half, times, budget.SOURCES))
+    """Runs of the studies, of every schedule: LESA's own of half the steps, else the point at half
+    of it."""
+    found = [
+        finding
+        for study, sources in ((m.budget, budget.SOURCES), (m.scale, scale.SOURCES))
+        for name in ("lesa", "lesa_official")
+        for lesa in schedules(study, name)
+        for finding in of_schedule(m, study, lesa, sources)
+    ]
     return found or [cannot("a longer run", "not measured", "make study NAME=budget")]
+
+
+def of_schedule(m: Metrics, study: dict[str, Json], lesa: Runs, sources: str) -> list[Finding]:
+    found = []
+    text = " of Python source" if sources == scale.SOURCES else ""
+    short = alike(study, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
+    for other in ("llama_pro", "solar"):
+        theirs = of_steps(study, other, lesa.max_steps)
+        if theirs is None or theirs.tokens != lesa.tokens:
+            continue
+        if short is not None:
+            gap, ours = difference(short, theirs), median_seconds(short)
+            half = f"{lesa.model}'s own schedule of {short.max_steps} steps{text}"
+        elif lesa.tokens // 2 in lesa.points:
+            gap, ours = difference(lesa, theirs, lesa.tokens // 2), median_seconds(lesa) / 2
+            half = f"{lesa.model} at half of {lesa.max_steps} steps{text}"
+        else:
+            continue
+        if gap is not None:
+            found.append(judged(m, other, gap, half, (ours, median_seconds(theirs)), sources))
+    return found
 
 
 def default_run(m: Metrics) -> list[Finding]:

@@ -7,7 +7,7 @@ from reports.claims import Finding, above, below, cannot
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import show_interval
-from reports.training_runs import called, difference
+from reports.training_runs import difference, of_steps, schedules
 
 RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
@@ -22,14 +22,19 @@ def findings(m: Metrics) -> list[Finding]:
 
 
 def both(when: str, worse: Interval | None, better: Interval | None, sources: str) -> list[Finding]:
-    """The claim's two halves, as far as they were measured."""
+    """The claim's two halves."""
     found = []
-    if worse is not None:
-        said = f"without SVD minus LESA {show_interval(worse)} nats"
-        found.append(Finding(f"worse than LESA {when}", said, above(worse), sources))
-    if better is not None:
-        said = f"without SVD minus LLaMA Pro {show_interval(better)} nats"
-        found.append(Finding(f"better than LLaMA Pro {when}", said, below(better), sources))
+    for gap, order, other, side in (
+        (worse, "worse than", "LESA", above),
+        (better, "better than", "LLaMA Pro", below),
+    ):
+        subject = f"{order} {other} {when}"
+        if gap is None:
+            study = sources.split("/")[1]
+            found.append(cannot(subject, "not measured", f"make study NAME={study}"))
+        else:
+            said = f"without SVD minus {other} {show_interval(gap)} nats"
+            found.append(Finding(subject, said, side(gap), sources))
     return found
 
 
@@ -52,9 +57,9 @@ def at_start(m: Metrics) -> list[Finding]:
 
 
 def at_end(m: Metrics) -> list[Finding]:
-    raw = called(m.budget, "lesa_raw")
-    lesa, llama_pro = called(m.budget, "lesa"), called(m.budget, "llama_pro")
-    if raw is None or lesa is None or llama_pro is None:
-        return [cannot("the end of training", "not measured", "make study NAME=budget")]
-    worse, better = (difference(raw, other) for other in (lesa, llama_pro))
-    return both("at the end", worse, better, budget.SOURCES)
+    found = []
+    for raw in schedules(m.budget, "lesa_raw"):
+        others = (of_steps(m.budget, name, raw.max_steps) for name in ("lesa", "llama_pro"))
+        worse, better = (difference(raw, other) if other else None for other in others)
+        found += both(f"after {raw.max_steps} steps", worse, better, budget.SOURCES)
+    return found or [cannot("the end of training", "not measured", "make study NAME=budget")]

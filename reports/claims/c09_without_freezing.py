@@ -10,7 +10,7 @@ from reports.claims import CannotTestError, Finding, Verdict, above
 from reports.measured import Json, Metrics
 from reports.paired import Array, Interval
 from reports.tables import number, show_interval
-from reports.training_runs import Runs, alike, called, difference, shared_seeds
+from reports.training_runs import Runs, alike, difference, schedules, shared_seeds
 
 OTHERS = {"all": "every layer", "new_then_all": "new layers first, then every layer"}
 CLAIM = "Without freezing the original layers the loss falls more slowly and fluctuates"
@@ -27,11 +27,11 @@ PAPER = "training-loss curves alone; no number stated"
 def findings(m: Metrics) -> list[Finding]:
     found = []
     for name in ("lesa", "lesa_official"):
-        if (frozen := called(m.budget, name)) is None:
-            continue
-        for trains, words in OTHERS.items():
-            if (free := alike(m.budget, frozen, trains, frozen.max_steps)) is not None:
-                found += compared(f"{name}, {words} trained", free, frozen)
+        for frozen in schedules(m.budget, name):
+            steps = frozen.max_steps
+            for trains, words in OTHERS.items():
+                if (free := alike(m.budget, frozen, trains, steps)) is not None:
+                    found += compared(f"{name}, {words} trained, {steps} steps", free, frozen)
     if not found:
         raise CannotTestError("no run trains LESA's other layers", "make study NAME=budget")
     return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from reports import scale
 from reports.claims import Finding, below, cannot
-from reports.domains import DOMAINS, GROUPS, difference, models
-from reports.measured import Metrics, files
+from reports.domains import DOMAINS, GROUPS, difference
+from reports.measured import Metrics, files, of_models
 from reports.tables import show_interval
+from reports.training_runs import called
+from reports.training_runs import difference as difference_of_runs
 
 CLAIM = "After SFT, and in the code domain, LESA stays ahead"
 SHORT = "LESA stays ahead after SFT and on code"
@@ -21,19 +24,32 @@ PAPER = (
 
 
 def findings(m: Metrics) -> list[Finding]:
-    return [finding for study in DOMAINS for finding in compared(m, study)]
+    return [*(finding for study in DOMAINS for finding in compared(m, study)), *longer(m)]
+
+
+def longer(m: Metrics) -> list[Finding]:
+    """The models of the study of many times the tokens of code, at their end."""
+    found = []
+    lesa = called(m.scale, "lesa")
+    for name in ("llama_pro", "solar"):
+        other = called(m.scale, name)
+        if lesa and other and (gap := difference_of_runs(lesa, other)) is not None:
+            of = f"code, {lesa.tokens:,} tokens, against {name}"
+            said = f"lesa minus {name} {show_interval(gap)} nats a token of the packages held out"
+            found.append(Finding(of, said, below(gap), scale.SOURCES))
+    return found
 
 
 def compared(m: Metrics, study: str) -> list[Finding]:
-    domain, content = DOMAINS[study], models(m, study)
-    others = [other for other in ("llama_pro", "solar") if other in content]
-    if "lesa" not in content or not others:
-        return [cannot(domain.name, "not measured", f"make study NAME={study}")]
+    domain, content = DOMAINS[study], of_models(getattr(m, study))
     found = []
-    for other in others:
+    for other in ("llama_pro", "solar"):
+        of = f"{domain.name}, against {other}"
+        if "lesa" not in content or other not in content:
+            found.append(cannot(of, "not measured", f"make study NAME={study}"))
+            continue
         gap, by = difference(content["lesa"], content[other], domain)
         said = f"lesa minus {other} {show_interval(gap)} {domain.unit} of {domain.text}"
         sources = files(study, ["lesa", other])
-        of, counted = f"{domain.name}, against {other}", f"{said}, by {gap.n} {by}"
-        found.append(Finding(of, counted, below(gap), sources))
+        found.append(Finding(of, f"{said}, by {gap.n} {by}", below(gap), sources))
     return found
