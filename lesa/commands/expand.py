@@ -59,7 +59,7 @@ def expand(
     no model.
     """
     base, out, scored = Path(base), Path(out), Path(text) if text is not None else None
-    check_out(base, out)
+    check_out(base, out, scored)
     if scored is not None:
         check_text(scored)
     how, own = chosen(method, seed, options or {})
