@@ -240,10 +240,13 @@ def table(m: Metrics) -> Table:
         contest = columns.get(column, of_own_text(m)[-1])
         return file_of(contest.study, contest.runs.get(str(row["model"])))
 
+    own_rates = rates.sought(m)
+    unsought = [model for model in models if f"budget-{model}" not in own_rates]
     return Table(
         "ends",
         "Final loss minus LLaMA Pro's, nats a token, over the seeds that both have (in LLaMA Pro's "
-        "own row its loss). Learning rates of the longer budgets are those of study `rates`",
+        "own row its loss). Learning rates of the longer budgets are those of study `rates`"
+        + (f", which has none of {listed(unsought)}" if own_rates and unsought else ""),
         "metrics/budget/*.json, metrics/scale/*.json",
         rows,
         origin,

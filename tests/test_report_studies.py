@@ -240,6 +240,10 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert isinstance(short, Interval)
     assert short.estimate == pytest.approx(0.05)
     assert (rows["base"]["new layers"], rows["lesa"]["new layers"]) == (0, params().gaps.count)
+    assert contest.table(m).caption.endswith("those of study `rates`")
+    sought = replace(m, rates={"budget-lesa": {"study": "budget", "model": "lesa"}})
+    said = "which has none of `base`, `identity` and `llama_pro`"
+    assert contest.table(sought).caption.endswith(said)
     # The comparison of all methods stays that of its own schedule.
     assert not any("120" in runs.name for runs in budget.main_runs(m))
     by_run = {row["run"]: row for row in budget.table(m).rows}
