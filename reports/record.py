@@ -293,13 +293,13 @@ SHAPES: dict[str, Any] = {
     "benchmarks": Benchmark,
     "provenance": Provenance,
 }
-# How the file of a stage is called, by what it holds.
+# How the file of a stage is called, by what it holds. Not so the grid's: another model's rate may
+# have been copied.
 NAMES = {
     "fit": "{preset}-{seed}",
     "expand": "{model}",
     "pretrain": "{model}",
     "evaluate": "{phase}/{model}",
-    "grid": "{model}",
     "rates": "{study}-{model}",
     "start": "{row}",
     "budget": "{run}",

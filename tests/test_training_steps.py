@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import training_steps
+from benchmarks import measure, training_steps
 from lesa.files import read_json
 from reports import measured, speed
 from reports.claims import CannotTestError, c06_training_time
@@ -48,7 +48,7 @@ def test_steps_alternate_and_are_what_claim_c6_reads(tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics")
     base = read_json(metrics / "base.json")
     shape = {"layers": base["num_hidden_layers"], "hidden": base["hidden_size"]}
-    file = {"machine": {"cores": 1}, "methods": taken, "shape": shape}
+    file = {"machine": measure.machine(), "methods": taken, "shape": shape}
     save(metrics, "benchmarks/training_steps", file)
     m = measured.load(metrics, params())
     ratio = speed.time_ratio(m, "solar")
