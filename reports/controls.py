@@ -48,27 +48,33 @@ def ends(m: Metrics, runs: Mapping[str, Runs]) -> list[str]:
         ):
             found[in_order(gap, below, above, level)].append(f"`{name}`")
     said = [f"{place} {series(names)}" for place, names in found.items() if names]
-    link = "[what stands in](#table-controls)" if table(m).rows else "what stands in"
+    in_table = REPLACED.keys() & beside_lesa(m).keys()
+    link = "[what stands in](#table-controls)" if in_table else "what stands in"
     return [f"{link} for its predictions {', '.join(said)}"] if said else []
+
+
+def beside_lesa(m: Metrics) -> dict[str, Runs]:
+    """The runs of the longer schedule by model; none where LESA has none there."""
+    runs = {found.model: found for found in longer_runs(m)}
+    return runs if "lesa" in runs else {}
 
 
 def table(m: Metrics) -> Table:
     """A row a control of the longer schedule: its loss minus LESA's before training and after it.
     No rows without LESA."""
-    runs = {found.model: found for found in longer_runs(m)}
-    lesa, own_rates = runs.get("lesa"), rates.sought(m)
+    runs, own_rates = beside_lesa(m), rates.sought(m)
     rows: list[Row] = [
         {
             "in place of LESA's predictions": REPLACED[name],
             "model": name,
-            "seeds": len(shared_seeds(runs[name], lesa)),
+            "seeds": len(shared_seeds(runs[name], runs["lesa"])),
             "learning rate": float(runs[name].first["learning_rate"]),
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
-            "before training": difference(runs[name], lesa, 0, 0),
-            f"after {lesa.tokens:,} tokens": difference(runs[name], lesa),
+            "before training": difference(runs[name], runs["lesa"], 0, 0),
+            f"after {runs['lesa'].tokens:,} tokens": difference(runs[name], runs["lesa"]),
         }
         for name in REPLACED
-        if lesa and name in runs
+        if name in runs
     ]
     return Table(
         "controls",
