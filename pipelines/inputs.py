@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from lesa.checkpoints.base import local_folder
+from lesa.errors import UserError
 from lesa.files import read_json, sha256, write_json
 from lesa.params import FileText, Params, PathBase
 from lesa.text.documents import local_file
@@ -48,7 +49,7 @@ def digest(path: Path, known: dict[str, list[str]]) -> str:
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     try:
         known: dict[str, list[str]] = read_json(KNOWN)
-    except (OSError, ValueError):
+    except UserError:
         known = {}
     for reader, paths in named_files(params).items():
         found = {str(path): digest(path, known) for path in paths}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lesa.checkpoints.reader import read_object
 from lesa.commands.growth import chosen, gaps_of, layer_plan
 from lesa.commands.presets import preset_of
 from lesa.errors import UserError
+from lesa.files import read_object
 from lesa.method.fitting import ALL_TRIPLES
 from lesa.planning import budget, method_costs, model_costs
 from lesa.planning.architecture import Architecture, architecture

@@ -132,9 +132,10 @@ def read_plan(folder: Path, num_layers: int) -> LayerPlan:
     path = folder / PLAN_FILE
     if not path.is_file():
         raise UserError(f"{folder}: has no {PLAN_FILE}; give a folder that `lesa expand` made")
+    rows = read_json(path)
     try:
-        plan = from_json(read_json(path))
-    except ValueError:  # of JSON, of UTF-8, of a plan
+        plan = from_json(rows)
+    except ValueError:
         raise UserError(f"{path}: is no layer plan as `lesa expand` writes it") from None
     if [slot.layer_idx for slot in plan] != list(range(num_layers)):
         raise UserError(
