@@ -82,6 +82,7 @@ def plan(
         )
         for name, cost in costs.items()
     }
+    disk = sum(step.disk for step in steps.values()) + max(c.scratch for c in costs.values())
     return Plan(
         method=method,
         layers_before=a.num_layers,
@@ -93,9 +94,9 @@ def plan(
         trainable_parameters=model_costs.trainable(a, slots),
         steps=steps,
         memory=max(step.memory for step in steps.values()),
-        disk=sum(step.disk for step in steps.values()) + max(c.scratch for c in costs.values()),
+        disk=disk,
         seconds=sum(step.seconds for step in steps.values()),
-        lacking=lacking(costs, machine),
+        lacking=lacking(costs, machine, disk),
     )
 
 
@@ -123,9 +124,9 @@ def bases_cost(a: Architecture) -> Cost:
     return Cost(work, max(gram.memory, decomposed.memory), decomposed.output)
 
 
-def lacking(costs: Mapping[str, Cost], machine: Machine) -> str | None:
+def lacking(costs: Mapping[str, Cost], machine: Machine, disk: int) -> str | None:
     try:
-        budget.check(costs, machine)
+        budget.check(costs, machine, disk)
     except UserError as error:
         return str(error)
     return None

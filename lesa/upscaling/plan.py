@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,7 @@ def predicted(lower_idx: int) -> Slot:
 
 def stack(slots: Iterable[Slot]) -> LayerPlan:
     """Number the layers of a deepened model, given from the lowest up."""
-    return [
-        Slot(i, slot.copy_of, slot.between, slot.new, slot.trainable)
-        for i, slot in enumerate(slots)
-    ]
+    return [replace(slot, layer_idx=i) for i, slot in enumerate(slots)]
 
 
 def insert_between(num_layers: int, gaps: Places) -> LayerPlan:
