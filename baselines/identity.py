@@ -8,27 +8,23 @@ copies the layer above: between the two, only the neighbour differs.
 
 from __future__ import annotations
 
+from functools import partial
+
 from lesa.params import Places
 from lesa.upscaling.methods import Method, copied_layer, zeroed
 from lesa.upscaling.plan import LayerPlan, changed_copy, insert_between, stack
 
 
-def copies_of_lower(num_layers: int, gaps: Places) -> LayerPlan:
-    """LESA's plan with a changed copy of layer i in each gap i|i+1."""
-    return copies_between(num_layers, gaps, side=0)
-
-
-def copies_of_upper(num_layers: int, gaps: Places) -> LayerPlan:
-    """LESA's plan with a changed copy of layer i+1, its per-layer settings too, in each gap."""
-    return copies_between(num_layers, gaps, side=1)
-
-
 def copies_between(num_layers: int, gaps: Places, side: int) -> LayerPlan:
+    """LESA's plan with a changed copy, its per-layer settings too, in each gap i|i+1: of layer i
+    (side 0) or of layer i+1 (side 1)."""
     return stack(
         changed_copy(slot.between[side]) if slot.between else slot
         for slot in insert_between(num_layers, gaps)
     )
 
+
+copies_of_lower, copies_of_upper = (partial(copies_between, side=side) for side in (0, 1))
 
 METHODS = {
     "identity": Method(copies_of_lower, zeroed(copied_layer)),

@@ -14,8 +14,9 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from safetensors import SafetensorError
 
-from lesa.checkpoints.reader import read_object, weight_files
+from lesa.checkpoints.reader import weight_files
 from lesa.errors import UserError
+from lesa.files import read_object
 from lesa.text.corpus import beginning
 from lesa.training.processes import group
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -58,7 +59,28 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The value in a JSON file. Raises UserError, one line, where it cannot be read or is none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _finite(number: str) -> float:
+    """Python reads NaN and infinities, which JSON does not have."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no number")
+    return value
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises UserError, one line, for anything else."""
+    if not isinstance(value := read_json(path), dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return value
 
 
 def sha256(path: str | Path) -> str:

@@ -10,9 +10,10 @@ import argparse
 from pathlib import Path
 
 from lesa.checkpoints.base import local_folder
+from lesa.errors import UserError
 from lesa.files import read_json, sha256, write_json
 from lesa.params import FileText, Params, PathBase
-from lesa.text.documents import local_file
+from lesa.text.documents import text_files
 from lesa.text.rows import readable
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
@@ -26,7 +27,7 @@ def named_files(params: Params) -> dict[str, list[Path]]:
     base, text, mirror = params.base, params.corpus.text, params.evaluate.mirror
     folder = local_folder(base) if isinstance(base, PathBase) else None
     tasks = Path(mirror) if mirror else None
-    paths = [local_file(name) for name in text.paths] if isinstance(text, FileText) else []
+    paths = text_files(text) if isinstance(text, FileText) else []
     return {"base": below(folder), "corpus": paths, "mirror": below(tasks)}
 
 
@@ -48,7 +49,7 @@ def digest(path: Path, known: dict[str, list[str]]) -> str:
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     try:
         known: dict[str, list[str]] = read_json(KNOWN)
-    except (OSError, ValueError):
+    except UserError:
         known = {}
     for reader, paths in named_files(params).items():
         found = {str(path): digest(path, known) for path in paths}

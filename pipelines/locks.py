@@ -11,11 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from voluptuous import Invalid
 
 from lesa.errors import UserError
-from reports.consistency import mapping_of, read
+from lesa.files import read_object
+from reports.consistency import read
 
 MAIN = "dvc.lock"
 STUDIES = Path("pipelines/studies")
@@ -62,16 +65,21 @@ def read_yaml(path: Path) -> Any:
     return YAML(typ="safe").load(path)
 
 
+def read_lock(path: Path) -> Any:
+    """A lock's content. Raises UserError, one line, if DVC would not take it."""
+    try:
+        return COMPILED_LOCKFILE_SCHEMA(read_yaml(path))
+    except (ValueError, YAMLError, Invalid) as error:
+        raise UserError(f"{path}: no lock of DVC ({error}); `git checkout {path}`") from None
+
+
+def lock_files(root: Path) -> list[Path]:
+    found = [root / MAIN, *sorted((root / STUDIES).glob("*/dvc.lock"))]
+    return [path for path in found if path.is_file()]
+
+
 def load(root: Path) -> Locks:
-    paths = [root / MAIN, *sorted((root / STUDIES).glob("*/dvc.lock"))]
-    return Locks(
-        root,
-        {
-            str(path.relative_to(root)): read_yaml(path)["stages"]
-            for path in paths
-            if path.is_file()
-        },
-    )
+    return Locks(root, {str(p.relative_to(root)): read_lock(p)["stages"] for p in lock_files(root)})
 
 
 def differing_params(locks: Locks) -> Iterator[str]:
@@ -310,7 +318,7 @@ def unknown_commits(locks: Locks) -> Iterator[str]:
     """A line for each file of metrics/provenance whose commit git does not have."""
     for path in sorted((locks.root / "metrics" / "provenance").glob("*.json")):
         try:
-            commit = str(mapping_of(path).get("commit"))
+            commit = str(read_object(path).get("commit"))
         except UserError as error:
             yield str(error)
             continue

@@ -252,7 +252,7 @@ def main() -> None:
         machine, already = this_machine(), present(params)
         text, found = report(params, a, where, machine, already)
         print(text, flush=True)
-        check(found, machine, already)
+        check(found, machine, disk_peak(list(found.values()), machine) - already)
     except UserError as error:
         fail(str(error))
     except OSError as error:

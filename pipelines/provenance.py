@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,7 @@ def record(stage: str, arguments: list[str], params: Params, seconds: float) -> 
     if stage in WITHOUT_DATA:
         read.pop("data", None)
     content = {
-        "command": " ".join(["python -m", f"pipelines.{stage}", *arguments]),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
         **git_state(),
         "profile": params.profile,
         "seeds": seeds(params.model_dump(mode="json")),

@@ -94,8 +94,9 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     group: dict[str, Start] = chosen("start", Start, args.group)
     key = key_of(
         {name: row.model_dump() for name, row in group.items()},
-        [tree_digest(folder) for folder in (BASE, SVD, CORPUS / "test")],
+        [tree_digest(folder) for folder in (BASE, SVD, CORPUS)],
         [params.gaps.model_dump(), params.fit.model_dump(), params.train.bf16],
+        params.evaluate.document_tokens,
         code_digest("pipelines.start"),
     )
     folder = Path("artifacts/start") / args.group

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from lesa.errors import UserError
 from lesa.files import read_json
 from lesa.redaction import redacted
 
@@ -203,7 +204,7 @@ def digests() -> dict[str, str]:
     for name, path in DIGESTS.items():
         try:
             found[name] = str(read_json(path)["digest"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, LookupError, TypeError):
             continue
     return found
 

@@ -19,9 +19,9 @@ from reports import consistency, rebuilt
 ROOT = Path()
 
 
-def checks() -> list[tuple[str, Callable[[], Iterable[str]]]]:
+def checks(known: locks.Locks) -> list[tuple[str, Callable[[], Iterable[str]]]]:
     """What is checked, by the words that are printed: lines that name the places that fail."""
-    params, known = parameters.load(), locks.load(ROOT)
+    params = parameters.load()
     return [
         ("the report, rebuilt from metrics", lambda: rebuilt.changed(params, ROOT)),
         ("metrics against each other", lambda: consistency.contradictions(Path("metrics"))),
@@ -38,13 +38,12 @@ def checks() -> list[tuple[str, Callable[[], Iterable[str]]]]:
 
 def verify() -> int:
     """Print every check and its failures; returns how many lines failed."""
-    count = 0
-    for name, check in checks():
+    count, known = 0, locks.load(ROOT)
+    for name, check in checks(known):
         found = list(dict.fromkeys(check()))
         print(f"{'differs' if found else 'ok':8}{name}")
         print(*(f"        {line}" for line in found), sep="\n", end="\n" * bool(found))
         count += len(found)
-    known = locks.load(ROOT)
     notes = (locks.older_code, locks.earlier_inputs, locks.uncommitted)
     for line in (line for note in notes for line in note(known)):
         print(f"note    {line}")

@@ -3,7 +3,6 @@ contradicts its neighbours."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from lesa.errors import UserError
-from lesa.params import SHORT
+from lesa.files import read_object
 
 RELATIVE = 1e-6  # losses are means of float32 numbers
 Part = Mapping[str, Any]
@@ -145,21 +144,10 @@ def links(metrics: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
         yield (pretrain, "learning_rate"), (grid, "best")
 
 
-def mapping_of(path: Path) -> Part:
-    """What a metrics file holds. Raises UserError naming it if that is no mapping in JSON."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: must be a JSON object (got {SHORT.repr(content)})")
-    return content
-
-
 def read(folder: Path, name: str) -> Part:
     """Nothing of a file that is not there, nor of one that `contradictions` names as broken."""
     try:
-        return mapping_of(folder / name)
+        return read_object(folder / name)
     except UserError:
         return {}
 
@@ -232,7 +220,7 @@ def contradictions(metrics: Path) -> Iterator[str]:
     one contradicts."""
     for path in sorted(metrics.rglob("*.json")):
         try:
-            yield from within_file(str(path), mapping_of(path))
+            yield from within_file(str(path), read_object(path))
         except UserError as error:
             yield str(error)
     yield from between_files(metrics)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lesa.errors import UserError
+from lesa.files import read_object
 from lesa.params import Params
 from reports.paired import Array, document_means
 from reports.record import Json as Json  # also of those who read what is loaded here
@@ -142,18 +142,12 @@ def read(folder: Path, name: str) -> Json:
     if not path.is_file():
         raise UserError(f"{path}: not found; run stage {stage} first (`dvc repro`)")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); run {again} again") from None
+        value = read_object(path)
+    except UserError as error:
+        raise UserError(f"{error}; run {again} again") from None
     if said := wrong(stage, inner, value):
         raise UserError(f"{path}: {said}; run {again} again")
-    found: Json = value
-    return found
-
-
-def _no_number(constant: str) -> None:
-    """Python reads what JSON does not have, and no stage writes."""
-    raise ValueError(f"{constant} is no number")
+    return value
 
 
 def load(folder: str | Path, params: Params) -> Metrics:

@@ -317,13 +317,11 @@ def shape_of(stage: str, name: str, value: Json) -> Any:
     return HumanEval if name.startswith(HUMANEVAL) else SHAPES[stage]
 
 
-def wrong(stage: str, name: str, value: Any) -> str | None:
+def wrong(stage: str, name: str, value: Json) -> str | None:
     """What is wrong with the content of metrics/<stage>/<name>.json, or nothing.
 
     name: without its ending; empty for a stage of one file.
     """
-    if not isinstance(value, dict):
-        return "expected a JSON object"
     try:
         TypeAdapter(shape_of(stage, name, value)).validate_python(value, strict=True)
     except ValidationError as error:

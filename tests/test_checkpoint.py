@@ -250,7 +250,7 @@ BAD: list[tuple[Damage, str]] = [
     (cut_data, "not a whole safetensors file"),
     (cut_header, "not a whole safetensors file"),
     (empty_shard, "not a whole safetensors file"),
-    (no_config, r"config\.json: missing"),
+    (no_config, r"config\.json: cannot be read \(No such file or directory\)"),
     (config_cut_short, r"config\.json: not JSON"),
     (remove_weights, "holds neither model.safetensors nor"),
     (no_shard, "which is not there"),

@@ -191,6 +191,19 @@ def test_a_plan_that_does_not_fit_fails(
     assert last_line(err).startswith("error: memory: ")
 
 
+def test_what_a_plan_asks_of_the_disk_is_what_it_prints(
+    base: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """`expand` writes each file once: DVC's cache, and what it copies, are the pipeline's."""
+    monkeypatch.setattr(planning, "this_machine", lambda: MACHINE)
+    whole = lesa.plan(base, layers=9).disk
+    for disk, wanted in ((whole, 0), (whole - 1, 1)):
+        machine = replace(MACHINE, disk=disk, hard_links=False)
+        monkeypatch.setattr(planning, "this_machine", lambda machine=machine: machine)
+        status, _, err = run("plan", base, "--layers", 9)
+        assert status == wanted, err
+
+
 def test_llama_pro_has_the_bases_logits_and_perplexity(
     base: Path, text: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -177,3 +177,11 @@ def test_groups_are_held_out_whole() -> None:
     assert split(made, chats(max_conversations=5), "key")["train"] == found["train"][:5]
     with pytest.raises(UserError, match=r"^key\.heldout_share: 0\.25 of 1 groups"):
         split(made[:3], chats(), "key")
+
+
+def test_a_file_of_another_kind_is_refused_by_the_key_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "chats.txt"
+    path.write_text("Hello.")
+    source = ChatFiles(source="files", paths=[str(path)], license="none")
+    with pytest.raises(UserError, match=r"^text\.paths: .*chats\.txt: must end in \.jsonl or"):
+        list(conversations(source, "text"))

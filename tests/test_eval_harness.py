@@ -218,7 +218,7 @@ def test_bad_checkpoints(tmp_path: Path, tiny: Path, suite: Suite) -> None:
             score(folder, suite, bootstrap_iters=2)
         assert "\n" not in str(raised.value)
 
-    refused(tmp_path / "missing", "config.json: missing")
+    refused(tmp_path / "missing", r"config.json: cannot be read \(No such file")
     folder = tmp_path / "cut"
     folder.mkdir()
     (folder / "config.json").write_bytes((tiny / "config.json").read_bytes())

@@ -141,3 +141,27 @@ def test_digests(tmp_path: Path) -> None:
     (tmp_path / "b" / "c").write_bytes(b"text")
     (tmp_path / "a").rename(tmp_path / "d")
     assert len({before, changed, files.tree_digest(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1', "not JSON"),
+        (b'{"a": NaN}', "not JSON (NaN is no number)"),
+        (b'{"a": [1e999]}', "not JSON (1e999 is no number)"),
+        (b"[" * 100000, "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[1]", "must hold a JSON object"),
+        (None, "cannot be read (No such file or directory)"),
+    ],
+)
+def test_what_is_no_json_object_is_one_line(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        files.read_object(path)
+    assert str(error.value).startswith(f"{path}: {said}")
+    assert "\n" not in str(error.value)

@@ -235,7 +235,7 @@ def test_paths_of_a_base_and_of_texts(tmp_path: Path, name: str) -> None:
         prepare(base, tmp_path)
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError) as raised:
-        local_file(name + ".md")
+        local_file(name + ".md", "key", [".txt", ".jsonl"])
     assert "\n" not in str(raised.value)
 
 

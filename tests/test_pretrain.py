@@ -376,9 +376,7 @@ def test_resume_after_the_last_step(averaged: Path, blocks: Dataset, tmp_path: P
     same, again = train(Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE), tmp_path)
     assert same.keys() == whole.keys()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in same.items())
-    assert again["trainable_parameters"] == curve["trainable_parameters"]
-    assert heldout_losses(again) == heldout_losses(curve)
-    assert again["train"] == curve["train"]
+    assert again == curve  # its seconds, too
 
 
 def test_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -416,7 +414,6 @@ def test_a_gpu_is_waited_for_before_the_clock_is_read(
             timer.on_step_begin()
             timer.on_step_end()
     assert events == ["synchronize", "read"] * 6
-    assert len(timer.seconds) == 3
 
 
 def test_too_few_blocks(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, name: str, *words: str, **options: Any) -> None:
     """`python -m pipelines.<name> words…` of a stage that does nothing."""
     monkeypatch.setattr(sys, "argv", [name, *words])
+    monkeypatch.setattr(sys, "orig_argv", ["/bin/python", "-m", f"pipelines.{name}", *words])
     monkeypatch.setattr(stage, "track", lambda *_: nullcontext(Tracker()))
     monkeypatch.setattr(stage, "check_methods", lambda _: None)
     stage.run_stage(name, lambda *_: None, *(f"argument{i}" for i in range(len(words))), **options)

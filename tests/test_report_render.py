@@ -178,7 +178,7 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("[]", "expected a JSON object"), ("{}", "lacks the key 'learning_rate'")],
+    [("{", "not JSON"), ("[]", "must hold a JSON object"), ("{}", "lacks the key 'learning_rate'")],
 )
 def test_a_broken_file_is_named(text: str, message: str, tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics")

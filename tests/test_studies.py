@@ -195,13 +195,13 @@ def test_a_stopped_removal_goes_on(
 ) -> None:
     stage("studies.removal.removal", here[1])
     whole = read_json("artifacts/removal/base.json")
-    measured: list[torch.nn.Module] = []
+    measured: list[int] = []
 
-    def killed_at_third(layer: torch.nn.Module, *args: Any) -> list[float]:
-        measured.append(layer)
+    def killed_at_third(model: Any, layer_idx: int, *args: Any) -> list[float]:
+        measured.append(layer_idx)
         if len(measured) == 3:
             raise KeyboardInterrupt
-        return losses_without(layer, *args)
+        return losses_without(model, layer_idx, *args)
 
     monkeypatch.setattr("pipelines.studies.removal.removal.losses_without", killed_at_third)
     with pytest.raises(KeyboardInterrupt):

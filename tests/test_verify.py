@@ -298,6 +298,19 @@ def test_a_broken_metrics_file_is_a_line_and_the_others_are_checked(
     assert "metrics/start/lesa_1.json: loss is 5.0" in said
 
 
+@pytest.mark.parametrize("cut", [0, 40])
+def test_a_lock_that_dvc_would_not_take_is_one_line(
+    cut: int, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "pipelines" / "studies" / "start" / "dvc.lock"
+    path.write_text(path.read_text()[:cut])
+    monkeypatch.setattr(sys, "argv", ["verify"])
+    assert verify.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: pipelines/studies/start/dvc.lock: no lock of DVC (")
+    assert said.count("\n") == 1
+
+
 def test_numbers_that_are_none_are_a_line(copy: Path) -> None:
     write_json(copy / "metrics" / "odd.json", {"heldout_loss": 1.0, "heldout_perplexity": "many"})
     (said,) = consistency.contradictions(Path("metrics"))

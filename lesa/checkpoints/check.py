@@ -17,11 +17,11 @@ from lesa.checkpoints.reader import (
     SINGLE,
     Checkpoint,
     read_config,
-    read_object,
     weight_files,
 )
 from lesa.downloads import explained
 from lesa.errors import UserError
+from lesa.files import read_object
 
 ADAPTER = "adapter_config.json"
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}

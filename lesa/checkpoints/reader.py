@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from lesa.checkpoints.families import Views, family_of
 from lesa.errors import UserError
+from lesa.files import read_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -35,22 +35,6 @@ REFUSED = {
 }
 # Masks and rotary frequencies that older versions of transformers stored and no model reads.
 BUFFER = re.compile(r"(.+\.)?((attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that must be there."""
-    if not path.is_file():
-        raise UserError(f"{path}: missing; a checkpoint folder has it")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(value, allow_nan=False)  # Python reads NaN and infinities, JSON has none
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must hold a JSON object")
-    return value
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -22,7 +22,8 @@ from lesa.method.basis import Basis, from_gram, gram
 from lesa.method.continuity import continuity
 from lesa.method.structure import span_coordinates
 from lesa.training.heldout import block_losses
-from lesa.training.removal import decoder_layers, losses_without
+from lesa.training.prefix import layers_of
+from lesa.training.removal import losses_without
 
 HELD = 0.9  # share of the squared singular values that `rank_90` of them hold
 
@@ -120,8 +121,8 @@ def removal(folder: Path, text: Path) -> list[float]:
     model, tokenizer = load(folder)
     blocks = windows(tokenizer, model.config, text)
     tokens = [len(block) - 1 for block in blocks]
-    layers = tqdm(decoder_layers(model), desc="without a layer", unit="layer", leave=False)
-    losses = [losses_without(layer, model, blocks, False, 1) for layer in layers]
+    layers = tqdm(range(len(layers_of(model))), desc="without a layer", unit="layer", leave=False)
+    losses = [losses_without(model, i, blocks, False, 1) for i in layers]
     losses.insert(0, block_losses(model, blocks, False, 1))
     whole, *without = np.average(losses, axis=1, weights=tokens)
     if not np.isfinite(whole):

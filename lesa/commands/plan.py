@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lesa.checkpoints.reader import read_object
 from lesa.commands.growth import chosen, gaps_of, layer_plan
 from lesa.commands.presets import preset_of
 from lesa.errors import UserError
+from lesa.files import read_object
 from lesa.method.fitting import ALL_TRIPLES
 from lesa.planning import budget, method_costs, model_costs
 from lesa.planning.architecture import Architecture, architecture
@@ -82,6 +82,7 @@ def plan(
         )
         for name, cost in costs.items()
     }
+    disk = sum(step.disk for step in steps.values()) + max(c.scratch for c in costs.values())
     return Plan(
         method=method,
         layers_before=a.num_layers,
@@ -93,9 +94,9 @@ def plan(
         trainable_parameters=model_costs.trainable(a, slots),
         steps=steps,
         memory=max(step.memory for step in steps.values()),
-        disk=sum(step.disk for step in steps.values()) + max(c.scratch for c in costs.values()),
+        disk=disk,
         seconds=sum(step.seconds for step in steps.values()),
-        lacking=lacking(costs, machine),
+        lacking=lacking(costs, machine, disk),
     )
 
 
@@ -123,9 +124,9 @@ def bases_cost(a: Architecture) -> Cost:
     return Cost(work, max(gram.memory, decomposed.memory), decomposed.output)
 
 
-def lacking(costs: Mapping[str, Cost], machine: Machine) -> str | None:
+def lacking(costs: Mapping[str, Cost], machine: Machine, disk: int) -> str | None:
     try:
-        budget.check(costs, machine)
+        budget.check(costs, machine, disk)
     except UserError as error:
         return str(error)
     return None

@@ -12,9 +12,10 @@ import yaml
 
 from lesa.checkpoints.base import NOTE, Base, describe, local_folder, random_config
 from lesa.checkpoints.families import Family, family_of
-from lesa.checkpoints.reader import read_config, read_object
+from lesa.checkpoints.reader import read_config
 from lesa.downloads import explained
 from lesa.errors import UserError
+from lesa.files import read_object
 from lesa.params import HubBase, PathBase, RandomBase
 
 

@@ -54,10 +54,10 @@ def disk_peak(costs: Sequence[Cost], machine: Machine) -> int:
     return kept + max(max(cost.scratch, cost.output) for cost in costs)
 
 
-def check(costs: Mapping[str, Cost], machine: Machine, present: int = 0) -> None:
+def check(costs: Mapping[str, Cost], machine: Machine, disk: int) -> None:
     """Raise UserError, one line with the figures, if GPUs, memory or disk will not do.
 
-    `present`: bytes of the run that lie on the disk already.
+    disk: bytes that the run still adds, at its fullest moment.
     """
     needs = {stage: need(cost, machine) for stage, cost in costs.items()}
     short = _gpus(costs, machine.accelerator.count if machine.accelerator else 0)
@@ -66,7 +66,6 @@ def check(costs: Mapping[str, Cost], machine: Machine, present: int = 0) -> None
     if machine.accelerator:
         device = {stage: amount.accelerator for stage, amount in needs.items()}
         short += _short(f"memory of {machine.accelerator.name}", device, machine.accelerator.memory)
-    disk = disk_peak(list(costs.values()), machine) - present
     short += _short("disk", {"the run": disk}, machine.disk)
     if short:
         hint = "a larger machine, a smaller model or batch, or fewer models would do"

@@ -20,10 +20,10 @@ from pydantic import Field
 
 from lesa.downloads import explained
 from lesa.errors import UserError
-from lesa.params import Positive, Rate, Strict
+from lesa.params import AtLeastTwo, Count, Positive, Rate, Strict
 from lesa.text.documents import local_file
 from lesa.text.python_source import standard_library
-from lesa.text.rows import rows
+from lesa.text.rows import READERS, rows
 
 ROLES = ("system", "user", "assistant")
 Message = dict[str, str]
@@ -71,8 +71,8 @@ class Chats(Strict):
     heldout_share: Rate  # of the groups
     max_conversations: Positive | None  # of those trained on; None: all
     heldout_conversations: Positive  # of the held-out groups, those that are scored
-    block_size: Annotated[int, Field(ge=2)]  # tokens; a longer conversation is left out
-    seed: int  # of the split and the order
+    block_size: AtLeastTwo  # tokens; a longer conversation is left out
+    seed: Count  # of the split and the order
 
 
 def conversations(source: Docstrings | ChatFiles | ChatHub, key: str) -> Iterator[Conversation]:
@@ -83,7 +83,7 @@ def conversations(source: Docstrings | ChatFiles | ChatHub, key: str) -> Iterato
         yield from hub_conversations(source, key)
     else:
         for name in source.paths:
-            path = local_file(name)
+            path = local_file(name, f"{key}.paths", list(READERS))
             for number, (where, row) in enumerate(rows(path)):
                 yield conversation(row, where, f"{path.name}:{number}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def documents(text: Text) -> Iterator[Document]:
     elif isinstance(text, HubText):
         yield from hub_documents(text)
     else:
-        for path in [local_file(name) for name in text.paths]:
+        for path in text_files(text):
             yield from file_documents(path, text.text_field)
 
 
@@ -54,9 +54,14 @@ def hub_documents(text: HubText) -> Iterator[Document]:
             yield document(row, text.text_field, where, str(number))
 
 
-def local_file(name: str) -> Path:
-    """The file of one entry of `corpus.text.paths`, which must be there and of a known kind."""
-    where = f"corpus.text.paths: {name}"
+def text_files(text: FileText) -> list[Path]:
+    """The files that the params name."""
+    return [local_file(name, "corpus.text.paths", [".txt", *READERS]) for name in text.paths]
+
+
+def local_file(name: str, key: str, suffixes: Sequence[str]) -> Path:
+    """The file of one entry of the params' `key`, which must be there and end in a suffix."""
+    where = f"{key}: {name}"
     try:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -66,8 +71,8 @@ def local_file(name: str) -> Path:
     except (OSError, RuntimeError) as error:  # a forbidden folder, a home that is not known
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{where}: cannot be read ({reason})") from None
-    if path.suffix.lower() not in {".txt", *READERS}:
-        raise UserError(f"{where}: must end in .txt, .jsonl or .parquet")
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{where}: must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
     return path
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from lesa.downloads import DOWNLOADS, check_names, download
 from lesa.errors import UserError
 from lesa.files import sha256, whole_folder
-from lesa.params import Positive, Strict
+from lesa.params import AtLeastTwo, Count, Positive, Strict
 from lesa.text.wikitext import Document
 
 # Of the standard library: what tests it, what is generated, and what pip brings.
@@ -43,8 +43,8 @@ class PythonFiles(Strict):
     train: Annotated[list[Package], Field(min_length=1)]
     heldout: Annotated[list[Package], Field(min_length=1)]
     min_characters: Positive  # shorter files are dropped
-    block_size: Annotated[int, Field(ge=2)]  # tokens per packed sequence of training
-    seed: int  # of the order of the training files
+    block_size: AtLeastTwo  # tokens per packed sequence of training
+    seed: Count  # of the order of the training files
 
 
 class PythonSource(PythonFiles):

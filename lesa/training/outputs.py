@@ -166,7 +166,8 @@ def fit_outputs(
 
 
 def fit(run: Run, rounds: int, damping: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """`fit_outputs` on the tokens of the run's steps, as `lesa.training.pretrain.train` trains.
+    """`fit_outputs` on the tokens of the run's steps, as `lesa.training.pretrain.train` trains; it
+    cannot be resumed.
 
     The run's learning rate is the step size. Held-out loss is measured at step 0, if the run says
     so, and at the end. Raises UserError as `zeroed_projections` does.
@@ -187,7 +188,7 @@ def fit(run: Run, rounds: int, damping: float) -> tuple[dict[str, Tensor], dict[
     share = len(blocks) // rounds
     parts = [blocks[i * share : (i + 1) * share] for i in range(rounds)]
     fitted = fit_outputs(model, plan, parts, run.learning_rate, damping, bf16)
-    seconds = now() - start
+    log.append({"seconds": (now() - start) / steps, "prefix_seconds": 0.0})
     log.append(scored(steps))
     trained = {name: tensor.cpu() for name, tensor in fitted.items()}
-    return trained, result(run, trained, log, [seconds / steps]) | {"prefix_seconds": 0.0}
+    return trained, result(run, trained, log)

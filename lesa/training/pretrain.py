@@ -194,7 +194,7 @@ def train(
     """
     with processes.group().main_process_first():  # it removes what is broken
         checkpoint = last_whole_checkpoint(work) if resumable else None
-    clock, prefix_seconds = Clock(), 0.0
+    clock = Clock()
     if checkpoint and steps_done(checkpoint) >= run.settings.max_steps:
         # Killed after its last step: Trainer would take one more.
         trained, log = left_by(checkpoint)
@@ -203,25 +203,20 @@ def train(
         measure_start = run.measure_start and checkpoint is None
         arguments = training_arguments(run, work, measure_start, resumable)
         callbacks = [clock, Forward(on_log)]
-        trainer, prefix_seconds = prepare(run, arguments, prefix_cache, callbacks)
+        trainer, clock.prefix_seconds = prepare(run, arguments, prefix_cache, callbacks)
         trainer.train(resume_from_checkpoint=checkpoint)  # evaluates after its last step, too
         trained, log = trained_tensors(trainer.model), trainer.state.log_history
-    return trained, result(run, trained, log, clock.seconds) | {"prefix_seconds": prefix_seconds}
+    return trained, result(run, trained, log)
 
 
-def result(
-    run: Run,
-    trained: Mapping[str, Tensor],
-    log: list[dict[str, Any]],
-    seconds: list[float],
-) -> dict[str, Any]:
-    """The numbers of a run, from Trainer's log and the seconds of the steps of this process.
+def result(run: Run, trained: Mapping[str, Tensor], log: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of a run, from Trainer's log with the seconds of `Clock`.
 
-    After a resume, the steps before it are taken to have been as long. What the cache of the frozen
-    layers' output cost is not in them. Raises CheckError, naming the learning rate, where the
-    training has diverged.
+    What the cache of the frozen layers' output cost is not in `seconds`. Raises CheckError, naming
+    the learning rate, where the training has diverged.
     """
-    step_seconds = median(seconds) if seconds else 0.0
+    timed = [row for row in log if "seconds" in row]
+    step_seconds = median(row["seconds"] for row in timed)
     try:
         points = curve(log, run.tokens_per_step)
     except CheckError as error:
@@ -234,8 +229,9 @@ def result(
         "heldout_tokens": sum(len(block) - 1 for block in run.heldout_blocks),
         "heldout_documents": list(run.heldout["document"]),
         **points,
-        "tokens_per_second": run.tokens_per_step / step_seconds if step_seconds else 0.0,
+        "tokens_per_second": run.tokens_per_step / step_seconds,
         "seconds": step_seconds * run.settings.max_steps,
+        "prefix_seconds": timed[-1]["prefix_seconds"],
     }
 
 

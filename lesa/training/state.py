@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import TrainerState
 
+from lesa.errors import UserError
 from lesa.files import read_json
 
 STATE = "trainer_state.json"  # Trainer's own, which it writes last
@@ -45,7 +46,7 @@ def last_whole_checkpoint(work: Path) -> str | None:
     for path in work.glob("checkpoint-*"):
         try:
             whole.append((steps_done(path), str(path)))
-        except (OSError, ValueError, KeyError):
+        except (UserError, LookupError, TypeError):
             shutil.rmtree(path)
     return max(whole)[1] if whole else None
 

@@ -41,17 +41,21 @@ def now() -> float:
 
 
 class Clock(TrainerCallback):
-    """Seconds of every optimiser step, without evaluation and checkpointing."""
+    """Puts the seconds of every optimiser step, without evaluation and checkpointing, and those of
+    the frozen layers below into Trainer's log, which a stopped run has again."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._start = 0.0
+        self.prefix_seconds = self._start = self._seconds = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._start = now()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(now() - self._start)
+        self._seconds = now() - self._start
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if "loss" in (row := state.log_history[-1]):
+            row |= {"seconds": self._seconds, "prefix_seconds": self.prefix_seconds}
 
 
 class Forward(TrainerCallback):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lesa.checkpoints.base import NOTE
-from lesa.checkpoints.reader import Checkpoint, read_object
+from lesa.checkpoints.reader import Checkpoint
+from lesa.files import read_object
 from lesa.upscaling.plan import LayerPlan
 
 ROUTER = (

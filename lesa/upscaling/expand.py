@@ -14,7 +14,7 @@ from lesa.checkpoints.writer import CARD, PLAN_FILE, copy_side_files, write_chec
 from lesa.files import whole_folder, write_json, write_text
 from lesa.params import Places
 from lesa.upscaling.card import card
-from lesa.upscaling.methods import Method, Source
+from lesa.upscaling.methods import Method, Source, copied_layer
 from lesa.upscaling.plan import LayerPlan, to_json
 
 
@@ -22,11 +22,7 @@ def layers(source: Source, method: Method, plan: LayerPlan) -> Iterator[tuple[st
     """Named tensors of all layers of the deepened model, one layer in memory at a time."""
     source, base = replace(source, plan=plan, memo={}), source.base
     for slot in tqdm(plan, desc="layers", unit="layer", leave=False):
-        if slot.new:
-            made = method.layer(source, slot)
-        else:
-            assert slot.copy_of is not None
-            made = base.layer(slot.copy_of)
+        made = (method.layer if slot.new else copied_layer)(source, slot)
         for suffix in base.suffixes():
             yield base.layer_tensor(slot.layer_idx, suffix), made[suffix]
 

@@ -45,9 +45,10 @@ class Source:
 MakeLayer = Callable[[Source, Slot], Layer]
 
 
-def no_layer(source: Source, slot: Slot) -> Layer:
-    """Of a method whose plan holds plain copies alone."""
-    raise AssertionError("a plain copy is not made")
+def copied_layer(source: Source, slot: Slot) -> Layer:
+    """The base layer that the slot is made from, as stored."""
+    assert slot.copy_of is not None
+    return source.base.layer(slot.copy_of)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Method:
     """
 
     plan: Callable[[int, Places], LayerPlan]
-    layer: MakeLayer = no_layer
+    layer: MakeLayer = copied_layer
     fits: int = 0
     bases: bool = False
     options: type[Strict] = NoOptions
@@ -91,12 +92,6 @@ def options(method: Method, given: Mapping[str, Any], key: str, name: str) -> St
 def neighbours_mean(lower: Tensor, upper: Tensor) -> Tensor:
     """Mean of two tensors, computed in float32, in the dtype of the lower one."""
     return ((lower.float() + upper.float()) / 2).to(lower.dtype)
-
-
-def copied_layer(source: Source, slot: Slot) -> Layer:
-    """The base layer that the slot is made from, as stored."""
-    assert slot.copy_of is not None
-    return source.base.layer(slot.copy_of)
 
 
 def zero_outputs(base: Checkpoint, layer: Layer) -> Layer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,7 @@ def predicted(lower_idx: int) -> Slot:
 
 def stack(slots: Iterable[Slot]) -> LayerPlan:
     """Number the layers of a deepened model, given from the lowest up."""
-    return [
-        Slot(i, slot.copy_of, slot.between, slot.new, slot.trainable)
-        for i, slot in enumerate(slots)
-    ]
+    return [replace(slot, layer_idx=i) for i, slot in enumerate(slots)]
 
 
 def insert_between(num_layers: int, gaps: Places) -> LayerPlan:
@@ -132,9 +129,10 @@ def read_plan(folder: Path, num_layers: int) -> LayerPlan:
     path = folder / PLAN_FILE
     if not path.is_file():
         raise UserError(f"{folder}: has no {PLAN_FILE}; give a folder that `lesa expand` made")
+    rows = read_json(path)
     try:
-        plan = from_json(read_json(path))
-    except ValueError:  # of JSON, of UTF-8, of a plan
+        plan = from_json(rows)
+    except ValueError:
         raise UserError(f"{path}: is no layer plan as `lesa expand` writes it") from None
     if [slot.layer_idx for slot in plan] != list(range(num_layers)):
         raise UserError(

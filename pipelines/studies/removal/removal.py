@@ -12,8 +12,9 @@ from lesa.machine import compute_device
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.heldout import block_losses
+from lesa.training.prefix import layers_of
 from lesa.training.pretrain import dtype_name, load_model
-from lesa.training.removal import decoder_layers, losses_without
+from lesa.training.removal import losses_without
 from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS
 from pipelines.stage import run_stage
@@ -30,10 +31,10 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     key = key_of(folders, bf16, size, code_digest("pipelines.studies.removal.removal"))
     with work_folder("artifacts/work/removal", key) as unfinished:
         without = []
-        for i, layer in enumerate(tqdm(decoder_layers(model), desc="without", unit="layer")):
+        for i in tqdm(range(len(layers_of(model))), desc="without", unit="layer"):
             done = unfinished / f"{i}.json"
             if not done.is_file():
-                write_json(done, losses_without(layer, model, blocks, bf16, size))
+                write_json(done, losses_without(model, i, blocks, bf16, size))
             without.append(read_json(done))
         found = {
             "profile": params.profile,

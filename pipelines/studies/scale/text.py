@@ -6,10 +6,9 @@ import argparse
 import platform
 import random
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from lesa.errors import UserError
 from lesa.files import whole_folder, write_json
@@ -28,7 +27,7 @@ class PackedSource(PythonFiles):
     """blocks_per_package: of each held-out package, at even distances; of the held-out packages,
     every other one is for validation."""
 
-    blocks_per_package: Annotated[int, Field(ge=1)]
+    blocks_per_package: Positive
     max_tokens: Positive  # of training
 
 

@@ -35,7 +35,7 @@ from lesa.method.basis import Basis, from_gram, gram
 from lesa.method.coefficients import Coefficients
 from lesa.method.fitting import kind_seed
 from lesa.method.predictor import fit, score
-from lesa.params import Params, Predictor, Strict
+from lesa.params import AtLeastTwo, Count, Params, Predictor, Strict
 from pipelines.closure import code_digest
 from pipelines.stage import run_stage
 from pipelines.study import study_params
@@ -48,9 +48,9 @@ Split = tuple[list[int], list[int]]  # middle layers of the pool to train on and
 
 class Parity(Strict):
     preset: str  # of the predictors
-    seeds: Annotated[list[int], Field(min_length=1)]  # of the predictors
-    test_every: Annotated[int, Field(ge=2)]  # one triple, or one layer, of so many is held out
-    split_seed: int  # of the random split
+    seeds: Annotated[list[Count], Field(min_length=1)]  # of the predictors
+    test_every: AtLeastTwo  # one triple, or one layer, of so many is held out
+    split_seed: Count  # of the random split
 
 
 def pooled_split(way: str, variants: int, num_layers: int, own: Parity) -> Split:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lesa.errors import UserError
-from lesa.params import Name, Params, Strict
+from lesa.params import Count, Name, Params, Strict
 from pipelines.continued import Job, Learner, continue_training
 from pipelines.stage import run_stage
 from pipelines.study import Schedule, study_params, with_train
@@ -18,7 +18,7 @@ class Variant(Strict):
     their order."""
 
     text: str
-    seed: int
+    seed: Count
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
