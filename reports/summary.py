@@ -21,7 +21,7 @@ PAPER = (
     "from their neighbours, and says that this starts lower, costs less and ends better than "
     "LLaMA Pro and SOLAR."
 )
-LEVEL = "neither lower nor higher"  # an interval that spans zero
+LEVEL = "is not told apart at its start"  # an interval that spans zero
 NEAR_RANK_ONE = 0.5  # of the squared norm of a matrix, in its largest singular value
 
 
@@ -50,7 +50,7 @@ def by_verdict(judged: list[Claim]) -> list[str]:
 WORDS = {
     str(Verdict.HOLDS): "What holds",
     str(Verdict.FAILS): "What does not hold",
-    "differs": "What holds only in part, by preset, seed, size or rival",
+    "differs": "What holds only in part, by preset, seed, split or size",
     str(Verdict.UNDECIDED): "Not decided",
     str(Verdict.CANNOT): "Not tested yet",
 }
@@ -155,14 +155,15 @@ def fitted_on(m: Metrics) -> list[str]:
         for lesa in presets:
             for other in start.of_preset(m, "lesa", lesa.preset):
                 if other.settings == settings:
-                    words = in_order(start.difference(other, lesa), "lower", "higher", LEVEL)
+                    gap = start.difference(other, lesa)
+                    words = in_order(gap, "starts lower", "starts higher", LEVEL)
                     found.setdefault(words, []).append(f"`{lesa.preset}`")
         starts = [
             words if len(of) == len(presets) else f"{words} ({', '.join(of)})"
             for words, of in found.items()
         ]
         if starts:
-            said.append(f"fitted on {on} it starts {', '.join(starts)}")
+            said.append(f"fitted on {on} it {', '.join(starts)}")
     return said
 
 
@@ -173,10 +174,10 @@ def permuted(m: Metrics) -> list[str]:
         for lesa in start.lesa_starts(m)[:1]
         for other in start.of_preset(m, "lesa_permuted", lesa.preset)
     ]
-    words = {in_order(gap, "lower", "higher", LEVEL) for gap in gaps}
+    words = {in_order(gap, "starts lower", "starts higher", LEVEL) for gap in gaps}
     if len(words) != 1:
         return []
-    return [f"with its predictions in one another's gaps it starts {words.pop()}"]
+    return [f"with its predictions in one another's gaps it {words.pop()}"]
 
 
 def by_norm_weight(m: Metrics) -> list[str]:
@@ -189,7 +190,7 @@ def by_norm_weight(m: Metrics) -> list[str]:
     }
     if len(found) < 2:
         return []
-    least, most = min(found), max(found)
+    least, most = min(found), max(found, key=lambda weight: found[weight])
     return [
         f"the norm term's weight alone takes it from {three(found[least])} at {least:g} to "
         f"{three(found[most])} at {most:g} (one seed)"
