@@ -150,7 +150,7 @@ def main(m: Metrics, published: list[Json]) -> Table:
             return f"metrics/evaluate/{phase}/{here.model}.json" if own else official.SOURCES
         return STEPS_FILE if timed and column.startswith("relative") else here.source
 
-    study = ", longer runs of the study `budget`" if studied(m) else ""
+    study = ", runs of the study `budget`" if studied(m) else ""
     return Table(
         "paper_main",
         f"The paper's main result, published (Llama-3-8B to 11.5B) and here{study}; time with the "
