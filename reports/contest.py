@@ -19,6 +19,7 @@ from reports.training_runs import (
     groups,
     new_layers,
     on_the_way,
+    shared_seeds,
     told_apart,
 )
 
@@ -166,11 +167,24 @@ def worth(m: Metrics) -> list[str]:
         if not contest.study or lesa is None or llama_pro is None:
             continue
         if (gap := difference(lesa, llama_pro)) is not None:
-            order = in_order(gap, "below", "above", "not told apart from")
-            parts = [f"it is {order} LLaMA Pro", *ahead(contest)]
-            parts += [*controls.ends(m, contest.runs), *at_an_edge(m, contest)]
+            parts = [f"it is {placed(gap)} LLaMA Pro{beside_solar(contest)}", *ahead(contest)]
+            parts += [*controls.ends(m, contest.study, contest.runs), *at_an_edge(m, contest)]
             said.append(f"After {contest.where('lesa', 'llama_pro')} {'; '.join(parts)}")
     return [f"**LESA after training:** {'. '.join(said)}."] if said else []
+
+
+def placed(gap: Interval) -> str:
+    return in_order(gap, "below", "above", "not told apart from")
+
+
+def beside_solar(contest: Contest) -> str:
+    """Where LESA ends beside the other baseline, with the seeds if they are fewer."""
+    lesa, llama_pro, solar = (contest.runs.get(n) for n in ("lesa", "llama_pro", "solar"))
+    if not lesa or not llama_pro or not solar or (gap := difference(lesa, solar)) is None:
+        return ""
+    seeds = len(shared_seeds(lesa, solar))
+    few = f" ({seeds} seed)" if seeds == 1 < len(shared_seeds(lesa, llama_pro)) else ""
+    return f" and {placed(gap)} SOLAR{few}"
 
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
@@ -183,7 +197,8 @@ def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
         and (own := sought.get(f"{contest.study}-{model}"))
         and rates.at_an_edge(own[0])
     ]
-    return [f"the rate of {listed(found)} is the last of those tried"] if found else []
+    said = f"a higher rate may do better for {listed(found)}: the highest that was tried was best"
+    return [said] if found else []
 
 
 def ahead(contest: Contest) -> list[str]:
@@ -193,11 +208,12 @@ def ahead(contest: Contest) -> list[str]:
         if (other := contest.runs.get(name)) is None:
             continue
         if gaps := on_the_way(contest.runs["lesa"], other):
-            lower, _ = told_apart(gaps)
+            lower, higher = told_apart(gaps)
             first = f", first after {lower[0]:,} tokens" if lower else ""
-            words = f"at {len(lower) or 'none'} of {len(gaps)} points{first}"
+            counts = f"{len(higher) or 'none'} of {len(gaps)} points"
+            words = f"at {counts}, below at {len(lower) or 'none'}{first}"
             found.setdefault(words, []).append(name)
-    return [f"it was below {listed(names)} {words}" for words, names in found.items()]
+    return [f"it was above {listed(names)} {words}" for words, names in found.items()]
 
 
 def budgets(m: Metrics) -> list[Contest]:

@@ -9,7 +9,7 @@ from reports.budget import SOURCES, longer_runs
 from reports.claims import in_order
 from reports.measured import Metrics
 from reports.tables import Row, Table
-from reports.training_runs import Runs, difference, file_of, shared_seeds
+from reports.training_runs import Runs, difference, file_of, on_the_cpu, shared_seeds
 
 # Models of study `budget`, and what each has in place of LESA's predictions; what else makes a
 # layer of LESA's is as in LESA.
@@ -27,8 +27,9 @@ REPLACED = {
     "ridge": "ridge regression in closed form",
     "average": "means of the two neighbours",
     "identity": "copies of the layer below, outputs zeroed",
+    "original_layers": "no new layer: as many of the base's own train",
 }
-NO_CONTROLS = ("lesa_again", "lesa_official", "identity")
+NO_CONTROLS = ("lesa_again", "lesa_official", "identity", "original_layers")
 
 
 def series(names: list[str]) -> str:
@@ -36,21 +37,40 @@ def series(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
-def ends(m: Metrics, runs: Mapping[str, Runs]) -> list[str]:
+def lesa_beside(m: Metrics, runs: Mapping[str, Runs], name: str) -> Runs:
+    """LESA's runs that a control's are compared with: on the control's machine where it has one
+    seed, as predictors of one seed differ by the machine that they are fitted on."""
+    again, own = runs.get("lesa_again"), runs[name]
+    one_seed = len(own.by_seed) == 1 and on_the_cpu(m, "budget", own)
+    return again if again is not None and one_seed and name != "lesa_again" else runs["lesa"]
+
+
+def limits(m: Metrics, study: str, runs: Mapping[str, Runs], names: list[str]) -> str:
+    """Which controls have one seed, and which the rate that was sought for LESA."""
+    sought, said = rates.sought(m), dict[str, list[str]]()
+    for words, exempt in (
+        ("one seed", [n for n in names if len(shared_seeds(runs[n], runs["lesa"])) > 1]),
+        ("LESA's rate", [n for n in names if f"{study}-{n}" in sought]),
+    ):
+        if len(exempt) < len(names):
+            but = f" but for {series([f'`{n}`' for n in exempt])}" if exempt else ""
+            said.setdefault(but, []).append(words)
+    return "; ".join(f"{series(words)}{but}" for but, words in said.items())
+
+
+def ends(m: Metrics, study: str, runs: Mapping[str, Runs]) -> list[str]:
     """Which controls end below LESA, which above it, and which are not told apart from it."""
     below, above, level = "ends below it for", "ends above it for", "is not told apart from it for"
     found: dict[str, list[str]] = {below: [], above: [], level: []}
-    for name in REPLACED:
-        if (
-            name in runs
-            and name not in NO_CONTROLS
-            and (gap := difference(runs[name], runs["lesa"])) is not None
-        ):
+    names = [name for name in REPLACED if name in runs and name not in NO_CONTROLS]
+    for name in names:
+        if (gap := difference(runs[name], lesa_beside(m, runs, name))) is not None:
             found[in_order(gap, below, above, level)].append(f"`{name}`")
-    said = [f"{place} {series(names)}" for place, names in found.items() if names]
+    few = f" ({said})" if (said := limits(m, study, runs, names)) else ""
+    parts = [f"{place} {series(of)}" for place, of in found.items() if of]
     in_table = REPLACED.keys() & beside_lesa(m).keys()
     link = "[what stands in](#table-controls)" if in_table else "what stands in"
-    return [f"{link} for its predictions {', '.join(said)}"] if said else []
+    return [f"{link} for its predictions{few} {', '.join(parts)}"] if parts else []
 
 
 def beside_lesa(m: Metrics) -> dict[str, Runs]:
@@ -70,8 +90,10 @@ def table(m: Metrics) -> Table:
             "seeds": len(shared_seeds(runs[name], runs["lesa"])),
             "learning rate": float(runs[name].first["learning_rate"]),
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
-            "before training": difference(runs[name], runs["lesa"], 0, 0),
-            f"after {runs['lesa'].tokens:,} tokens": difference(runs[name], runs["lesa"]),
+            "before training": difference(runs[name], lesa_beside(m, runs, name), 0, 0),
+            f"after {runs['lesa'].tokens:,} tokens": difference(
+                runs[name], lesa_beside(m, runs, name)
+            ),
         }
         for name in REPLACED
         if name in runs
@@ -80,8 +102,8 @@ def table(m: Metrics) -> Table:
         "controls",
         "What LESA's start is worth after training: held-out loss minus LESA's, nats a token, over "
         "the seeds that both have. A rate that was not sought for a control is the one that was "
-        "sought for LESA, which favours LESA. A start moves by hundredths with the machine that "
-        "its predictors are fitted on (docs/start.md)",
+        "sought for LESA, which favours LESA. Those of one seed that a CPU trained are minus "
+        "`lesa_again`, LESA on their machine",
         SOURCES,
         rows,
         lambda row, _: file_of("budget", runs[str(row["model"])]),

@@ -150,7 +150,7 @@ def main(m: Metrics, published: list[Json]) -> Table:
             return f"metrics/evaluate/{phase}/{here.model}.json" if own else official.SOURCES
         return STEPS_FILE if timed and column.startswith("relative") else here.source
 
-    study = ", longer runs of the study `budget`" if studied(m) else ""
+    study = ", runs of the study `budget`" if studied(m) else ""
     return Table(
         "paper_main",
         f"The paper's main result, published (Llama-3-8B to 11.5B) and here{study}; time with the "
@@ -306,7 +306,7 @@ def freezing(m: Metrics, published: Json) -> Table:
             }
             if frozen and runs and trains != "new" and shared_seeds(runs, frozen):
                 row["minus that of new layers alone"] = difference(runs, frozen)
-                row["fluctuation, times"] = c09_without_freezing.fluctuation(runs, frozen)[0]
+                row["fluctuation, times"] = c09_without_freezing.fluctuation(runs, frozen)
             rows.append(row)
     return Table(
         "paper_freezing",

@@ -9,26 +9,27 @@ import re
 
 import numpy as np
 
-from reports import rerun, start
+from reports import official, rerun, start
 from reports.claims import Claim, Verdict, in_order, in_short
 from reports.contest import advice, nats, of_own_text, worth
 from reports.measured import Json, Metrics, files, perplexity_at
-from reports.tables import Table, number
-from reports.training_runs import called, difference
+from reports.tables import Table, number, show_interval
+from reports.training_runs import difference, schedules
 
 PAPER = (
     "**The paper:** LESA makes a language model deeper with layers that a small network predicts "
     "from their neighbours, and says that this starts lower, costs less and ends better than "
     "LLaMA Pro and SOLAR."
 )
-LEVEL = "neither lower nor higher"  # an interval that spans zero
+LEVEL = "is not told apart at its start"  # an interval that spans zero
 NEAR_RANK_ONE = 0.5  # of the squared norm of a matrix, in its largest singular value
 
 
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
     """The answer in short: each line is a sentence or two of Markdown that begin in bold."""
     here = f"**Here:** {setting(m)}: {perplexities(m)}."
-    return [PAPER, here, *by_verdict(judged), origin(m), *worth(m), advice(m)]
+    answers = [*by_verdict(judged), origin(m), *worth(m), *benchmarks(m), advice(m), reach(m)]
+    return [PAPER, here, *answers]
 
 
 def by_verdict(judged: list[Claim]) -> list[str]:
@@ -47,10 +48,56 @@ def by_verdict(judged: list[Claim]) -> list[str]:
     return said
 
 
+def benchmarks(m: Metrics) -> list[str]:
+    """The paper's main measure: LESA's average over the tasks of study official, and its lead."""
+    if (lesa := official.of_model(m, "lesa", "trained")) is None:
+        return []
+    found = official.examples(lesa)
+    leads = [
+        f"{words} {show_interval(gap)}"
+        for (model, phase), words in AGAINST.items()
+        if (other := official.of_model(m, model, phase))
+        and (gap := official.difference(lesa, other)) is not None
+    ]
+    count = sum(map(len, found.values()))
+    average = float(np.mean([100 * results.mean() for results in found.values()]))
+    minus = f"; in points minus that of {', '.join(leads)}" if leads else ""
+    return [
+        f"**Benchmarks:** over {len(found)} tasks of {count:,} examples trained LESA's average "
+        f"accuracy is {average:.1f}%{minus} (one seed of study `budget`'s shortest schedule)."
+    ]
+
+
+AGAINST = {  # of study official, by model and phase
+    ("llama_pro", "trained"): "LLaMA Pro",
+    ("solar", "trained"): "SOLAR",
+    ("base", "trained"): "the trained base",
+    ("base", "init"): "the untouched base",
+}
+
+
+def reach(m: Metrics) -> str:
+    """How far the numbers reach, and what others found where they do not."""
+    texts = [f"{len(set(next(iter(m.pretrain.values()))['heldout_documents']))} documents"]
+    if m.scale:
+        packages = set(next(iter(m.scale.values()))["heldout_documents"])
+        texts.append(f"{len(packages)} packages of Python source")
+    leads = [
+        f"{-gap.value:.2f} ± {gap.stderr:.2f} points above {rerun.NAMES[method]}"
+        for method in ("llama_pro", "solar")
+        if (gap := rerun.minus_lesa(rerun.models()[-1], method, rerun.LAST)) and gap.stderr
+    ]
+    return (
+        f"**How far this reaches:** one model of {three(m.base['parameters'] / 1e6)}M parameters, "
+        f"held out {' and '.join(texts)}. Others re-ran the paper at {rerun.models()[-1]}: LESA's "
+        f"mean accuracy is {' and '.join(leads)} (± one standard error)."
+    )
+
+
 WORDS = {
     str(Verdict.HOLDS): "What holds",
     str(Verdict.FAILS): "What does not hold",
-    "differs": "What holds only in part, by preset, seed, size or rival",
+    "differs": "What holds only in part, by preset, seed, split or size",
     str(Verdict.UNDECIDED): "Not decided",
     str(Verdict.CANNOT): "Not tested yet",
 }
@@ -155,14 +202,15 @@ def fitted_on(m: Metrics) -> list[str]:
         for lesa in presets:
             for other in start.of_preset(m, "lesa", lesa.preset):
                 if other.settings == settings:
-                    words = in_order(start.difference(other, lesa), "lower", "higher", LEVEL)
+                    gap = start.difference(other, lesa)
+                    words = in_order(gap, "starts lower", "starts higher", LEVEL)
                     found.setdefault(words, []).append(f"`{lesa.preset}`")
         starts = [
             words if len(of) == len(presets) else f"{words} ({', '.join(of)})"
             for words, of in found.items()
         ]
         if starts:
-            said.append(f"fitted on {on} it starts {', '.join(starts)}")
+            said.append(f"fitted on {on} it {', '.join(starts)}")
     return said
 
 
@@ -173,10 +221,10 @@ def permuted(m: Metrics) -> list[str]:
         for lesa in start.lesa_starts(m)[:1]
         for other in start.of_preset(m, "lesa_permuted", lesa.preset)
     ]
-    words = {in_order(gap, "lower", "higher", LEVEL) for gap in gaps}
+    words = {in_order(gap, "starts lower", "starts higher", LEVEL) for gap in gaps}
     if len(words) != 1:
         return []
-    return [f"with its predictions in one another's gaps it starts {words.pop()}"]
+    return [f"with its predictions in one another's gaps it {words.pop()}"]
 
 
 def by_norm_weight(m: Metrics) -> list[str]:
@@ -189,7 +237,7 @@ def by_norm_weight(m: Metrics) -> list[str]:
     }
     if len(found) < 2:
         return []
-    least, most = min(found), max(found)
+    least, most = min(found), max(found, key=lambda weight: found[weight])
     return [
         f"the norm term's weight alone takes it from {three(found[least])} at {least:g} to "
         f"{three(found[most])} at {most:g} (one seed)"
@@ -270,10 +318,13 @@ def budget_here(m: Metrics) -> str:
     ends = [run["steps"][-1] for run in m.pretrain.values()]
     steps, tokens = (max(int(end[key]) for end in ends) for key in ("step", "tokens"))
     rates = sorted({float(run["learning_rate"]) for run in m.pretrain.values()})
-    said = f"{steps:,} steps, {tokens:,} tokens; each model's rate from a grid ({number(rates[0])}"
-    said += f" to {number(rates[-1])})" if len(rates) > 1 else ")"
-    if (lesa := called(m.budget, "lesa")) is not None:
-        said += f"; study `budget`: {lesa.max_steps:,} steps, {lesa.tokens:,} tokens"
+    grid = {f"{int(own['max_steps'])} steps" for own in m.grid.values() if "max_steps" in own}
+    of = f" of {' or '.join(sorted(grid))}" if grid else ""
+    span = " to ".join(number(rate) for rate in sorted({rates[0], rates[-1]}))
+    said = f"{steps:,} steps, {tokens:,} tokens; each model's rate from a grid{of} ({span})"
+    for study, found in (("budget", m.budget), ("scale", m.scale)):
+        if lengths := [f"{r.max_steps:,} ({r.tokens:,})" for r in schedules(found, "lesa")]:
+            said += f"; study `{study}`, steps (tokens): {', '.join(lengths)}"
     return said
 
 

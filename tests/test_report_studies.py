@@ -225,7 +225,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     (said,) = contest.worth(m)
     assert said == (
         "**LESA after training:** After 245,760 tokens (study `budget`, 3 seeds) it is above LLaMA "
-        "Pro; it was below `llama_pro` and `identity` at none of 5 points."
+        "Pro; it was above `llama_pro` and `identity` at 5 of 5 points, below at none."
     )
     assert contest.advice(m) == (
         "**Which to take:** After 245,760 tokens (study `budget`, 3 seeds) `base` has the lowest "
@@ -340,7 +340,10 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
     said, advice = contest.worth(m)[0], contest.advice(m)
     assert "After 10,485,760 tokens of Python source (study `scale`, 2 seeds) it is" in said
-    assert "it was below `identity` at 20 of 21 points, first after 524,288 tokens" in said
+    assert (
+        "it was above `identity` at none of 21 points, below at 20, first after 524,288 tokens"
+        in said
+    )
     assert "`base` has the lowest loss; of deepened models `llama_pro`: new layers" in advice
     assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
     assert training_runs.machines(m, "scale", m.scale) == (
@@ -379,11 +382,13 @@ def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
 
 def test_a_rate_at_the_edge_of_what_was_tried_is_named(scaled: tuple[Path, Metrics]) -> None:
     m = scaled[1]
-    assert "the rate of" not in contest.worth(m)[0]
+    assert "may do better" not in contest.worth(m)[0]
     tried = [{"learning_rate": r, "validation_loss": 3.0 - r} for r in (1e-3, 3e-3, 1e-2)]
     own = m.rates["budget-lesa"] | {"study": "scale", "runs": tried, "best": 1e-2}
     edge = replace(m, rates=m.rates | {"scale-lesa": own})
-    assert contest.worth(edge)[0].endswith("; the rate of `lesa` is the last of those tried.")
+    assert contest.worth(edge)[0].endswith(
+        "; a higher rate may do better for `lesa`: the highest that was tried was best."
+    )
 
 
 def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metrics]) -> None:
@@ -412,8 +417,8 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
             save(metrics, f"budget/{name}_120-{seed}", run | {"run": f"{name}_120-{seed}"})
     m = measured.load(metrics, params())
     assert contest.worth(m)[0].endswith(
-        "[what stands in](#table-controls) for its predictions ends below it for `average`, ends "
-        "above it for `noise`, is not told apart from it for `lesa_shuffled`."
+        "[what stands in](#table-controls) for its predictions (LESA's rate) ends below it for "
+        "`average`, ends above it for `noise`, is not told apart from it for `lesa_shuffled`."
     )
     rows = {row["model"]: row for row in controls.table(m).rows}
     assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
@@ -433,6 +438,26 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
     ]
     # What is in one budget alone is no row of the first table.
     assert "average" not in {row["model"] for row in contest.table(m).rows}
+
+
+def test_a_control_of_one_seed_is_compared_with_lesa_on_its_machine(tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    longer(metrics)
+    run = json.loads((metrics / "budget/lesa_120-0.json").read_text())
+    for name, raised in (("lesa_again", 0.02), ("noise", 0.05)):
+        for step in run["steps"]:
+            step["block_losses"] = (np.array(step["block_losses"]) + raised).tolist()
+        save(metrics, f"budget/{name}_120-0", run | {"run": f"{name}_120-0"})
+    m = measured.load(metrics, params())
+    rows = {row["model"]: row for row in controls.table(m).rows}
+    for name, known in (("lesa_again", 0.02), ("noise", 0.05)):  # noise has lesa_again's 0.02, too
+        end = rows[name]["after 245,760 tokens"]
+        assert isinstance(end, Interval)
+        assert end.estimate == pytest.approx(known)
+    assert (
+        "for its predictions (one seed and LESA's rate) ends above it for `noise`"
+        in (contest.worth(m)[0])
+    )
 
 
 def test_params_have_the_rates_that_were_chosen(

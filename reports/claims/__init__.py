@@ -40,6 +40,7 @@ class Finding:
 
     sources: the metrics files. beside: context that the claim does not speak of, which its overall
     verdict leaves out. number: what `said` rests on, with its interval; empty: all that is said.
+    case: findings of one case are parts of one statement, such as one against each of two rivals.
     """
 
     subject: str
@@ -48,6 +49,7 @@ class Finding:
     sources: str
     beside: bool = False
     number: str = ""
+    case: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,25 @@ def every(verdicts: Iterable[Verdict]) -> Verdict:
     return Verdict.HOLDS
 
 
+def by_case(findings: list[Finding]) -> set[Verdict]:
+    """The verdicts of the cases that a claim speaks of: a case holds if all of its findings do."""
+    cases: dict[str, list[Verdict]] = {}
+    for i, finding in enumerate(findings):
+        if not finding.beside:
+            cases.setdefault(finding.case or str(i), []).append(finding.verdict)
+    return {every(verdicts) for verdicts in cases.values()}
+
+
 def overall(findings: list[Finding]) -> str:
-    """The verdict that all findings share, else what differs."""
+    """The verdict that all cases share, else what differs."""
+    if len(found := by_case(findings)) == 1:
+        return str(*found)
     judged = [finding for finding in findings if not finding.beside]
     subjects = {
         verdict: [f.subject for f in judged if f.verdict == verdict]
         for verdict in Verdict
         if any(f.verdict == verdict for f in judged)
     }
-    if len(subjects) == 1:
-        return str(next(iter(subjects)))
     listed = ", ".join(f"{verdict} for {'; '.join(of)}" for verdict, of in subjects.items())
     return f"differs: {listed}"
 
@@ -133,7 +144,7 @@ def judge(m: Metrics) -> list[Claim]:
 
 def in_short(findings: list[Finding]) -> str:
     """The verdict of what was measured, in a few words."""
-    found = {finding.verdict for finding in findings if not finding.beside}
+    found = by_case(findings)
     decided = found & {Verdict.HOLDS, Verdict.FAILS}
     if len(decided) > 1:
         return "differs"

@@ -44,6 +44,7 @@ def default_run(m: Metrics) -> list[Finding]:
                 below(difference),
                 sources,
                 number=f"{show_interval(difference)} nats",
+                case="this run",
             )
         )
     return found
@@ -71,6 +72,7 @@ def draws(m: Metrics) -> list[Finding]:
                     below(difference),
                     start.SOURCES,
                     number=f"{show_interval(difference)} nats, {len(lesa.rows)} draws",
+                    case=f"preset {lesa.preset}",
                 )
             )
     return found

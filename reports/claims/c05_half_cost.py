@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from reports import budget, scale
 from reports.claims import (
     Finding,
     Verdict,
@@ -51,7 +50,7 @@ def judged(
     spent, cheap = cost(m, name, *times)
     said = f"loss minus the final one of {name} {show_interval(gap)} nats, in {spent}"
     verdict, short = every([below(gap), cheap]), f"{show_interval(gap)} nats"
-    return Finding(f"{half} against {name}", said, verdict, sources, number=short)
+    return Finding(f"{half} against {name}", said, verdict, sources, number=short, case=half)
 
 
 def studied(m: Metrics) -> list[Finding]:
@@ -59,20 +58,20 @@ def studied(m: Metrics) -> list[Finding]:
     of it."""
     found = [
         finding
-        for study, sources in ((m.budget, budget.SOURCES), (m.scale, scale.SOURCES))
+        for study, text in (("budget", ""), ("scale", " of Python source"))
         for name in ("lesa", "lesa_official")
-        for lesa in schedules(study, name)
-        for finding in of_schedule(m, study, lesa, sources)
+        for lesa in schedules(getattr(m, study), name)
+        for finding in of_schedule(m, study, text, lesa)
     ]
     return found or [cannot("a longer run", "not measured", "make study NAME=budget")]
 
 
-def of_schedule(m: Metrics, study: dict[str, Json], lesa: Runs, sources: str) -> list[Finding]:
-    found = []
-    text = " of Python source" if sources == scale.SOURCES else ""
-    short = alike(study, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
+def of_schedule(m: Metrics, study: str, text: str, lesa: Runs) -> list[Finding]:
+    """text: what the study's own text is called, where it is not this run's."""
+    found, runs = [], getattr(m, study)
+    short = alike(runs, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
     for other in ("llama_pro", "solar"):
-        theirs = of_steps(study, other, lesa.max_steps)
+        theirs = of_steps(runs, other, lesa.max_steps)
         if theirs is None or theirs.tokens != lesa.tokens:
             continue
         if short is not None:
@@ -84,7 +83,8 @@ def of_schedule(m: Metrics, study: dict[str, Json], lesa: Runs, sources: str) ->
         else:
             continue
         if gap is not None:
-            found.append(judged(m, other, gap, half, (ours, median_seconds(theirs)), sources))
+            times = ours, median_seconds(theirs)
+            found.append(judged(m, other, gap, half, times, files(study, ["*"])))
     return found
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from scipy import signal, stats
 
 from reports import budget
-from reports.claims import CannotTestError, Finding, Verdict, above
+from reports.claims import CannotTestError, Finding, above
 from reports.measured import Json, Metrics
 from reports.paired import Array, Interval
-from reports.tables import number, show_interval
+from reports.tables import show_interval
 from reports.training_runs import Runs, alike, difference, schedules, shared_seeds
 
 OTHERS = {"all": "every layer", "new_then_all": "new layers first, then every layer"}
@@ -40,12 +40,15 @@ def findings(m: Metrics) -> list[Finding]:
 def compared(subject: str, free: Runs, frozen: Runs) -> list[Finding]:
     if (gap := difference(free, frozen)) is None:
         return []
-    ratio, verdict = fluctuation(free, frozen)
-    slower = f"final loss minus that of new layers alone {show_interval(gap)} nats"
-    rougher = f"standard deviation of the training loss around its line, {number(ratio)} times"
+    ratio, seeds = fluctuation(free, frozen), len(shared_seeds(free, frozen))
+    of = f"{seeds} seed{'s' * (seeds > 1)}, rate {free.first['learning_rate']:g}"
+    slower = f"final loss minus that of new layers alone {show_interval(gap)} nats, {of}"
+    rougher = (
+        f"standard deviation of the training loss around its line, {show_interval(ratio)} times"
+    )
     return [
         Finding(f"slower: {subject}", slower, above(gap), budget.SOURCES),
-        Finding(f"fluctuates: {subject}", rougher, verdict, budget.SOURCES),
+        Finding(f"fluctuates: {subject}", rougher, above(ratio, 1), budget.SOURCES),
     ]
 
 
@@ -55,18 +58,19 @@ def residuals(run: Json) -> Array:
     return np.asarray(signal.detrend(losses[len(losses) // 2 :]), dtype=np.float64)
 
 
-def fluctuation(free: Runs, frozen: Runs) -> tuple[float, Verdict]:
-    """Ratio of standard deviations, and whether it is above 1.
+def fluctuation(free: Runs, frozen: Runs) -> Interval:
+    """Ratio of standard deviations of the residuals.
 
     Both see the same batches in the same order, so their residuals are paired: of paired a and b,
-    var(a) > var(b) if and only if a + b and a - b correlate positively (Pitman, Biometrika 31,
-    1939; Morgan, ibid.).
+    var(a) = w var(b) if and only if a + sqrt(w) b and a - sqrt(w) b do not correlate; the interval
+    has each w of which the test does not reject that (Pitman, Biometrika 31, 1939; Morgan, ibid.).
     """
     seeds = shared_seeds(free, frozen)
     a, b = (
         np.concatenate([residuals(runs.by_seed[seed]) for seed in seeds]) for runs in (free, frozen)
     )
-    test = stats.pearsonr(a + b, a - b)
-    low, high = test.confidence_interval(0.95)
-    found = Interval(float(test.statistic), float(low), float(high), len(a))
-    return float(a.std() / b.std()), above(found)
+    ratio, r = float(a.var() / b.var()), float(np.corrcoef(a, b)[0, 1])
+    t = float(stats.t.ppf(0.975, len(a) - 2))
+    k = 1 + 2 * (1 - r**2) * t**2 / (len(a) - 2)
+    low, high = (np.sqrt(ratio * (k + side * np.sqrt(k**2 - 1))) for side in (-1, 1))
+    return Interval(ratio**0.5, float(low), float(high), len(a))

@@ -36,7 +36,8 @@ def longer(m: Metrics) -> list[Finding]:
         if lesa and other and (gap := difference_of_runs(lesa, other)) is not None:
             of = f"code, {lesa.tokens:,} tokens, against {name}"
             said = f"lesa minus {name} {show_interval(gap)} nats a token of the packages held out"
-            found.append(Finding(of, said, below(gap), scale.SOURCES))
+            case = f"code, {lesa.tokens:,} tokens"
+            found.append(Finding(of, said, below(gap), scale.SOURCES, case=case))
     return found
 
 
@@ -51,5 +52,6 @@ def compared(m: Metrics, study: str) -> list[Finding]:
         gap, by = difference(content["lesa"], content[other], domain)
         said = f"lesa minus {other} {show_interval(gap)} {domain.unit} of {domain.text}"
         sources = files(study, ["lesa", other])
-        found.append(Finding(of, f"{said}, by {gap.n} {by}", below(gap), sources))
+        said += f", by {gap.n} {by}"
+        found.append(Finding(of, said, below(gap), sources, case=domain.name))
     return found
