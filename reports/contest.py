@@ -167,7 +167,10 @@ def worth(m: Metrics) -> list[str]:
         if not contest.study or lesa is None or llama_pro is None:
             continue
         if (gap := difference(lesa, llama_pro)) is not None:
-            parts = [f"it is {placed(gap)} LLaMA Pro{beside_solar(contest)}", *ahead(contest)]
+            parts = [
+                f"its loss is {placed(gap)} LLaMA Pro's{beside_solar(contest)}",
+                *ahead(contest),
+            ]
             parts += [*controls.ends(m, contest.study, contest.runs), *at_an_edge(m, contest)]
             said.append(f"After {contest.where('lesa', 'llama_pro')} {'; '.join(parts)}")
     return [f"**LESA after training:** {'. '.join(said)}."] if said else []
@@ -184,7 +187,7 @@ def beside_solar(contest: Contest) -> str:
         return ""
     seeds = len(shared_seeds(lesa, solar))
     few = f" ({seeds} seed)" if seeds == 1 < len(shared_seeds(lesa, llama_pro)) else ""
-    return f" and {placed(gap)} SOLAR{few}"
+    return f" and {placed(gap)} SOLAR's{few}"
 
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:

@@ -180,8 +180,8 @@ def spread(m: Metrics) -> list[str]:
         text = f"from {three(low)} to {three(high)} (`{lesa.preset}`, {len(lesa.rows)} draws"
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
-            verb = "following" if rho > 0 and p < 0.05 else "not following"
-            text += f", {verb} one constant row's"
+            alike = "alike" if rho > 0 and p < 0.05 else "otherwise"
+            text += f", which one constant row in every gap ranks {alike}"
         moved.append(f"{text})")
     if not moved:
         return []

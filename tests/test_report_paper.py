@@ -320,7 +320,10 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     first = said(made[0])
     assert "matrices near rank one, 93% of their squared norm in one direction" in first
     assert "(base: 6%)" in first
-    assert "from 22.2 to 30 (`paper`, 8 draws, following one constant row's" in first
+    assert (
+        "from 22.2 to 30 (`paper`, 8 draws, which one constant row in every gap ranks alike"
+        in first
+    )
     assert "`base` has the lowest loss; of deepened models `identity`: new layers are not" in first
     assert "without SVD it is worse" in first
     metrics = write(tmp_path)
@@ -338,7 +341,7 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
     second = said(tmp_path)
     assert "matrices far from rank one, 25% of" in second
-    assert "not following one constant row's" in second
+    assert "which one constant row in every gap ranks otherwise" in second
     assert "`lesa` has the lowest loss" in second
     assert "below the base trained whole; LoRA without a new layer was not measured" in second
     lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}

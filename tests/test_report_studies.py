@@ -224,8 +224,8 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
     (said,) = contest.worth(m)
     assert said == (
-        "**LESA after training:** After 245,760 tokens (study `budget`, 3 seeds) it is above LLaMA "
-        "Pro; it was above `llama_pro` and `identity` at 5 of 5 points, below at none."
+        "**LESA after training:** After 245,760 tokens (study `budget`, 3 seeds) its loss is above "
+        "LLaMA Pro's; it was above `llama_pro` and `identity` at 5 of 5 points, below at none."
     )
     assert contest.advice(m) == (
         "**Which to take:** After 245,760 tokens (study `budget`, 3 seeds) `base` has the lowest "
@@ -339,7 +339,7 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert (tokens[0], tokens[-1]) == ("0", "10,485,760")
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
     said, advice = contest.worth(m)[0], contest.advice(m)
-    assert "After 10,485,760 tokens of Python source (study `scale`, 2 seeds) it is" in said
+    assert "After 10,485,760 tokens of Python source (study `scale`, 2 seeds) its loss is" in said
     assert (
         "it was above `identity` at none of 21 points, below at 20, first after 524,288 tokens"
         in said
