@@ -79,7 +79,9 @@ def lock_files(root: Path) -> list[Path]:
 
 
 def load(root: Path) -> Locks:
-    return Locks(root, {str(p.relative_to(root)): read_lock(p)["stages"] for p in lock_files(root)})
+    return Locks(
+        root, {str(p.relative_to(root)): read_lock(p).get("stages", {}) for p in lock_files(root)}
+    )
 
 
 def differing_params(locks: Locks) -> Iterator[str]:
