@@ -241,6 +241,7 @@ def without_svd(m: Metrics, published: Json) -> Table:
             "draws": len(one.rows) if one else None,
             "perplexity before training here": float(np.median(one.perplexities)) if one else None,
             "loss minus LESA's": minus(one, lesa),
+            "draws compared": compared(one, lesa),
             "loss at the end, minus LESA's": at_end(m, key, "lesa"),
             "loss at the end, minus LLaMA Pro's": at_end(m, key, "llama_pro"),
         }
@@ -270,6 +271,13 @@ def minus(one: start.Start | None, other: start.Start | None) -> Cell:
     if one is other and one is not None:
         return ""
     return start.difference(one, other) if one and other else None
+
+
+def compared(one: start.Start | None, other: start.Start | None) -> Cell:
+    """How many draws their difference is over."""
+    if one is other and one is not None:
+        return ""
+    return len(start.matched(one, other)) if one and other else None
 
 
 def at_end(m: Metrics, ours: str, theirs: str) -> Cell:

@@ -202,6 +202,7 @@ def test_without_svd_by_hand(made: tuple[Path, Metrics]) -> None:
     lesa, raw, llama_pro = paper_tables.without_svd(m, PUBLISHED["without_svd"]).rows
     assert lesa["draws"] == 8
     assert raw["published"] == "worse than LESA, better than LLaMA Pro"
+    assert [of["draws compared"] for of in (lesa, raw, llama_pro)] == ["", 3, 8]
     (own,) = (content(folder, "start/lesa_raw")["block_losses"],)
     same = content(folder, "start/lesa-paper-0")["block_losses"]  # its seed and signs
     gap = raw["loss minus LESA's"]

@@ -1,9 +1,9 @@
 """The paper's claims, a file each: `c07_initial_perplexity.py` holds what C7 says and its rule.
 
 A file has CLAIM, RULE and PAPER (the paper's number, or "not stated") in words, SHORT (the claim in
-a few words), SECTION (the heading in the report that shows it) and
-`findings(metrics)`: what the numbers say of each preset and seed, each with its own verdict. A
-claim needs no entry anywhere else.
+a few words; a function `short(findings)` where they depend on the numbers), SECTION (the heading in
+the report that shows it) and `findings(metrics)`: what the numbers say of each preset and seed,
+each with its own verdict. A claim needs no entry anywhere else.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Finding:
 
     sources: the metrics files. beside: context that the claim does not speak of, which its overall
     verdict leaves out. number: what `said` rests on, with its interval; empty: all that is said.
-    case: findings of one case are parts of one statement, such as one against each of two rivals.
+    case: findings of one case are parts of one statement, such as one against each rival.
     """
 
     subject: str
@@ -50,6 +50,10 @@ class Finding:
     beside: bool = False
     number: str = ""
     case: str = ""
+    rival: str = ""
+
+
+RIVALS = {"llama_pro": "LLaMA Pro", "solar": "SOLAR"}
 
 
 @dataclass(frozen=True)
@@ -133,13 +137,24 @@ def judge_one(name: str, m: Metrics) -> Claim:
     module = import_module(f"{__name__}.{name}")
     found = attempted(module.findings, m)
     id_ = f"C{int(name[1:3])}"
-    said = (module.CLAIM, module.SHORT, module.SECTION, module.PAPER, module.RULE)
+    short = module.short(found) if hasattr(module, "short") else module.SHORT
+    said = (module.CLAIM, short, module.SECTION, module.PAPER, module.RULE)
     return Claim(id_, *said, overall(found), found)
 
 
 def judge(m: Metrics) -> list[Claim]:
     """Every claim, in the paper's order."""
     return [judge_one(name, m) for name in sorted(module.name for module in iter_modules(__path__))]
+
+
+def beaten_by(findings: list[Finding]) -> str:
+    """The rivals against which every finding of a claim of several rivals fails."""
+    found: dict[str, set[Verdict]] = {}
+    for finding in findings:
+        if finding.rival:
+            found.setdefault(finding.rival, set()).add(finding.verdict)
+    fails = [rival for rival, verdicts in found.items() if verdicts == {Verdict.FAILS}]
+    return f", in no case against {' and '.join(fails)}" if fails else ""
 
 
 def in_short(findings: list[Finding]) -> str:
@@ -151,6 +166,8 @@ def in_short(findings: list[Finding]) -> str:
     if not (measured := found - {Verdict.CANNOT}):
         return str(Verdict.CANNOT)
     said = str(*decided) if decided else str(*measured)
+    if said == Verdict.FAILS:
+        said += beaten_by(findings)
     if decided and Verdict.UNDECIDED in found:
         said += f", in part {Verdict.UNDECIDED}"
     return said + (", as far as measured" if Verdict.CANNOT in found else "")

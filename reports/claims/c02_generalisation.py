@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reports import domains
-from reports.claims import CannotTestError, Finding, below, cannot
+from reports.claims import CannotTestError, Finding, Verdict, below, cannot
 from reports.measured import Json, Metrics, files
 from reports.paired import Array, interval
 from reports.tables import show_interval
@@ -41,6 +41,12 @@ def judged(of: str, sources: str, over_train: Array, over_zero: Array) -> list[F
         Finding(of, f"test MSE / training MSE {number}", on_par, sources, number=number),
         Finding(of_zero, f"{ratio} {show_interval(zero)}", below(zero, 1.0), sources, True),
     ]
+
+
+def short(found: list[Finding]) -> str:
+    """SHORT, and that no test error is below that of zero where every finding says so."""
+    of_zero = {finding.verdict for finding in found if finding.beside}
+    return SHORT + (", never below that of predicting zero" * (of_zero == {Verdict.FAILS}))
 
 
 def findings(m: Metrics) -> list[Finding]:

@@ -65,7 +65,8 @@ def findings(m: Metrics) -> list[Finding]:
             f"{100 * residual:.0f}% off it); on a GPU: `make profile PROFILE=llama3-8b`, "
             f"`dvc repro fit`"
         )
-        subject = f"preset {preset} at Llama-3-8B's {LAYERS} layers on {machine['processor']}"
+        cores = f"{machine['cores']} cores of {machine['processor']}"
+        subject = f"preset {preset} at Llama-3-8B's {LAYERS} layers on {cores}"
         found.append(
             Finding(
                 subject,

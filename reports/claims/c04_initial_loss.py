@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from reports import start
-from reports.claims import Finding, Verdict, attempted, below, cannot, every, three
+from reports.claims import RIVALS, Finding, Verdict, attempted, below, cannot, every, three
 from reports.measured import Metrics, files, losses_at, start_losses
 from reports.paired import paired
 from reports.tables import show_interval
 
-BASELINES = {"llama_pro": "LLaMA Pro", "solar": "SOLAR"}
 IDENTITY = (
     "; it starts as the base itself, so that only a start better than the base could be lower"
 )
@@ -30,7 +29,7 @@ def default_run(m: Metrics) -> list[Finding]:
     lesa, *others = three(m)
     untouched = m.model_of("base")
     found = []
-    for name in others:
+    for name, rival in zip(others, RIVALS.values(), strict=True):
         losses = losses_at(m.pretrain[name], 0)
         difference = paired(losses_at(m.pretrain[lesa], 0), losses)
         said = f"{lesa} minus {name} {show_interval(difference)} nats"
@@ -45,6 +44,7 @@ def default_run(m: Metrics) -> list[Finding]:
                 sources,
                 number=f"{show_interval(difference)} nats",
                 case="this run",
+                rival=rival,
             )
         )
     return found
@@ -56,7 +56,7 @@ def draws(m: Metrics) -> list[Finding]:
         return [cannot("draws of seed and signs", "not measured", "make study NAME=start")]
     found = []
     for lesa in start.lesa_starts(m):
-        for method, shown in BASELINES.items():
+        for method, shown in RIVALS.items():
             subject = f"preset {lesa.preset} against {shown}"
             if (other := start.of_method(m, method)) is None:
                 found.append(cannot(subject, "not measured", "make study NAME=start"))
@@ -73,6 +73,7 @@ def draws(m: Metrics) -> list[Finding]:
                     start.SOURCES,
                     number=f"{show_interval(difference)} nats, {len(lesa.rows)} draws",
                     case=f"preset {lesa.preset}",
+                    rival=shown,
                 )
             )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reports.claims import (
+    RIVALS,
     Finding,
     Verdict,
     attempted,
@@ -50,7 +51,8 @@ def judged(
     spent, cheap = cost(m, name, *times)
     said = f"loss minus the final one of {name} {show_interval(gap)} nats, in {spent}"
     verdict, short = every([below(gap), cheap]), f"{show_interval(gap)} nats"
-    return Finding(f"{half} against {name}", said, verdict, sources, number=short, case=half)
+    of, rival = f"{half} against {name}", RIVALS.get(name, name)
+    return Finding(of, said, verdict, sources, number=short, case=half, rival=rival)
 
 
 def studied(m: Metrics) -> list[Finding]:

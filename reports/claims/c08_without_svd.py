@@ -15,7 +15,11 @@ RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
 SHORT = "without SVD it is worse, but beats LLaMA Pro"
 SECTION = "Ablations"
-RULE = "loss minus LESA's above 0, and minus LLaMA Pro's below 0, each by its interval"
+FEWEST = 3  # draws of seed and signs
+RULE = (
+    "loss minus LESA's above 0, and minus LLaMA Pro's below 0, each by its interval; not decided "
+    f"by fewer than {FEWEST} draws"
+)
 PAPER = "not stated"
 
 
@@ -55,16 +59,17 @@ def at_start(m: Metrics) -> list[Finding]:
             "start",
         )
         found += [
-            of_one_draw(half) if other and len(start.matched(raw, other)) == 1 else half
+            of_draws(half, len(start.matched(raw, other))) if other else half
             for half, other in zip(halves, (lesa, llama_pro), strict=True)
         ]
     return found or [cannot("the start", "not measured", "make study NAME=start")]
 
 
-def of_one_draw(finding: Finding) -> Finding:
-    """An interval over documents alone says nothing of other draws of seed and signs."""
-    said = f"{finding.said}, of the one draw that both have"
-    return replace(finding, said=said, verdict=Verdict.UNDECIDED)
+def of_draws(finding: Finding, draws: int) -> Finding:
+    """An interval over documents says little of other draws of seed and signs."""
+    said = f"{finding.said}, {draws} draw{'s' * (draws > 1)}"
+    verdict = finding.verdict if draws >= FEWEST else Verdict.UNDECIDED
+    return replace(finding, said=said, verdict=verdict)
 
 
 def at_end(m: Metrics) -> list[Finding]:

@@ -41,11 +41,12 @@ def compared(subject: str, free: Runs, frozen: Runs) -> list[Finding]:
     if (gap := difference(free, frozen)) is None:
         return []
     ratio, seeds = fluctuation(free, frozen), len(shared_seeds(free, frozen))
-    of = f"{seeds} seed{'s' * (seeds > 1)}, rate {free.first['learning_rate']:g}"
+    of = f"{seeds} seed{'s' * (seeds > 1)}"
+    if (rate := free.first["learning_rate"]) != (own := frozen.first["learning_rate"]):
+        of += f", rate {rate:g} against {own:g}"
     slower = f"final loss minus that of new layers alone {show_interval(gap)} nats, {of}"
-    rougher = (
-        f"standard deviation of the training loss around its line, {show_interval(ratio)} times"
-    )
+    rougher = f"standard deviation of the training loss around its line, {show_interval(ratio)} "
+    rougher += f"times, {of}"
     return [
         Finding(f"slower: {subject}", slower, above(gap), budget.SOURCES),
         Finding(f"fluctuates: {subject}", rougher, above(ratio, 1), budget.SOURCES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports import scale
-from reports.claims import Finding, below, cannot
+from reports.claims import RIVALS, Finding, below, cannot
 from reports.domains import DOMAINS, GROUPS, difference
 from reports.measured import Metrics, files, of_models
 from reports.tables import show_interval
@@ -31,20 +31,20 @@ def longer(m: Metrics) -> list[Finding]:
     """The models of the study of many times the tokens of code, at their end."""
     found = []
     lesa = called(m.scale, "lesa")
-    for name in ("llama_pro", "solar"):
+    for name, rival in RIVALS.items():
         other = called(m.scale, name)
         if lesa and other and (gap := difference_of_runs(lesa, other)) is not None:
             of = f"code, {lesa.tokens:,} tokens, against {name}"
             said = f"lesa minus {name} {show_interval(gap)} nats a token of the packages held out"
             case = f"code, {lesa.tokens:,} tokens"
-            found.append(Finding(of, said, below(gap), scale.SOURCES, case=case))
+            found.append(Finding(of, said, below(gap), scale.SOURCES, case=case, rival=rival))
     return found
 
 
 def compared(m: Metrics, study: str) -> list[Finding]:
     domain, content = DOMAINS[study], of_models(getattr(m, study))
     found = []
-    for other in ("llama_pro", "solar"):
+    for other, rival in RIVALS.items():
         of = f"{domain.name}, against {other}"
         if "lesa" not in content or other not in content:
             found.append(cannot(of, "not measured", f"make study NAME={study}"))
@@ -53,5 +53,5 @@ def compared(m: Metrics, study: str) -> list[Finding]:
         said = f"lesa minus {other} {show_interval(gap)} {domain.unit} of {domain.text}"
         sources = files(study, ["lesa", other])
         said += f", by {gap.n} {by}"
-        found.append(Finding(of, said, below(gap), sources, case=domain.name))
+        found.append(Finding(of, said, below(gap), sources, case=domain.name, rival=rival))
     return found
