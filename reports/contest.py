@@ -192,16 +192,16 @@ def beside_solar(contest: Contest) -> str:
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
     """Of LESA and noise the models for which a rate beyond those tried may be better."""
-    sought = rates.sought(m)
-    found: list[str] = [
-        model
-        for model in ("lesa", "noise")
-        if model in contest.runs
-        and (own := sought.get(f"{contest.study}-{model}"))
-        and rates.at_an_edge(own[0])
+    sought, found = rates.sought(m), dict[str, list[str]]()
+    for model in ("lesa", "noise"):
+        own = sought.get(f"{contest.study}-{model}")
+        if model in contest.runs and own and (edge := rates.edge(own[0])):
+            found.setdefault(edge, []).append(model)
+    return [
+        f"a {edge.removesuffix('est')}er rate may do better for {listed(models)}: the {edge} that "
+        "was tried was best"
+        for edge, models in found.items()
     ]
-    said = f"a higher rate may do better for {listed(found)}: the highest that was tried was best"
-    return [said] if found else []
 
 
 def ahead(contest: Contest) -> list[str]:

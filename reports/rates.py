@@ -7,6 +7,7 @@ from pathlib import Path
 from lesa.files import read_json
 from reports.measured import Json, Metrics
 from reports.tables import Cell, Table
+from reports.training_runs import Runs, shared_seeds
 
 LOG = Path(__file__).with_name("rates_of_a_log.json")
 SOURCES = "metrics/rates/*.json, reports/rates_of_a_log.json"
@@ -25,10 +26,20 @@ def sought(m: Metrics) -> dict[str, tuple[Json, str]]:
     return dict(sorted(names.items()))
 
 
-def at_an_edge(found: Json) -> bool:
-    """Whether the best rate is the lowest or the highest that was tried."""
+def edge(found: Json) -> str:
+    """Whether the best rate is the lowest or the highest that was tried; empty if neither."""
     tried = [float(run["learning_rate"]) for run in found["runs"]]
-    return float(found["best"]) in (min(tried), max(tried))
+    return {min(tried): "lowest", max(tried): "highest"}.get(float(found["best"]), "")
+
+
+def limits(m: Metrics, study: str, ours: Runs, theirs: Runs) -> str:
+    """How many seeds a difference of two models is over, and if our rate is at an edge."""
+    seeds = len(shared_seeds(ours, theirs))
+    said = f"{seeds} seed{'s' * (seeds > 1)}"
+    own = sought(m).get(f"{study}-{ours.name}")
+    if own and own[0]["best"] == ours.first["learning_rate"] and (end := edge(own[0])):
+        said += f", {ours.name}'s rate the {end} tried"
+    return said
 
 
 def table(m: Metrics) -> Table:
@@ -46,7 +57,7 @@ def table(m: Metrics) -> Table:
         row |= {"steps": int(found["max_steps"]), "tokens": int(found["tokens"])}
         row |= {f"{rate:g}": losses.get(rate, "–") for rate in ladder}
         row["best"] = float(found["best"])
-        row["at an edge of what was tried"] = "yes" if at_an_edge(found) else "no"
+        row["at an edge of what was tried"] = "yes" if edge(found) else "no"
         rows.append(row)
     return Table(
         "rates",

@@ -22,7 +22,6 @@ PAPER = (
     "LLaMA Pro and SOLAR."
 )
 LEVEL = "is not told apart at its start"  # an interval that spans zero
-NEAR_RANK_ONE = 0.5  # of the squared norm of a matrix, in its largest singular value
 
 
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
@@ -62,9 +61,11 @@ def benchmarks(m: Metrics) -> list[str]:
     count = sum(map(len, found.values()))
     average = float(np.mean([100 * results.mean() for results in found.values()]))
     minus = f"; in points minus that of {', '.join(leads)}" if leads else ""
+    tokens = [f" after {runs.tokens:,} tokens" for runs in schedules(m.budget, "lesa")[:1]]
+    of = f"one seed of study `budget`{tokens[0] if tokens else ''}"
     return [
         f"**Benchmarks:** over {len(found)} tasks of {count:,} examples trained LESA's average "
-        f"accuracy is {average:.1f}%{minus} (one seed of study `budget`'s shortest schedule)."
+        f"accuracy is {average:.1f}%{minus} ({of})."
     ]
 
 
@@ -87,10 +88,13 @@ def reach(m: Metrics) -> str:
         for method in ("llama_pro", "solar")
         if (gap := rerun.minus_lesa(rerun.models()[-1], method, rerun.LAST)) and gap.stderr
     ]
+    there = "llama3-8b"
+    on_a_gpu = f" On a GPU: `make profile PROFILE={there}`, `make report`."
     return (
         f"**How far this reaches:** one model of {three(m.base['parameters'] / 1e6)}M parameters, "
         f"held out {' and '.join(texts)}. Others re-ran the paper at {rerun.models()[-1]}: LESA's "
         f"mean accuracy is {' and '.join(leads)} (± one standard error)."
+        + (on_a_gpu if m.params.profile != there else "")
     )
 
 
@@ -167,9 +171,11 @@ def rank(m: Metrics, lesa: str) -> list[str]:
     ]
     if not all(shares):
         return []
-    new, own = (float(np.mean(of)) for of in shares)
-    near = "near rank one" if new >= NEAR_RANK_ONE else "far from rank one"
-    return [f"matrices {near}, {new:.0%} of their squared norm in one direction (base: {own:.0%})"]
+    new, own = (f"{min(of):.0%} to {max(of):.0%}" for of in shares)
+    return [
+        f"of its new matrices' squared norm {new}, by kind, lies in one direction (base: {own}; "
+        "rank one: 100%)"
+    ]
 
 
 def spread(m: Metrics) -> list[str]:
@@ -181,7 +187,7 @@ def spread(m: Metrics) -> list[str]:
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
             alike = "alike" if rho > 0 and p < 0.05 else "otherwise"
-            text += f", which one constant row in every gap ranks {alike}"
+            text += f", which one constant row in every gap ranks {alike}, rho {rho:.2f}"
         moved.append(f"{text})")
     if not moved:
         return []

@@ -319,11 +319,11 @@ def said(folder: Path, **changes: Any) -> str:
 
 def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
     first = said(made[0])
-    assert "matrices near rank one, 93% of their squared norm in one direction" in first
-    assert "(base: 6%)" in first
+    share = "of its new matrices' squared norm 93% to 93%, by kind, lies in one direction"
+    assert f"{share} (base: 6% to 6%; rank one: 100%)" in first
     assert (
-        "from 22.2 to 30 (`paper`, 8 draws, which one constant row in every gap ranks alike"
-        in first
+        "from 22.2 to 30 (`paper`, 8 draws, which one constant row in every gap ranks alike, rho "
+        "1.00)" in first
     )
     assert "`base` has the lowest loss; of deepened models `identity`: new layers are not" in first
     assert "without SVD it is worse" in first
@@ -341,7 +341,7 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     for seed, loss in enumerate((9.0, 8.0, 9.5, 8.5, 7.0, 7.5, 8.2, 8.8)):
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
     second = said(tmp_path)
-    assert "matrices far from rank one, 25% of" in second
+    assert "squared norm 25% to 25%, by kind" in second
     assert "which one constant row in every gap ranks otherwise" in second
     assert "`lesa` has the lowest loss" in second
     assert "below the base trained whole; LoRA without a new layer was not measured" in second

@@ -389,6 +389,21 @@ def test_a_rate_at_the_edge_of_what_was_tried_is_named(scaled: tuple[Path, Metri
     assert contest.worth(edge)[0].endswith(
         "; a higher rate may do better for `lesa`: the highest that was tried was best."
     )
+    lowest = replace(m, rates=m.rates | {"scale-lesa": own | {"best": 1e-3}})
+    assert contest.worth(lowest)[0].endswith(
+        "; a lower rate may do better for `lesa`: the lowest that was tried was best."
+    )
+    lesa, other = (training_runs.called(m.scale, name) for name in ("lesa", "llama_pro"))
+    assert lesa
+    assert other
+    assert rates.limits(m, "scale", lesa, other) == "2 seeds"
+    at_its_rate = own | {"best": lesa.first["learning_rate"]}
+    for runs, said in (
+        ([{"learning_rate": at_its_rate["best"]}], "2 seeds, lesa's rate the highest tried"),
+        (tried[1:], "2 seeds"),
+    ):
+        edge = replace(m, rates={"scale-lesa": at_its_rate | {"runs": runs}})
+        assert rates.limits(edge, "scale", lesa, other) == said
 
 
 def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metrics]) -> None:

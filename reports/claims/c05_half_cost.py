@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reports import rates
 from reports.claims import (
     RIVALS,
     Finding,
@@ -46,11 +47,18 @@ def cost(m: Metrics, name: str, ours: float, theirs: float) -> tuple[str, Verdic
 
 
 def judged(
-    m: Metrics, name: str, gap: Interval, half: str, times: tuple[float, float], sources: str
+    m: Metrics,
+    name: str,
+    gap: Interval,
+    half: str,
+    times: tuple[float, float],
+    sources: str,
+    limits: str = "",
 ) -> Finding:
+    """limits: the seeds that the difference is over, and what else bounds it."""
     spent, cheap = cost(m, name, *times)
-    said = f"loss minus the final one of {name} {show_interval(gap)} nats, in {spent}"
-    verdict, short = every([below(gap), cheap]), f"{show_interval(gap)} nats"
+    said = f"loss minus the final one of {name} {show_interval(gap)} nats{limits}, in {spent}"
+    verdict, short = every([below(gap), cheap]), f"{show_interval(gap)} nats{limits}"
     of, rival = f"{half} against {name}", RIVALS.get(name, name)
     return Finding(of, said, verdict, sources, number=short, case=half, rival=rival)
 
@@ -86,7 +94,8 @@ def of_schedule(m: Metrics, study: str, text: str, lesa: Runs) -> list[Finding]:
             continue
         if gap is not None:
             times = ours, median_seconds(theirs)
-            found.append(judged(m, other, gap, half, times, files(study, ["*"])))
+            limits = f", {rates.limits(m, study, lesa if short is None else short, theirs)}"
+            found.append(judged(m, other, gap, half, times, files(study, ["*"]), limits))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports import scale
+from reports import rates, scale
 from reports.claims import RIVALS, Finding, below, cannot
 from reports.domains import DOMAINS, GROUPS, difference
 from reports.measured import Metrics, files, of_models
@@ -36,6 +36,7 @@ def longer(m: Metrics) -> list[Finding]:
         if lesa and other and (gap := difference_of_runs(lesa, other)) is not None:
             of = f"code, {lesa.tokens:,} tokens, against {name}"
             said = f"lesa minus {name} {show_interval(gap)} nats a token of the packages held out"
+            said += f", {rates.limits(m, 'scale', lesa, other)}"
             case = f"code, {lesa.tokens:,} tokens"
             found.append(Finding(of, said, below(gap), scale.SOURCES, case=case, rival=rival))
     return found
