@@ -34,6 +34,14 @@ OWN = {
 }
 
 
+TRAINED = {
+    "new": "the new layers",
+    "all": "every layer",
+    "lora": "LoRA beside every layer",
+    "original": "as many of the base's own layers",
+}
+
+
 @dataclass(frozen=True)
 class Contest:
     """Models that were trained on equally many tokens of one text, by name. study: their folder of
@@ -217,6 +225,13 @@ def ahead(contest: Contest) -> list[str]:
             words = f"at {counts}, below at {len(lower) or 'none'}{first}"
             found.setdefault(words, []).append(name)
     return [f"it was above {listed(names)} {words}" for words, names in found.items()]
+
+
+def trains(ends: Table) -> str:
+    """What the words in the column of that name mean."""
+    there = {row["trains"] for row in ends.rows}
+    said = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
+    return f"Trains {', '.join(said)}." if said else ""
 
 
 def budgets(m: Metrics) -> list[Contest]:

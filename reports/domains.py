@@ -81,9 +81,12 @@ def table(m: Metrics, study: str) -> Table:
         if study == "code":
             row[PASS_AT_1] = solved(m, name)
         rows.append(row)
+    if all(row.get(PASS_AT_1) == NOT_RUN for row in rows):
+        rows = [{name: row[name] for name in row if name != PASS_AT_1} for row in rows]
     return Table(
         f"domain_{study}",
-        f"Training on {domain.name}: loss on {domain.text}, {domain.unit}",
+        f"Training on {domain.name}{length(list(found.values()))}: loss on {domain.text}, "
+        f"{domain.unit}",
         files(study, list(found)) if found else f"metrics/{study}/*.json",
         rows,
         lambda row, column: (
@@ -92,6 +95,16 @@ def table(m: Metrics, study: str) -> Table:
             else f"metrics/{study}/{row['model']}.json"
         ),
     )
+
+
+def length(models: list[Json]) -> str:
+    """Steps, tokens and seeds of models that were trained equally long; else nothing."""
+    ends = {(model["steps"][-1]["step"], model["steps"][-1]["tokens"]) for model in models}
+    if len(ends) != 1:
+        return ""
+    steps, tokens = ends.pop()
+    seeds = sorted({model["seed"] or 0 for model in models})
+    return f", {steps:,} steps, {tokens:,} tokens, seed {', '.join(map(str, seeds))}"
 
 
 def humaneval_file(model: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from reports.measured import Json, Metrics
 from reports.paired import Array, Interval, by_task
 from reports.tables import PHASE_NAMES, Cell, Table
+from reports.training_runs import schedules
 
 SOURCES = "metrics/official/*.json"
 METRIC = "acc"
@@ -63,9 +64,11 @@ def table(m: Metrics) -> Table:
             "minus trained LESA's": difference(content, lesa) if lesa else None,
         }
         rows.append(row)
+    lengths = [runs.max_steps for runs in schedules(m.budget, "lesa")[:1]]
+    of = f" (trained: one seed of study `budget`, {lengths[0]:,} steps)" if lengths else ""
     return Table(
         "official",
-        "Benchmarks, accuracy in percent, and their average; differences paired by example",
+        f"Benchmarks, accuracy in percent, and their average{of}; differences paired by example",
         SOURCES,
         rows,
     )

@@ -31,6 +31,7 @@ from reports.training_runs import (
 NAMES = {"lesa": "LESA", "llama_pro": "LLaMA Pro", "solar": "SOLAR", "base": "untouched base"}
 STARTED = ("base", "lesa", "solar")  # whose perplexities before training the paper compares
 PUBLISHED = "reports/published.yaml"
+PASS_AT_1_HERE = "HumanEval pass@1 here"
 
 
 def stated(value: str | None) -> str:
@@ -150,7 +151,12 @@ def main(m: Metrics, published: list[Json]) -> Table:
             return f"metrics/evaluate/{phase}/{here.model}.json" if own else official.SOURCES
         return STEPS_FILE if timed and column.startswith("relative") else here.source
 
-    study = ", runs of the study `budget`" if studied(m) else ""
+    lesa = called(m.budget, "lesa") if studied(m) else None
+    study = ""
+    if lesa is not None:
+        seeds = len(lesa.by_seed)
+        study = f", study `budget`: {lesa.max_steps:,} steps, {lesa.tokens:,} tokens, {seeds} seed"
+        study += "s" * (seeds > 1)
     return Table(
         "paper_main",
         f"The paper's main result, published (Llama-3-8B to 11.5B) and here{study}; time with the "
@@ -402,11 +408,13 @@ def sft_and_code(m: Metrics, published: list[Json]) -> Table:
             "share of LESA's, published": stated(said["share"]),
             "SFT loss here, minus LESA's": minus_lesa(m, "sft", said["method"]),
             "HumanEval pass@1, published": stated(said["pass_at_1"]),
-            "HumanEval pass@1 here": domains.solved(m, said["method"]),
+            PASS_AT_1_HERE: domains.solved(m, said["method"]),
             "bits a byte of code here, minus LESA's": minus_lesa(m, "code", said["method"]),
         }
         for said in published
     ]
+    if all(row[PASS_AT_1_HERE] == domains.NOT_RUN for row in rows):
+        rows = [{name: row[name] for name in row if name != PASS_AT_1_HERE} for row in rows]
     methods: dict[Cell, str] = {NAMES[said["method"]]: said["method"] for said in published}
 
     def origin(row: Row, column: str) -> str:

@@ -59,11 +59,12 @@ def table(m: Metrics) -> Table:
         row["best"] = float(found["best"])
         row["at an edge of what was tried"] = "yes" if edge(found) else "no"
         rows.append(row)
+    logged = [f"`{name}`" for name, (_, file) in names.items() if file.endswith(LOG.name)]
+    of_log = f". Of the log of stages whose files were lost: {', '.join(logged)}" if logged else ""
     return Table(
         "rates",
         "Learning rates sought for the longer schedules: validation loss at the end of a try, by "
-        "rate (–: not tried), nats a token. Rows of reports/rates_of_a_log.json are of the log of "
-        "stages whose files were lost with their machine",
+        f"rate (–: not tried), nats a token{of_log}",
         SOURCES,
         rows,
         lambda row, _: names[f"{row['study']}-{row['model']}"][1],

@@ -20,7 +20,7 @@ def table(m: Metrics) -> Table:
         for i, losses in enumerate(found["block_losses_without"]):
             rise = paired(document_means(documents, losses), whole)
             said = "yes" if i in copied else "no"
-            rows.append({"layer_idx": i, "loss without it": rise, "copied": said})
+            rows.append({"layer": i, "loss added": rise, "copied": said})
     return Table(
         "removal",
         "What each layer of the base is worth: loss on validation documents without it, minus the "

@@ -210,6 +210,7 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             "figures": figures.draw(m, drawing) | paper_figures.draw(m, drawing),
             "random": params.base.source == "random",
             "summary": summary.lines(m, judged),
+            "trains": contest.trains(found["ends"]),
             "this_run": summary.this_run(m),
             "agreement": summary.agreement(m, published["main"]),
             "of_start": conclusions.of_start(m),

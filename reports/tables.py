@@ -372,7 +372,7 @@ def structures(m: Metrics) -> Table:
     rows: list[dict[str, Cell]] = []
     for name, kinds in found:
         for measure, title in (("rank_one_share", "σ₁²/‖W‖²"), ("mean_cosine", "cosine")):
-            row: dict[str, Cell] = {"model": name, "mean": title}
+            row: dict[str, Cell] = {"model": name, "statistic": title}
             for group, members in m.kind_groups.items():
                 values = [kinds[kind][measure] for kind in members if kinds.get(kind)]
                 known = [value for value in values if value is not None]

@@ -30,7 +30,11 @@ def model(name: str) -> dict[str, Any]:
     return {
         "learning_rate": 0.001,
         "heldout_documents": DOCUMENTS,
-        "steps": [{"step": s, "block_losses": [loss] * len(DOCUMENTS)} for s, loss in points],
+        "seed": 0 if name == "lesa" else None,
+        "steps": [
+            {"step": s, "tokens": 1024 * s, "block_losses": [loss] * len(DOCUMENTS)}
+            for s, loss in points
+        ],
         "heldout": {
             "ids": [f"file {i}" for i in range(8)],
             "groups": [f"package {i}" for i in range(8)],
@@ -55,7 +59,10 @@ def test_losses_are_of_all_held_out_text_together(
 ) -> None:
     for name in NATS:
         save(metrics, f"{study}/{name}", model(name))
-    rows = {row["model"]: row for row in domains.table(loaded(metrics), study).rows}
+    table = domains.table(loaded(metrics), study)
+    assert ", 8 steps, 8,192 tokens, seed 0: loss on" in table.caption
+    assert domains.PASS_AT_1 not in table.header  # it was run for none
+    rows = {row["model"]: row for row in table.rows}
     assert set(rows) == set(NATS)
     nats = {name: model(name)["heldout"]["nats"] for name in NATS}
     for name in NATS:

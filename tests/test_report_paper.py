@@ -126,6 +126,7 @@ def test_published_digits_stand_in_columns_of_their_own(made: tuple[Path, Metric
     assert main["LESA", "all"]["average, published"] == "64.30"
     assert main["SOLAR", "all"]["relative time, published"] == "166%"
     assert main["untouched base", "none"]["perplexity, published"] == "not stated"
+    assert "study `budget`: 40 steps, 81,920 tokens, 3 seeds" in tables["paper_main"].caption
     after = {row["model"]: row for row in tables["paper_sft_and_code"].rows}
     assert after["LLaMA Pro"]["SFT average, published"] == "not stated"
     assert after["LLaMA Pro"]["share of LESA's, published"] == "77%"
@@ -304,7 +305,7 @@ def test_verdicts_in_a_few_words() -> None:
 
 def test_what_was_found_names_whose_it_is(made: tuple[Path, Metrics]) -> None:
     rows = {row["id"]: str(row["found here"]) for row in claims.table(claims.judge(made[1])).rows}
-    assert "preset paper: 1.00 [0.63, 1.00] of 8 draws below SOLAR" in rows["C7"]
+    assert "preset paper: share of 8 draws below SOLAR 1.00 [0.63, 1.00]" in rows["C7"]
     assert rows["C7"].index("**holds:**") < rows["C7"].index("**not decided:**")
     assert "this run" not in rows["C7"]  # stands beside the claim
 

@@ -352,9 +352,9 @@ def test_a_mixture_has_one_column_for_all_experts(tmp_path: Path) -> None:
     change(metrics, *own, value={"rank_one_share": 0.33, "mean_cosine": None})
     render(params(), metrics, tmp_path / "out")
     run = measured.load(metrics, params())
-    rows = {(row["model"], row["mean"]): row for row in tables.structures(run).rows}
+    rows = {(row["model"], row["statistic"]): row for row in tables.structures(run).rows}
     names = ["experts.*.gate_proj", "experts.*.up_proj", "experts.*.down_proj"]
-    assert list(rows["base", "cosine"]) == ["model", "mean", *MIXTURE[:4], *names]
+    assert list(rows["base", "cosine"]) == ["model", "statistic", *MIXTURE[:4], *names]
     # By hand: two experts of 0.93 and one of 0.33; two of 0.91 and one without a value.
     assert rows["lesa", "σ₁²/‖W‖²"]["experts.*.up_proj"] == pytest.approx(0.73)
     assert rows["lesa", "cosine"]["experts.*.up_proj"] == pytest.approx(0.91)

@@ -233,6 +233,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     )
     rows = {row["model"]: row for row in contest.table(m).rows}
     assert list(rows) == ["base", "llama_pro", "identity", "lesa"]  # from the lowest end up
+    assert contest.trains(contest.table(m)) == "Trains `new`: the new layers, `all`: every layer."
     assert list(rows["lesa"])[3:] == ["81,920 tokens", "245,760 tokens"]
     assert rows["lesa"]["245,760 tokens"] == gap
     assert rows["llama_pro"]["245,760 tokens"] == pytest.approx(np.mean(losses["llama_pro"]))
@@ -413,6 +414,8 @@ def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metr
     rows = {row["model"]: row for row in table.rows if row["study"] == "budget"}
     assert {"lesa", "noise", "base"} <= set(rows)
     assert table.origin_of(rows["noise"], "best") == "reports/rates_of_a_log.json"
+    assert "`budget-noise`" in table.caption
+    assert "log" not in rates.table(scaled[1]).caption
     assert table.origin_of(rows["lesa"], "best") == "metrics/rates/budget-lesa.json"
     assert rows["lesa"]["best"] == 0.003
 
@@ -549,7 +552,7 @@ def test_what_each_layer_is_worth(tmp_path: Path) -> None:
     assert [row["copied"] for row in rows] == ["yes", "no", "yes", "no"]
     for row, losses in zip(rows, without, strict=True):
         known = stats.ttest_rel(losses, whole).confidence_interval()
-        found = row["loss without it"]
+        found = row["loss added"]
         assert isinstance(found, Interval)
         assert (found.low, found.high) == pytest.approx((known.low, known.high))
 

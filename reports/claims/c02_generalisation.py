@@ -36,9 +36,10 @@ def judged(of: str, sources: str, over_train: Array, over_zero: Array) -> list[F
     """Test MSE / training MSE and, beside it, test MSE / that of zero; both (seeds, kinds)."""
     parity, zero = interval(over_train), interval(over_zero)
     on_par, of_zero = below(parity, ON_PAR), f"{of}: better than zero"
-    number, ratio = show_interval(parity), "test MSE / MSE of predicting zero"
+    number = f"test MSE / training MSE {show_interval(parity)}"
+    ratio = "test MSE / MSE of predicting zero"
     return [
-        Finding(of, f"test MSE / training MSE {number}", on_par, sources, number=number),
+        Finding(of, number, on_par, sources),
         Finding(of_zero, f"{ratio} {show_interval(zero)}", below(zero, 1.0), sources, True),
     ]
 

@@ -59,7 +59,7 @@ def draws(m: Metrics) -> list[Finding]:
             f"({number(float(solar.perplexities[0]))}), {show_interval(share)}; median "
             f"{number(float(np.median(lesa.perplexities)))}"
         )
-        short = f"{show_interval(share)} of {share.n} draws below SOLAR"
+        short = f"share of {share.n} draws below SOLAR {show_interval(share)}"
         verdict = above(share, 0.5)
         found.append(Finding(f"preset {lesa.preset}", said, verdict, start.SOURCES, number=short))
     return found
