@@ -12,12 +12,13 @@ from reports.paired import Interval
 from reports.tables import Row, Table, show_interval
 from reports.training_runs import (
     IDENTITY_STARTS,
+    NONE_ADDED,
     Runs,
+    added,
     called,
     difference,
     file_of,
     groups,
-    new_layers,
     on_the_way,
     shared_seeds,
     told_apart,
@@ -66,11 +67,11 @@ class Contest:
 
     @property
     def deep(self) -> dict[str, Runs]:
-        return {n: r for n, r in self.runs.items() if r.first["method"] != "base"}
+        return {n: r for n, r in self.runs.items() if r.first["method"] not in NONE_ADDED}
 
     @property
     def shallow(self) -> dict[str, Runs]:
-        return {n: r for n, r in self.runs.items() if r.first["method"] == "base"}
+        return {n: r for n, r in self.runs.items() if r.first["method"] in NONE_ADDED}
 
 
 def of_equal_tokens(study: str, found: list[Runs]) -> list[Contest]:
@@ -155,7 +156,7 @@ def depth(contest: Contest) -> str:
     rivals = {
         SHALLOW[runs.first["trains"]]: gap
         for runs in contest.shallow.values()
-        if (gap := difference(runs, best)) is not None
+        if runs.first["trains"] in SHALLOW and (gap := difference(runs, best)) is not None
     }
     if not rivals:
         return ""
@@ -261,7 +262,7 @@ def table(m: Metrics) -> Table:
         first = models[model].first
         row: Row = {
             "model": model,
-            "new layers": 0 if first["method"] == "base" else new_layers(m, models[model]),
+            "new layers": added(m, models[model]),
             "trains": str(first["trains"]),
         }
         for title, contest in columns.items():

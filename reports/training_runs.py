@@ -104,6 +104,9 @@ def of_steps(found: Mapping[str, Json], model: str, max_steps: int) -> Runs | No
     return next((runs for runs in schedules(found, model) if runs.max_steps == max_steps), None)
 
 
+NONE_ADDED = ("base", "original_layers")  # methods
+
+
 def gaps_of(m: Metrics, runs: Runs) -> Places:
     """The gaps that the runs' method was told; the base has no new layers for all that."""
     own = runs.first["gaps"]
@@ -114,6 +117,11 @@ def gaps_of(m: Metrics, runs: Runs) -> Places:
 def new_layers(m: Metrics, runs: Runs) -> int:
     """How many layers the runs' method was told to add."""
     return gaps_of(m, runs).count
+
+
+def added(m: Metrics, runs: Runs) -> int:
+    """How many layers the runs' models have more than the base."""
+    return 0 if runs.first["method"] in NONE_ADDED else new_layers(m, runs)
 
 
 def nearest(found: list[Runs], runs: Runs) -> Runs | None:
@@ -249,7 +257,7 @@ def ends(
         llama_pro = beside(m, study, runs, *LLAMA_PRO["LLaMA Pro's"])
         row: Row = {
             "run": runs.name,
-            "new layers": 0 if runs.first["method"] == "base" else new_layers(m, runs),
+            "new layers": added(m, runs),
             "trains": str(runs.first["trains"]),
             "seeds": len(runs.by_seed),
             "steps": runs.max_steps,
