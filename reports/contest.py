@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from reports import controls, rates
 from reports.budget import longer_runs, main_runs
 from reports.claims import Verdict, above, in_order
+from reports.controls import listed
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import Row, Table, show_interval
@@ -33,8 +34,6 @@ OWN = {
     "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
     "fitted_identity": "`identity` with fitted outputs",
 }
-
-
 TRAINED = {
     "new": "the new layers",
     "all": "every layer",
@@ -112,10 +111,6 @@ def nats(gap: Interval) -> str:
 
 def named(model: str) -> str:
     return f"`{model}` ({OWN[model]})" if model in OWN else f"`{model}`"
-
-
-def listed(models: list[str]) -> str:
-    return controls.series([f"`{model}`" for model in models])
 
 
 def lowest(found: dict[str, Runs]) -> str:

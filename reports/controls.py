@@ -37,6 +37,10 @@ def series(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
+def listed(models: list[str]) -> str:
+    return series([f"`{model}`" for model in models])
+
+
 def lesa_beside(m: Metrics, runs: Mapping[str, Runs], name: str) -> Runs:
     """LESA's runs that a control's are compared with: on the control's machine where it has one
     seed, as predictors of one seed differ by the machine that they are fitted on."""
@@ -53,7 +57,7 @@ def limits(m: Metrics, study: str, runs: Mapping[str, Runs], names: list[str]) -
         ("LESA's rate", [n for n in names if f"{study}-{n}" in sought]),
     ):
         if len(exempt) < len(names):
-            but = f" but for {series([f'`{n}`' for n in exempt])}" if exempt else ""
+            but = f" but for {listed(exempt)}" if exempt else ""
             said.setdefault(but, []).append(words)
     return "; ".join(f"{series(words)}{but}" for but, words in said.items())
 
@@ -65,9 +69,9 @@ def ends(m: Metrics, study: str, runs: Mapping[str, Runs]) -> list[str]:
     names = [name for name in REPLACED if name in runs and name not in NO_CONTROLS]
     for name in names:
         if (gap := difference(runs[name], lesa_beside(m, runs, name))) is not None:
-            found[in_order(gap, below, above, level)].append(f"`{name}`")
+            found[in_order(gap, below, above, level)].append(name)
     few = f" ({said})" if (said := limits(m, study, runs, names)) else ""
-    parts = [f"{place} {series(of)}" for place, of in found.items() if of]
+    parts = [f"{place} {listed(of)}" for place, of in found.items() if of]
     in_table = REPLACED.keys() & beside_lesa(m).keys()
     link = "[what stands in](#table-controls)" if in_table else "what stands in"
     return [f"{link} for its predictions{few} {', '.join(parts)}"] if parts else []
@@ -90,13 +94,12 @@ def table(m: Metrics) -> Table:
             "seeds": len(shared_seeds(runs[name], runs["lesa"])),
             "learning rate": float(runs[name].first["learning_rate"]),
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
-            "before training": difference(runs[name], lesa_beside(m, runs, name), 0, 0),
-            f"after {runs['lesa'].tokens:,} tokens": difference(
-                runs[name], lesa_beside(m, runs, name)
-            ),
+            "before training": difference(runs[name], lesa, 0, 0),
+            f"after {runs['lesa'].tokens:,} tokens": difference(runs[name], lesa),
         }
         for name in REPLACED
         if name in runs
+        for lesa in [lesa_beside(m, runs, name)]
     ]
     return Table(
         "controls",

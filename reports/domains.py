@@ -81,8 +81,7 @@ def table(m: Metrics, study: str) -> Table:
         if study == "code":
             row[PASS_AT_1] = solved(m, name)
         rows.append(row)
-    if all(row.get(PASS_AT_1) == NOT_RUN for row in rows):
-        rows = [{name: row[name] for name in row if name != PASS_AT_1} for row in rows]
+    rows = without_not_run(rows, PASS_AT_1)
     return Table(
         f"domain_{study}",
         f"Training on {domain.name}{length(list(found.values()))}: loss on {domain.text}, "
@@ -95,6 +94,13 @@ def table(m: Metrics, study: str) -> Table:
             else f"metrics/{study}/{row['model']}.json"
         ),
     )
+
+
+def without_not_run(rows: list[dict[str, Cell]], column: str) -> list[dict[str, Cell]]:
+    """The rows without a column of HumanEval that was run for none of them."""
+    if any(row.get(column) != NOT_RUN for row in rows):
+        return rows
+    return [{name: row[name] for name in row if name != column} for row in rows]
 
 
 def length(models: list[Json]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from reports.measured import Json, Metrics
 from reports.paired import Array, Interval, by_task
 from reports.tables import PHASE_NAMES, Cell, Table
-from reports.training_runs import schedules
+from reports.training_runs import Runs, schedules
 
 SOURCES = "metrics/official/*.json"
 METRIC = "acc"
@@ -23,6 +23,16 @@ def examples(content: Json) -> dict[str, Array]:
         for task, c in content["tasks"].items()
         if "examples" in c["metrics"].get(METRIC, {})
     }
+
+
+def percents(content: Json) -> dict[str, float]:
+    """Each task's accuracy in percent."""
+    return {task: 100 * float(found.mean()) for task, found in examples(content).items()}
+
+
+def trained_runs(m: Metrics) -> Runs | None:
+    """LESA's runs of the schedule whose checkpoints the study scores, the shortest of `budget`."""
+    return next(iter(schedules(m.budget, "lesa")), None)
 
 
 def difference(ours: Json, theirs: Json) -> Interval | None:
@@ -52,20 +62,18 @@ def table(m: Metrics) -> Table:
     tasks = tasks_of(contents)
     rows: list[dict[str, Cell]] = []
     for content in contents:
-        found = examples(content)
-        means = {task: 100 * float(found[task].mean()) if task in found else None for task in tasks}
-        known = [value for value in means.values() if value is not None]
+        found = percents(content)
         row: dict[str, Cell] = {
             "model": str(content["model"]),
             "phase": PHASE_NAMES.get(content["phase"], str(content["phase"])),
-            **means,
-            "average": float(np.mean(known)) if len(known) == len(tasks) else None,
+            **{task: found.get(task) for task in tasks},
+            "average": float(np.mean(list(found.values()))) if len(found) == len(tasks) else None,
             "minus the untouched base's": difference(content, base) if base else None,
             "minus trained LESA's": difference(content, lesa) if lesa else None,
         }
         rows.append(row)
-    lengths = [runs.max_steps for runs in schedules(m.budget, "lesa")[:1]]
-    of = f" (trained: one seed of study `budget`, {lengths[0]:,} steps)" if lengths else ""
+    runs = trained_runs(m)
+    of = f" (trained: one seed of study `budget`, {runs.max_steps:,} steps)" if runs else ""
     return Table(
         "official",
         f"Benchmarks, accuracy in percent, and their average{of}; differences paired by example",

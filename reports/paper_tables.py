@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from reports import budget, domains, official, start
-from reports.claims import c09_without_freezing
+from reports.claims import RIVALS, c09_without_freezing
 from reports.measured import Json, Metrics, files, perplexity_at, whole_seconds
 from reports.paired import Interval
 from reports.speed import STEPS_FILE, time_ratio
-from reports.tables import Cell, Measured, Row, Table
+from reports.tables import Cell, Measured, Row, Table, counted
 from reports.training_runs import (
     Runs,
     alike,
@@ -28,7 +28,7 @@ from reports.training_runs import (
     shared_seeds,
 )
 
-NAMES = {"lesa": "LESA", "llama_pro": "LLaMA Pro", "solar": "SOLAR", "base": "untouched base"}
+NAMES = {"lesa": "LESA", **RIVALS, "base": "untouched base"}
 STARTED = ("base", "lesa", "solar")  # whose perplexities before training the paper compares
 PUBLISHED = "reports/published.yaml"
 PASS_AT_1_HERE = "HumanEval pass@1 here"
@@ -154,9 +154,8 @@ def main(m: Metrics, published: list[Json]) -> Table:
     lesa = called(m.budget, "lesa") if studied(m) else None
     study = ""
     if lesa is not None:
-        seeds = len(lesa.by_seed)
-        study = f", study `budget`: {lesa.max_steps:,} steps, {lesa.tokens:,} tokens, {seeds} seed"
-        study += "s" * (seeds > 1)
+        study = f", study `budget`: {lesa.max_steps:,} steps, {lesa.tokens:,} tokens, "
+        study += counted(len(lesa.by_seed), "seed")
     return Table(
         "paper_main",
         f"The paper's main result, published (Llama-3-8B to 11.5B) and here{study}; time with the "
@@ -413,8 +412,7 @@ def sft_and_code(m: Metrics, published: list[Json]) -> Table:
         }
         for said in published
     ]
-    if all(row[PASS_AT_1_HERE] == domains.NOT_RUN for row in rows):
-        rows = [{name: row[name] for name in row if name != PASS_AT_1_HERE} for row in rows]
+    rows = domains.without_not_run(rows, PASS_AT_1_HERE)
     methods: dict[Cell, str] = {NAMES[said["method"]]: said["method"] for said in published}
 
     def origin(row: Row, column: str) -> str:

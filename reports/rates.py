@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from lesa.files import read_json
 from reports.measured import Json, Metrics
-from reports.tables import Cell, Table
+from reports.tables import Cell, Table, counted
 from reports.training_runs import Runs, shared_seeds
 
 LOG = Path(__file__).with_name("rates_of_a_log.json")
 SOURCES = "metrics/rates/*.json, reports/rates_of_a_log.json"
+
+
+@cache
+def of_log() -> list[Json]:
+    found: list[Json] = read_json(LOG)["found"]
+    return found
 
 
 def sought(m: Metrics) -> dict[str, tuple[Json, str]]:
@@ -18,7 +25,7 @@ def sought(m: Metrics) -> dict[str, tuple[Json, str]]:
     of the profile that it was of and where no file is."""
     names = {name: (found, f"metrics/rates/{name}.json") for name, found in m.rates.items()}
     if m.rates:
-        for found in read_json(LOG)["found"]:
+        for found in of_log():
             if found["profile"] == m.params.profile:
                 names.setdefault(
                     f"{found['study']}-{found['model']}", (found, f"reports/{LOG.name}")
@@ -34,8 +41,7 @@ def edge(found: Json) -> str:
 
 def limits(m: Metrics, study: str, ours: Runs, theirs: Runs) -> str:
     """How many seeds a difference of two models is over, and if our rate is at an edge."""
-    seeds = len(shared_seeds(ours, theirs))
-    said = f"{seeds} seed{'s' * (seeds > 1)}"
+    said = counted(len(shared_seeds(ours, theirs)), "seed")
     own = sought(m).get(f"{study}-{ours.name}")
     if own and own[0]["best"] == ours.first["learning_rate"] and (end := edge(own[0])):
         said += f", {ours.name}'s rate the {end} tried"

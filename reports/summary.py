@@ -10,8 +10,8 @@ import re
 import numpy as np
 
 from reports import official, rerun, start
-from reports.claims import Claim, Verdict, in_order, in_short
-from reports.contest import advice, nats, of_own_text, worth
+from reports.claims import RIVALS, Claim, Verdict, in_order, in_short
+from reports.contest import advice, nats, of_own_text, placed, worth
 from reports.measured import Json, Metrics, files, perplexity_at
 from reports.tables import Table, number, show_interval
 from reports.training_runs import difference, schedules
@@ -58,11 +58,10 @@ def benchmarks(m: Metrics) -> list[str]:
         if (other := official.of_model(m, model, phase))
         and (gap := official.difference(lesa, other)) is not None
     ]
-    count = sum(map(len, found.values()))
-    average = float(np.mean([100 * results.mean() for results in found.values()]))
+    count, average = sum(map(len, found.values())), np.mean(list(official.percents(lesa).values()))
     minus = f"; in points minus that of {', '.join(leads)}" if leads else ""
-    tokens = [f" after {runs.tokens:,} tokens" for runs in schedules(m.budget, "lesa")[:1]]
-    of = f"one seed of study `budget`{tokens[0] if tokens else ''}"
+    runs = official.trained_runs(m)
+    of = f"one seed of study `budget`{f' after {runs.tokens:,} tokens' if runs else ''}"
     return [
         f"**Benchmarks:** over {len(found)} tasks of {count:,} examples trained LESA's average "
         f"accuracy is {average:.1f}%{minus} ({of})."
@@ -70,8 +69,7 @@ def benchmarks(m: Metrics) -> list[str]:
 
 
 AGAINST = {  # of study official, by model and phase
-    ("llama_pro", "trained"): "LLaMA Pro",
-    ("solar", "trained"): "SOLAR",
+    **{(model, "trained"): name for model, name in RIVALS.items()},
     ("base", "trained"): "the trained base",
     ("base", "init"): "the untouched base",
 }
@@ -84,8 +82,8 @@ def reach(m: Metrics) -> str:
         packages = set(next(iter(m.scale.values()))["heldout_documents"])
         texts.append(f"{len(packages)} packages of Python source")
     leads = [
-        f"{-gap.value:.2f} ± {gap.stderr:.2f} points above {rerun.NAMES[method]}"
-        for method in ("llama_pro", "solar")
+        f"{-gap.value:.2f} ± {gap.stderr:.2f} points above {name}"
+        for method, name in RIVALS.items()
         if (gap := rerun.minus_lesa(rerun.models()[-1], method, rerun.LAST)) and gap.stderr
     ]
     there = "llama3-8b"
@@ -347,14 +345,13 @@ def agreement(m: Metrics, published: list[Json]) -> str:
     """
     averages = {row["method"]: float(row["average"]) for row in published if row["share"] == 1}
     said = []
-    for method in ("llama_pro", "solar"):
+    for method, name in RIVALS.items():
         paper = averages["lesa"] - averages[method]
         leads = [
             f"{lead(size, method, paper)} at {size}"
             for size in rerun.models()[::-1]
             if rerun.minus_lesa(size, method, rerun.LAST)
         ]
-        name = rerun.NAMES[method]
         said.append(f"over {name} by {', '.join(leads)}, where the paper has {paper:.2f}")
     return f"LESA ends {'; '.join(said)} points of mean accuracy. {here_too(m)}"
 
@@ -373,11 +370,10 @@ def here_too(m: Metrics) -> str:
     """The same comparisons by the loss measured here."""
     parts, own_text = [], of_own_text(m)
     for contest in own_text[-1:]:
-        for method in ("llama_pro", "solar"):
+        for method, name in RIVALS.items():
             runs, other = contest.runs.get("lesa"), contest.runs.get(method)
             if runs and other and (gap := difference(runs, other)) is not None:
-                words = in_order(gap, "below", "above", "not told apart from")
-                parts.append(f"{words} {rerun.NAMES[method]} {nats(gap)}")
+                parts.append(f"{placed(gap)} {name} {nats(gap)}")
     if not parts:
         return "The same comparison was not measured here."
     return f"Here LESA's loss after {own_text[-1].where('lesa')} is {' and '.join(parts)}."

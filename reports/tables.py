@@ -41,6 +41,11 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count} {noun}{'s' * (count > 1)}"
+
+
 def show_interval(cell: Interval) -> str:
     """`-0.043 [-0.061, -0.025]`: two digits of half the width are shown."""
     half = (cell.high - cell.low) / 2

@@ -80,7 +80,7 @@ def of_schedule(m: Metrics, study: str, text: str, lesa: Runs) -> list[Finding]:
     """text: what the study's own text is called, where it is not this run's."""
     found, runs = [], getattr(m, study)
     short = alike(runs, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
-    for other in ("llama_pro", "solar"):
+    for other in RIVALS:
         theirs = of_steps(runs, other, lesa.max_steps)
         if theirs is None or theirs.tokens != lesa.tokens:
             continue

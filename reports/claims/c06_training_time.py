@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from reports.claims import CannotTestError, Finding, Verdict, above, three_of_equal_tokens
+from reports.claims import RIVALS, CannotTestError, Finding, Verdict, above, three_of_equal_tokens
 from reports.measured import Metrics, files, whole_seconds
 from reports.speed import STEPS_FILE, step_seconds, time_ratio
 from reports.tables import number, show_interval
@@ -23,7 +23,7 @@ def findings(m: Metrics) -> list[Finding]:
     if not step_seconds(m):
         raise CannotTestError(f"{STEPS_FILE} was not measured on this model", "make bench")
     found = []
-    for name in ("llama_pro", "solar"):
+    for name in RIVALS:
         whole, cached = (time_ratio(m, name, prefix) for prefix in (True, False))
         if whole is None or cached is None:
             raise CannotTestError(f"{STEPS_FILE} has no steps of {name}", "make bench")

@@ -8,7 +8,7 @@ from reports import start
 from reports.claims import Finding, Verdict, above, below, cannot
 from reports.measured import Metrics, files
 from reports.paired import Interval
-from reports.tables import show_interval
+from reports.tables import counted, show_interval
 from reports.training_runs import difference, of_steps, schedules
 
 RAW = "without SVD"
@@ -67,7 +67,7 @@ def at_start(m: Metrics) -> list[Finding]:
 
 def of_draws(finding: Finding, draws: int) -> Finding:
     """An interval over documents says little of other draws of seed and signs."""
-    said = f"{finding.said}, {draws} draw{'s' * (draws > 1)}"
+    said = f"{finding.said}, {counted(draws, 'draw')}"
     verdict = finding.verdict if draws >= FEWEST else Verdict.UNDECIDED
     return replace(finding, said=said, verdict=verdict)
 

@@ -9,7 +9,7 @@ from reports import budget
 from reports.claims import CannotTestError, Finding, above
 from reports.measured import Json, Metrics
 from reports.paired import Array, Interval
-from reports.tables import show_interval
+from reports.tables import counted, show_interval
 from reports.training_runs import Runs, alike, difference, schedules, shared_seeds
 
 OTHERS = {"all": "every layer", "new_then_all": "new layers first, then every layer"}
@@ -40,8 +40,7 @@ def findings(m: Metrics) -> list[Finding]:
 def compared(subject: str, free: Runs, frozen: Runs) -> list[Finding]:
     if (gap := difference(free, frozen)) is None:
         return []
-    ratio, seeds = fluctuation(free, frozen), len(shared_seeds(free, frozen))
-    of = f"{seeds} seed{'s' * (seeds > 1)}"
+    ratio, of = fluctuation(free, frozen), counted(len(shared_seeds(free, frozen)), "seed")
     if (rate := free.first["learning_rate"]) != (own := frozen.first["learning_rate"]):
         of += f", rate {rate:g} against {own:g}"
     slower = f"final loss minus that of new layers alone {show_interval(gap)} nats, {of}"
