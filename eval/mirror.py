@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment
 from jinja2.meta import find_undeclared_variables
+from lm_eval.tasks._index import Entry, Kind
 
 from eval.suite import official_folders, task_manager, write_task, write_yaml
 from lesa.errors import UserError
@@ -23,7 +24,7 @@ def write(names: list[str], mirror: Path, folder: Path) -> None:
     """Write YAMLs into `folder` that read the data of the tasks `names` from `mirror`.
 
     They name files of lm-eval and of the mirror by absolute paths. Raises UserError where a task
-    is unknown, or the mirror lacks the split it is scored on.
+    is unknown or reads its data by code of its own, or the mirror lacks the split it is scored on.
     """
     try:
         if not mirror.is_dir():
@@ -35,18 +36,36 @@ def write(names: list[str], mirror: Path, folder: Path) -> None:
     while pending:
         name = pending.pop()
         entry = index.get(name)
-        if entry is None or entry.cfg is None or entry.yaml_path is None:
+        if entry is None:
             raise UserError(f"evaluate.tasks: lm-eval has no task {name!r}")
-        config = entry.cfg
-        if "group" in config:
-            children = config["task"]
-            if not all(isinstance(child, str) for child in children):
-                raise UserError(f"evaluate.tasks: name the tasks of {name}, not the group")
+        if entry.kind is Kind.TAG:
+            raise UserError(
+                f"evaluate.tasks: {name} is a tag; name its tasks: {', '.join(sorted(entry.tags))}"
+            )
+        if entry.kind is Kind.PY_TASK or entry.cfg is None or entry.yaml_path is None:
+            raise UserError(
+                f"evaluate.tasks: {name} reads its data by code of its own, and from no mirror"
+            )
+        if entry.kind is Kind.GROUP:
+            children = members(name, entry, index)
             pending += children
             # A group's config is plain data: no include needed.
+            config = {**entry.cfg, "task": children}
             write_yaml(folder, name, yaml.safe_dump(config, sort_keys=False))
         else:
-            write_official(name, config, entry.yaml_path, mirror, folder)
+            write_official(name, entry.cfg, entry.yaml_path, mirror, folder)
+
+
+def members(name: str, group: Entry, index: dict[str, Entry]) -> list[str]:
+    """What a group holds: tasks and groups by name, in place of a tag the tasks that have it."""
+    found: list[str] = []
+    for child in group.cfg["task"] if group.cfg else []:
+        if not isinstance(child, str):
+            raise UserError(f"evaluate.tasks: name the tasks of {name}, not the group")
+        entry = index.get(child)
+        tagged = entry is not None and entry.kind is Kind.TAG
+        found += sorted(entry.tags) if entry and tagged else [child]
+    return found
 
 
 def write_official(

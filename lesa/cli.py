@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -23,7 +23,7 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 import lesa
-from lesa.errors import CheckError, UserError
+from lesa.errors import CheckError, UserError, fail
 
 if TYPE_CHECKING:
     from lesa.commands.evaluate import Score
@@ -141,9 +141,11 @@ def inspect(
     print_pairs(("not predicted by LESA", ", ".join(found.unpredicted)))
     if found.routers:
         print_pairs(("router", "the lower neighbour's in a layer predicted by LESA"))
+    from lesa.upscaling.plan import ranges
+
     print_rows(
         ["method", "new layers it can add"],
-        [[name, ranges(sizes) or "none"] for name, sizes in found.new_layers.items()],
+        [[name, ", ".join(ranges(sizes)) or "none"] for name, sizes in found.new_layers.items()],
     )
     if found.removal is not None:
         print_rows(
@@ -496,38 +498,22 @@ def said(score: Score) -> str:
     )
 
 
-def ranges(numbers: Sequence[int]) -> str:
-    """`[1, 2, 3, 5]` to `1-3, 5`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
-
-
-def fail(message: str, status: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
-
-
 def main() -> None:
     try:
         status = app(standalone_mode=False, prog_name="lesa")
     except TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "lesa"
-        fail(f"{error.format_message().rstrip('.')}; see {path} --help", 2)
+        fail(f"{error.format_message().rstrip('.')}; see {path} --help")
     except typer.Abort:
         sys.exit(130)  # as a shell has it for an interrupted command
     except UserError as error:
-        fail(str(error), 2)
+        fail(str(error))
     except CheckError as error:
         fail(str(error), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}", 2)
+        fail(f"{where}{error.strerror or error}")
     sys.exit(status if isinstance(status, int) else 0)
 
 

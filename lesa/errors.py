@@ -1,5 +1,10 @@
 """The exceptions of the project that a user is meant to read."""
 
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
 from lesa.redaction import redacted
 
 
@@ -19,3 +24,9 @@ class CheckError(Exception):
 
     The command `lesa` prints the line and exits with status 1.
     """
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """End a command with one line on stderr."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

@@ -135,14 +135,24 @@ class WikipediaPackage(Strict):
     license: str
 
 
-class HubText(Strict):
+class HubRows(Strict):
+    """A data set of the Hugging Face hub, at a fixed revision."""
+
     source: Literal["hub"]
     id: str
     config: str | None
     revision: str
     split: str
-    text_field: str
     license: str
+
+    @property
+    def described(self) -> str:
+        part = f"{self.config or 'default'}, {self.split}"
+        return f"{self.id} ({part}) at revision {self.revision}"
+
+
+class HubText(HubRows):
+    text_field: str
 
 
 class FileText(Strict):
@@ -398,17 +408,22 @@ def _strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _strings(value, f"{key}.{name}".lstrip("."))
 
 
+def reason(error: ValidationError) -> str:
+    """What pydantic says is wrong first, and what was given there, on one line without the place,
+    which is `error.errors()[0]["loc"]`."""
+    first = error.errors()[0]
+    given = "" if isinstance(first["input"], dict) else f" (got {SHORT.repr(first['input'])})"
+    return " ".join(f"{first['msg'].removeprefix('Value error, ')}{given}".split())
+
+
 def parse(tree: object, where: str) -> Params:
     """Validate a nested dict; `where` names its file in the error."""
     try:
         found = Params.model_validate(tree)
         secret = next((key for key, text in _strings(tree) if redacted(text) != text), None)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = dotted(first["loc"], tree)
-        given = "" if isinstance(first["input"], dict) else f" (got {SHORT.repr(first['input'])})"
-        line = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{given}"
-        raise UserError(" ".join(line.split())) from None
+        key = dotted(error.errors()[0]["loc"], tree)
+        raise UserError(f"{where}: {key}: {reason(error)}") from None
     except RecursionError:  # an alias may stand inside of what it names
         raise UserError(f"{where}: is nested without end") from None
     if secret is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
-from lesa.errors import UserError
+from lesa.errors import CheckError, UserError
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.params import Params, Train
 from lesa.training.blocks import load_blocks
@@ -16,8 +18,6 @@ from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS, PREFIX
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
-
-Row = dict[str, float]
 
 
 def short_schedule(params: Params) -> Train:
@@ -29,12 +29,23 @@ def short_schedule(params: Params) -> Train:
     )
 
 
-def measure(run: Run, rates: list[float], unfinished: Path) -> Iterator[Row]:
-    """Validation loss in nats at each rate; `unfinished` has the rows that are already there."""
-    start: float | None = None  # the same at any rate
-    for rate in rates:
-        path = unfinished / f"{rate}.json"
-        if not path.is_file():
+class Try(TypedDict):
+    """Losses in nats a token, on validation text; None where training ends at no number."""
+
+    learning_rate: float
+    validation_loss_at_0: float | None
+    validation_loss: float | None
+
+
+def measure(run: Run, rate: float, tried: list[Try], unfinished: Path, log: Tracker) -> float:
+    """Add a try of `rate` to those `tried`; returns its validation loss, infinite where training
+    diverges. What a stopped run has measured is in `unfinished`."""
+    path = unfinished / f"{rate}.json"
+    if not path.is_file():
+        starts = [row["validation_loss_at_0"] for row in tried]
+        start = next((loss for loss in starts if loss is not None), None)  # the same at any rate
+        losses: list[float | None] = [None]
+        try:
             _, curve = train(
                 replace(run, learning_rate=rate, measure_start=start is None),
                 unfinished / "trainer",
@@ -42,15 +53,27 @@ def measure(run: Run, rates: list[float], unfinished: Path) -> Iterator[Row]:
                 prefix_cache=PREFIX if run.settings.prefix_cache else None,
             )
             losses = [row["heldout_loss"] for row in curve["steps"]]
-            row = {
-                "learning_rate": rate,
-                "validation_loss_at_0": losses[0] if start is None else start,
-                "validation_loss": losses[-1],
-            }
-            write_json(path, row)
-        found: Row = read_json(path)
-        start = found["validation_loss_at_0"]
-        yield found
+        except CheckError as error:  # it says that the run has diverged
+            print(error, flush=True)
+        first = losses[0] if start is None else start
+        row = {"learning_rate": rate, "validation_loss_at_0": first, "validation_loss": losses[-1]}
+        write_json(path, row)
+    found: Try = read_json(path)
+    print(f"{run.init}: {found}", flush=True)
+    tried.append(found)
+    if (loss := found["validation_loss"]) is None:
+        return math.inf
+    log.metrics({"learning_rate": rate, "validation_loss": loss})
+    return loss
+
+
+def best_of(losses: Mapping[float, float]) -> float:
+    """The rate of the lowest loss. Raises CheckError where all are infinite."""
+    best = min(losses, key=lambda rate: losses[rate])
+    if losses[best] == math.inf:
+        rates = ", ".join(f"{rate:g}" for rate in sorted(losses))
+        raise CheckError(f"training diverges at every learning rate that was tried: {rates}")
+    return best
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
@@ -64,13 +87,9 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     checkpoint = tree_digest(init)
     shared = settings.model_dump(exclude={"launch"})
     key = key_of(shared, checkpoint, tree_digest(CORPUS), code_digest("pipelines.choose_rate"))
-    rows: list[Row] = []
+    tried: list[Try] = []
     with work_folder(f"artifacts/work/grid/{name}", key) as unfinished:
-        for row in measure(run, rates, unfinished):
-            print(f"{name}: {row}", flush=True)
-            log.metrics({key: row[key] for key in ("validation_loss", "learning_rate")})
-            rows.append(row)
-        best = min(rows, key=lambda row: row["validation_loss"])["learning_rate"]
+        best = best_of({rate: measure(run, rate, tried, unfinished, log) for rate in rates})
         report = {
             "model": name,
             "profile": params.profile,
@@ -78,7 +97,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             "dtype": dtype_name(settings.bf16),
             "max_steps": settings.max_steps,
             "tokens": settings.max_steps * run.tokens_per_step,
-            "runs": rows,
+            "runs": tried,
             "best": best,
         }
         write_json(f"artifacts/grid/{name}.json", report)

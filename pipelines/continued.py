@@ -21,7 +21,7 @@ from lesa.training.sequences import Example, read_examples, sequence_losses
 from pipelines.closure import code_digest
 from pipelines.pretrain import CORPUS, PREFIX, chosen_for, rate_warnings, read_grid
 from pipelines.rows import BASE, SVD, Row, chosen, described, write_row
-from pipelines.study import Schedule, with_train
+from pipelines.study import TrainOverrides, with_train
 from pipelines.tracking import Tracker
 
 
@@ -154,7 +154,7 @@ def continue_on_study_text(params: Params, log: Tracker, study: str, model: str)
     row: Learner = chosen(study, Learner, model)
     text, module = Path("artifacts/text") / study, f"pipelines.studies.{study}.train"
     job = Job(study, model, row, text, text / "heldout.jsonl", module)
-    report = continue_training(with_train(params, study, "train", Schedule), log, job)
+    report = continue_training(with_train(params, study, "train", TrainOverrides), log, job)
     log.metrics({f"heldout/{name}": value for name, value in report["heldout"]["end"].items()})
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from baselines import method_of
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import write_json
-from lesa.method.structure import structure
+from lesa.method.structure import structures
 from lesa.params import Params
 from lesa.upscaling import expand
 from lesa.upscaling.methods import Source
-from lesa.upscaling.plan import LayerPlan, everything_trains, to_json
+from lesa.upscaling.plan import LayerPlan, to_json, trainable_parameters
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -37,17 +36,15 @@ def describe(folder: Path, plan: LayerPlan) -> dict[str, Any]:
     new = Checkpoint(folder)
     added = [slot.layer_idx for slot in plan if slot.new]
     after = new.parameters()
-    moving = new.layer_parameters() * sum(slot.trainable for slot in plan)
-    found = {kind: structure(new.matrix(kind, i) for i in added) for kind in new.kinds}
     return {
         "parameters_before": Checkpoint(BASE).parameters(),
         "parameters_after": after,
-        "trainable_parameters": after if everything_trains(plan) else moving,
+        "trainable_parameters": trainable_parameters(plan, new.layer_parameters(), after),
         "router": new.family.router is not None,
         "new_weight_norms": {
             kind: [float(new.matrix(kind, i).float().norm()) for i in added] for kind in new.kinds
         },
-        "new_weight_structure": {kind: asdict(s) if s else None for kind, s in found.items()},
+        "new_weight_structure": structures(new, added),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from baselines import method_of
 from lesa.params import HubBase, Params
 from lesa.upscaling.card import ROUTER
 from lesa.upscaling.plan import from_json, plan_line
@@ -33,6 +34,7 @@ def card(model: str, m: Metrics) -> str:
     """The model card as Markdown, with the metadata that hubs read at its top."""
     params, entry, run = m.params, m.params.methods[model], m.pretrain[model]
     expanded, last = m.expand[model], run["steps"][-1]
+    method, _ = method_of(params, model)
     plan = from_json(expanded["plan"])
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -54,7 +56,7 @@ def card(model: str, m: Metrics) -> str:
         parameters_before=number(expanded["parameters_before"]),
         parameters_after=number(expanded["parameters_after"]),
         trainable=number(run["trainable_parameters"]),
-        router=ROUTER if expanded.get("router") and entry.needs else None,
+        router=ROUTER if expanded.get("router") and method.reads_bases else None,
         text=m.corpus["source"],
         documents=number(m.corpus["documents"]["train"]),
         heldout=len(set(run["heldout_documents"])),

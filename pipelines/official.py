@@ -10,8 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import yaml
-
 from eval import mirror
 from eval.harness import group_scores, run, task_scores
 from eval.model import load
@@ -20,9 +18,9 @@ from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Params, Positive, Strict
 from pipelines.stage import run_stage
+from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
-PARAMS = Path("pipelines/studies/official/params.yaml")
 METRIC = "acc"
 
 
@@ -34,22 +32,13 @@ class Scored(Strict):
     folder: str
 
 
-class Study(Strict):
-    """mirror: a folder in the hub's layout. tasks: examples of each, of a group those of every
-    member."""
-
-    mirror: str
-    tasks: dict[str, Positive]
-    official: dict[str, Scored]
-
-
-def scores(checkpoint: Path, study: Study, params: Params, folder: Path) -> dict[str, Any]:
-    """Scores of every task, as metrics/evaluate has them; a group's examples are its members'."""
-    mirror.write(list(study.tasks), Path(study.mirror), folder)
-    loaded = mirrored(list(study.tasks), folder).load()
+def scores(checkpoint: Path, tasks: dict[str, int], params: Params, folder: Path) -> dict[str, Any]:
+    """Scores of the tasks in `folder`, as metrics/evaluate has them; a group's examples are its
+    members'. tasks: examples of each, of a group those of every member."""
+    loaded = mirrored(list(tasks), folder).load()
     options, found = params.evaluate, {}
     model = load(checkpoint, options.dtype, options.batch_size)
-    for (name, limit), task in zip(study.tasks.items(), loaded, strict=True):
+    for (name, limit), task in zip(tasks.items(), loaded, strict=True):
         results = run(model, [task], limit, options.bootstrap_iters)
         if leaves(task) == [task]:
             found[name] = task_scores(name, task, results, options.bootstrap_iters)
@@ -70,13 +59,20 @@ def whole(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    study = Study.model_validate(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
-    if args.checkpoint not in study.official:
-        known = ", ".join(study.official)
+    checkpoints: dict[str, Scored] = study_params("official", "official", dict[str, Scored])
+    if args.checkpoint not in checkpoints:
+        known = ", ".join(checkpoints)
         raise UserError(f"official: {args.checkpoint}: not in its params.yaml; there are {known}")
-    scored = study.official[args.checkpoint]
-    with TemporaryDirectory() as tasks:
-        found = scores(Path(scored.folder), study, params, Path(tasks))
+    scored = checkpoints[args.checkpoint]
+    tasks: dict[str, int] = study_params("official", "tasks", dict[str, Positive])
+    data: str = study_params("official", "mirror", str)  # a folder in the hub's layout
+    try:
+        with TemporaryDirectory() as folder:
+            mirror.write(list(tasks), Path(data), Path(folder))
+            found = scores(Path(scored.folder), tasks, params, Path(folder))
+    except UserError as error:  # of the experiment's own tasks this would be params.yaml's
+        line = str(error).replace("evaluate.", f"{params_file('official')}: ", 1)
+        raise UserError(line) from None
     said = {"model": scored.model, "phase": scored.phase, "profile": params.profile}
     write_json(f"artifacts/official/{args.checkpoint}.json", {**said, **found})
     log.metrics({name: task["metrics"][METRIC]["value"] for name, task in found["tasks"].items()})

@@ -118,7 +118,7 @@ class LaterRun(AdapterRun):
         return self.train_blocks.select(order[self.steps_before * self.sequences_per_step :])
 
 
-def settings_of(phase: Outputs | Phase, seed: int, schedule: Schedule, train: Train) -> Train:
+def train_settings(phase: Outputs | Phase, seed: int, schedule: Schedule, train: Train) -> Train:
     own = phase.save_every if isinstance(phase, Phase) else None
     return train.model_copy(
         update={
@@ -154,7 +154,7 @@ def trained_phases(
                 folder,
                 blocks_in(texts.train),
                 scored.with_format("torch"),
-                settings_of(phase, row.seed, schedule, params.train),
+                train_settings(phase, row.seed, schedule, params.train),
                 phase.learning_rate,
                 measure_start=i == 0,
                 steps_before=before,
@@ -220,7 +220,7 @@ def record_run(
 ) -> None:
     """Make and train the run `name`, and write artifacts/<study>/<name>.json; beside it the folder
     <name>, with the trained checkpoint if it is kept. A run that was stopped goes on."""
-    settings = [settings_of(p, row.seed, schedule, params.train) for p in row.phases]
+    settings = [train_settings(p, row.seed, schedule, params.train) for p in row.phases]
     key = key_of(
         [row.model_dump(), [s.model_dump(exclude={"launch"}) for s in settings]],
         [params.gaps.model_dump(), params.fit.model_dump()],

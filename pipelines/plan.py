@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from baselines import method_of
 from lesa.checkpoints.base import describe
-from lesa.errors import UserError
+from lesa.errors import UserError, fail
 from lesa.files import gib
 from lesa.params import Params, load, parse
 from lesa.planning import method_costs, model_costs
@@ -24,7 +24,7 @@ from lesa.planning.launch import launch
 from lesa.planning.rates import Machine, this_machine
 from lesa.upscaling.plan import LayerPlan, plan_line
 from pipelines.profile import compose
-from pipelines.stage import fail, on_this_machine
+from pipelines.stage import on_this_machine
 
 T = TypeVar("T")
 CONFIGS = Path("conf/models")
@@ -41,25 +41,25 @@ def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
 
 
 def stage_costs(
-    params: Params, a: Architecture, plans: Mapping[str, LayerPlan], cores: int
+    params: Params, a: Architecture, plans: Mapping[str, LayerPlan], cores: int, gpus: int
 ) -> dict[str, Cost]:
     """Cost of each stage of dvc.yaml but those that copy, cut or report text."""
     return {
         "base": method_costs.base(a, params.base.source),
         "extract": method_costs.extract(a),
         "svd": method_costs.svd(a, params.svd.method),
-        **fit_costs(params, a, cores),
+        **fit_costs(params, a, cores, gpus),
         **expand_costs(params, a, plans),
         **pretrain_costs(params, a, plans),
         **evaluate_costs(params, a, plans),
     }
 
 
-def fit_costs(params: Params, a: Architecture, cores: int) -> dict[str, Cost]:
-    settings, workers = params.fit, min(cores, len(a.kinds))
+def fit_costs(params: Params, a: Architecture, cores: int, gpus: int) -> dict[str, Cost]:
+    settings = params.fit
     return {
         f"fit@{name}": method_costs.fit(
-            a, settings.presets[run.preset], settings.heldout_every, workers
+            a, settings.presets[run.preset], settings.heldout_every, cores, gpus
         )
         for name, run in settings.runs.items()
     }
@@ -216,10 +216,10 @@ def present(params: Params) -> int:
 
 def report(
     params: Params, a: Architecture, where: str, machine: Machine, already: int
-) -> tuple[str, dict[str, Cost]]:
-    """The printed text, and the costs it shows."""
+) -> tuple[str, dict[str, Cost], int]:
+    """The printed text, the costs it shows, and bytes on disk at the fullest moment."""
     plans = layer_plans(params, a.num_layers)
-    found = stage_costs(params, a, plans, machine.cores)
+    found = stage_costs(params, a, plans, machine.cores, machine.gpus)
     total = disk_peak(list(found.values()), machine)
     official = " and official tasks" if params.evaluate.tasks else ""
     parts = [
@@ -238,7 +238,7 @@ def report(
         f"they depend on the text{official}; studies (make study), of which make grid is one.",
         machine_text(machine),
     ]
-    return "\n\n".join(parts), found
+    return "\n\n".join(parts), found, total
 
 
 def main() -> None:
@@ -250,9 +250,9 @@ def main() -> None:
         config, where = find_config(params.base, CONFIGS, ARTIFACTS / "base")
         a = architecture(config, where)
         machine, already = this_machine(), present(params)
-        text, found = report(params, a, where, machine, already)
+        text, found, total = report(params, a, where, machine, already)
         print(text, flush=True)
-        check(found, machine, disk_peak(list(found.values()), machine) - already)
+        check(found, machine, total - already)
     except UserError as error:
         fail(str(error))
     except OSError as error:

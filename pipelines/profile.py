@@ -16,10 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from baselines import check_methods
-from lesa.errors import UserError
+from lesa.errors import UserError, fail
 from lesa.files import write_text
 from lesa.params import parse
-from pipelines.stage import fail
 
 SOURCES = ("base", "corpus.text")  # another source has other keys
 

@@ -18,9 +18,9 @@ from lesa.params import Params, Positive, Rate, Strict
 from lesa.training.adapters import AdapterRun
 from lesa.training.pretrain import dtype_name
 from pipelines import budget, scale
-from pipelines.choose_rate import measure
+from pipelines.choose_rate import Try, best_of, measure
 from pipelines.closure import code_digest
-from pipelines.phases import Phase, Schedule, Texts, Training, blocks_in, settings_of
+from pipelines.phases import Phase, Schedule, Texts, Training, blocks_in, train_settings
 from pipelines.pretrain import CORPUS
 from pipelines.rows import BASE, SVD, chosen, write_row
 from pipelines.stage import run_stage
@@ -76,7 +76,7 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
     schedule: Schedule = study_params(study, "schedule", Schedule)
     short = phase.model_copy(update={"steps": sought.steps, "learning_rate": sought.begin})
     own = schedule.model_copy(update={"eval_every": sought.steps})
-    settings = settings_of(short, row.seed, own, params.train)
+    settings = train_settings(short, row.seed, own, params.train)
     key = key_of(
         [row.model_dump(exclude={"phases"}), short.model_dump()],
         settings.model_dump(exclude={"launch"}),
@@ -97,16 +97,8 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
             parameters=phase.parameters,
             everything=phase.trains == "all",
         )
-        tried: dict[float, dict[str, float]] = {}
-
-        def loss_at(rate: float) -> float:
-            (tried[rate],) = measure(run, [rate], unfinished)
-            print(f"{study} {name}: {tried[rate]}", flush=True)
-            loss = tried[rate]["validation_loss"]
-            log.metrics({"validation_loss": loss, "learning_rate": rate})
-            return loss
-
-        losses = lowest(loss_at, sought.begin)
+        tried: list[Try] = []
+        losses = lowest(lambda rate: measure(run, rate, tried, unfinished, log), sought.begin)
         report = {
             "study": study,
             "model": name,
@@ -115,8 +107,8 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
             "dtype": dtype_name(settings.bf16),
             "max_steps": sought.steps,
             "tokens": sought.steps * run.tokens_per_step,
-            "runs": [tried[rate] for rate in sorted(tried)],
-            "best": min(losses, key=lambda rate: losses[rate]),
+            "runs": sorted(tried, key=lambda row: row["learning_rate"]),
+            "best": best_of(losses),
         }
         write_json(f"artifacts/rates/{study}-{name}.json", report)
 

@@ -15,13 +15,12 @@ from lesa.checkpoints.base import copy_checkpoint
 from lesa.checkpoints.writer import CARD, PLAN_FILE
 from lesa.commands.evaluate import load as load_model
 from lesa.downloads import explained
-from lesa.errors import CheckError, UserError
+from lesa.errors import CheckError, UserError, fail
 from lesa.files import whole_folder, write_text
 from lesa.params import Params, load
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.heldout import block_losses
 from pipelines.model_card import card
-from pipelines.stage import fail
 from reports import measured
 
 TRAINED, CORPUS, RELEASE = Path("artifacts/trained"), Path("artifacts/corpus"), Path("release")

@@ -15,7 +15,18 @@ from lesa.errors import UserError
 from lesa.files import key_of, whole_folder
 from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds, kind_seed
-from lesa.params import FORMS, SHORT, Count, Params, Places, Predictor, Strict, load, read_tree
+from lesa.params import (
+    FORMS,
+    SHORT,
+    Count,
+    Params,
+    Places,
+    Predictor,
+    Strict,
+    load,
+    read_tree,
+    reason,
+)
 from lesa.upscaling import expand
 from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
@@ -56,7 +67,7 @@ class Row(Strict):
 R = TypeVar("R", bound=Row)
 
 
-def settings_of(fit: Fitted, presets: Mapping[str, Predictor], key: str) -> Predictor:
+def predictor_settings(fit: Fitted, presets: Mapping[str, Predictor], key: str) -> Predictor:
     """The settings that `fit`, asked for under `key`, comes to. Raises UserError naming the key."""
     if fit.preset not in presets:
         known = ", ".join(presets)
@@ -64,9 +75,8 @@ def settings_of(fit: Fitted, presets: Mapping[str, Predictor], key: str) -> Pred
     try:
         return Predictor.model_validate(presets[fit.preset].model_dump() | fit.settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([f"{key}.settings", *map(str, first["loc"])])
-        raise UserError(f"{where}: {first['msg']}") from None
+        where = ".".join([f"{key}.settings", *map(str, error.errors()[0]["loc"])])
+        raise UserError(f"{where}: {reason(error)}") from None
 
 
 def place(loc: tuple[int | str, ...], tree: Any) -> str:
@@ -106,16 +116,12 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
         try:
             row = kind.model_validate(said)
         except ValidationError as error:
-            first = error.errors()[0]
-            given = (
-                "" if isinstance(first["input"], dict) else f" (got {SHORT.repr(first['input'])})"
-            )
-            reason = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{path}: {key}{place(first['loc'], said)}: {reason}{given}") from None
+            where = f"{key}{place(error.errors()[0]['loc'], said)}"
+            raise UserError(f"{path}: {where}: {reason(error)}") from None
         method = named(row.method, table(), f"{path}: {key}.method")
         options(method, row.options, f"{path}: {key}", row.method)
         if row.fit is not None:
-            settings_of(row.fit, presets(), f"{path}: {key}.fit")
+            predictor_settings(row.fit, presets(), f"{path}: {key}.fit")
         elif method.fits:
             raise UserError(f"{path}: {key}.fit: {row.method} reads predictors, and this says none")
         if not key.endswith(row.ending):
@@ -163,7 +169,7 @@ def bases(fit: Fitted, folder: Path) -> Path:
 
 def predictors(fit: Fitted, svd: Path, params: Params, folder: Path) -> tuple[Path, Any]:
     """The folder of the predictors, fitted if they are not there, and their metrics by kind."""
-    settings = settings_of(fit, params.fit.presets, "fit")
+    settings = predictor_settings(fit, params.fit.presets, "fit")
     path = folder / f"fit-{key_of(fit.model_dump())[:16]}"
     path.mkdir(parents=True, exist_ok=True)
     job = Job(BASE, svd, path, settings, fit.seed, ALL_TRIPLES)

@@ -11,11 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NoReturn
 
 from baselines import check_methods
 from lesa import params as parameters
-from lesa.errors import CheckError, UserError
+from lesa.errors import CheckError, UserError, fail
 from lesa.machine import has_bfloat16, set_threads
 from lesa.params import Params
 from pipelines import found, provenance
@@ -111,8 +110,3 @@ def prepare_process() -> None:
     random.seed(SEED)
     numpy.random.seed(SEED)
     torch.manual_seed(SEED)
-
-
-def fail(message: str, status: int = 2) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +19,7 @@ from transformers import AutoTokenizer
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
-from lesa.method.structure import structure
+from lesa.method.structure import structures
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.freezing import freeze
@@ -75,14 +74,13 @@ def measure(name: str, row: Start, params: Params, unfinished: Path) -> dict[str
     folder = unfinished / "checkpoint"
     plan, fitted = write_row(row, params, unfinished, folder)
     new, added = Checkpoint(folder), [slot.layer_idx for slot in plan if slot.new]
-    inserted = {k: structure(new.matrix(k, i) for i in added) if added else None for k in new.kinds}
     found = {
         "row": name,
         "profile": params.profile,
         "layers": new.num_layers,
         "dtype": dtype_name(params.train.bf16),
         "norm_ratio": {k: m["train"]["norm_ratio"] for k, m in fitted.items()} if fitted else None,
-        "new_weight_structure": {k: asdict(s) if s else None for k, s in inserted.items()},
+        "new_weight_structure": structures(new, added),
         **described(row),
         **scores(folder, row, params),
     }

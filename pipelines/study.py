@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lesa.errors import UserError
-from lesa.params import Count, Params, Positive, Strict, parse, read_tree
+from lesa.params import Count, Params, Positive, Strict, parse, read_tree, reason
 
 
-class Schedule(Strict):
+class TrainOverrides(Strict):
     """What of `train` a study has numbers of its own for."""
 
     max_steps: Positive
@@ -37,10 +37,8 @@ def study_params(name: str, part: str, form: Any) -> Any:
     except (TypeError, KeyError):
         raise UserError(f"{path}: {part}: missing") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([part, *map(str, first["loc"])])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path}: {key}: {reason} (got {first['input']!r})") from None
+        key = ".".join([part, *map(str, error.errors()[0]["loc"])])
+        raise UserError(f"{path}: {key}: {reason(error)}") from None
 
 
 def with_train(params: Params, name: str, part: str, form: type[Strict]) -> Params:

@@ -40,7 +40,8 @@ def mean_accuracy(part: Part) -> tuple[Any, Any]:
 
 
 def best_rate(part: Part) -> tuple[Any, Any]:
-    return part["best"], min(part["runs"], key=lambda run: run["validation_loss"])["learning_rate"]
+    known = [run for run in part["runs"] if run["validation_loss"] is not None]
+    return part["best"], min(known, key=lambda run: run["validation_loss"])["learning_rate"]
 
 
 def tokens_of_steps(part: Part) -> tuple[Any, Any]:

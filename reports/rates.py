@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lesa.files import read_json
 from reports.measured import Json, Metrics
-from reports.tables import Cell, Table, counted
+from reports.tables import Cell, Table, counted, loss_of
 from reports.training_runs import Runs, shared_seeds
 
 LOG = Path(__file__).with_name("rates_of_a_log.json")
@@ -52,7 +52,7 @@ def table(m: Metrics) -> Table:
     """A row a model of a study: the loss at each rate that was tried, and the best."""
     names = sought(m)
     tried = {
-        name: {float(run["learning_rate"]): float(run["validation_loss"]) for run in found["runs"]}
+        name: {float(run["learning_rate"]): loss_of(run) for run in found["runs"]}
         for name, (found, _) in names.items()
     }
     ladder = sorted({rate for losses in tried.values() for rate in losses})

@@ -154,7 +154,7 @@ class Evaluate(TypedDict):
 
 class Try(TypedDict):
     learning_rate: float
-    validation_loss: float
+    validation_loss: float | None  # None: training diverged
 
 
 class Grid(TypedDict):

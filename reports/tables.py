@@ -417,6 +417,12 @@ def predictors(m: Metrics, preset: str) -> Table:
     )
 
 
+def loss_of(tried: Mapping[str, Any]) -> Cell:
+    """The validation loss of one rate of a grid."""
+    loss: float | None = tried["validation_loss"]
+    return "diverged" if loss is None else loss
+
+
 def grid(m: Metrics) -> Table:
     """Learning rates tried per model of this profile, on validation loss."""
     own = {name: c for name, c in m.grid.items() if name not in m.other_profiles}
@@ -426,7 +432,7 @@ def grid(m: Metrics) -> Table:
             "steps": content.get("max_steps"),
             "learning rate": r["learning_rate"],
             "loss before": r["validation_loss_at_0"],
-            "loss after": r["validation_loss"],
+            "loss after": loss_of(r),
             "best": "best" if r["learning_rate"] == content["best"] else "",
         }
         for name, content in own.items()

@@ -24,7 +24,7 @@ BELOW = {  # what a room may import besides itself and the shared modules
     "lesa.training": {"lesa.checkpoints", "lesa.upscaling"},
     "lesa.planning": {"lesa.checkpoints", "lesa.method", "lesa.upscaling", "lesa.training"},
     "lesa.commands": {"lesa"},
-    "lesa.cli": {"lesa.commands", "lesa.planning"},
+    "lesa.cli": {"lesa.commands", "lesa.planning", "lesa.upscaling"},
     "baselines": {"lesa"},
     "eval": {"lesa"},
     "reports": {"lesa"},

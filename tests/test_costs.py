@@ -16,6 +16,7 @@ from baselines import table
 from lesa.method import basis, predictor
 from lesa.method.basis import Basis, gram, save_basis
 from lesa.method.coefficients import InMemory
+from lesa.method.fitting import worker_devices
 from lesa.method.prediction import predict
 from lesa.params import Evaluate, Gaps, Predictor, Train, parse
 from lesa.planning import method_costs, model_costs
@@ -154,7 +155,7 @@ def test_fit_does_the_operations_torch_counts() -> None:
             blind = predictor.fit(v, [1, 3], SETTINGS, 0)
             predictor.score(blind, v, [2, 4], 0.0)
 
-    cost = method_costs.fit(a, SETTINGS, heldout_every=2, workers=2)
+    cost = method_costs.fit(a, SETTINGS, heldout_every=2, cores=2, gpus=0)
     assert cost.flops == pytest.approx(counted(everything), rel=0.05)  # biases are not products
 
 
@@ -251,19 +252,31 @@ def test_outputs_are_the_bytes_of_the_files(tmp_path: Path) -> None:
     for name, cost in (
         ("gram", method_costs.extract(a)),
         ("basis", method_costs.svd(a, "gram")),
-        ("fit", method_costs.fit(a, SETTINGS, 5, 2)),
+        ("fit", method_costs.fit(a, SETTINGS, 5, 2, 0)),
     ):
         assert 0 <= sizes[name] - cost.output < header, name
 
 
 def test_coefficients_of_the_widest_kinds_lie_on_disk() -> None:
     a = tiny_shapes()
-    one, two = (method_costs.fit(a, SETTINGS, 5, workers) for workers in (1, 2))
+    one, two = (method_costs.fit(a, SETTINGS, 5, cores, 0) for cores in (1, 2))
     widest = 4 * 6 * 48 * 32  # gate and up: L layers of 48 rows of 32, float32
     down = 4 * 6 * 32 * 48
     assert one.scratch - one.output == max(widest, down)
     assert two.scratch - two.output == 2 * widest
     assert two.processes == one.processes + 1 == 3
+
+
+def test_workers_of_the_fit_are_those_that_are_started() -> None:
+    """One a GPU, with a predictor each, else one a core, of a kind's two predictors both."""
+    a = tiny_shapes()
+    many = method_costs.fit(a, SETTINGS, 2, 64, 0)
+    assert many.processes == 1 + len(worker_devices(64, 0, 2 * len(a.kinds))) == 15
+    one, two = (method_costs.fit(a, SETTINGS, 2, 64, gpus) for gpus in (1, 2))
+    assert (one.processes, two.processes) == (2, 3)
+    alone = method_costs.fit(a, SETTINGS, 2, 1, 0)
+    assert one.memory == two.memory == alone.memory  # of each GPU
+    assert (one.host, two.host) == (alone.memory, 2 * alone.memory)
 
 
 def deepened(layers: int) -> list[tuple[str, Cost]]:
@@ -275,7 +288,7 @@ def deepened(layers: int) -> list[tuple[str, Cost]]:
         ("extract", method_costs.extract(a)),
         ("svd", method_costs.svd(a, "gram")),
         ("svd of the concatenation", method_costs.svd(a, "concat")),
-        ("fit", method_costs.fit(a, SETTINGS, 5, 2)),
+        ("fit", method_costs.fit(a, SETTINGS, 2, 2, 0)),
         ("expand", method_costs.expand(a, inserted, [32])),
         ("expand by copies", method_costs.expand(a, inserted, [])),
         ("expand the base", method_costs.expand(a, base, [])),
@@ -308,7 +321,7 @@ def test_a_wider_model_costs_more() -> None:
     for cost in (
         method_costs.extract,
         lambda a: method_costs.svd(a, "gram"),
-        lambda a: method_costs.fit(a, SETTINGS, 5, 2),
+        lambda a: method_costs.fit(a, SETTINGS, 5, 2, 0),
     ):
         assert cost(two).flops > cost(one).flops
         assert cost(two).memory > cost(one).memory

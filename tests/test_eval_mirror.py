@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Kind
 
 from eval import mirror
 from eval.suite import OFFICIAL, Suite, hub
@@ -191,6 +193,36 @@ def test_unknown_task(tmp_path: Path) -> None:
         mirrored(["blimp_nonsense"], tmp_path / "data", tmp_path / "out")
     with pytest.raises(UserError, match="blimp_nonsense"):
         hub(["blimp_nonsense"]).load()
+
+
+def test_a_group_of_tags_is_a_group_of_tasks(tmp_path: Path) -> None:
+    """MMLU's groups name tags; its 57 subjects are read from the mirror, each its own data."""
+    row = {"question": "q", "subject": "s", "choices": ["a", "b", "c", "d"], "answer": 1}
+    index = TaskManager().task_index
+    place = OFFICIAL / "mmlu" / "default"
+    entries = [entry for entry in index.values() if entry.kind is Kind.TASK and entry.yaml_path]
+    tasks = [entry.cfg for entry in entries if entry.yaml_path.parent == place]
+    assert len(tasks) == 57
+    for number, config in enumerate(tasks, start=1):
+        folder = tmp_path / "data" / config["dataset_path"] / config["dataset_name"]
+        folder.mkdir(parents=True)
+        (folder / "test.jsonl").write_text((json.dumps(row) + "\n") * number)
+    suite = mirrored(["mmlu"], tmp_path / "data", tmp_path / "out")
+    assert suite.check() == {"mmlu": 57 * 58 // 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("squadv2", "reads its data by code of its own"),
+        ("ai2_arc", "is a tag; name its tasks: arc_challenge, arc_easy"),
+    ],
+)
+def test_what_no_mirror_can_serve_is_told(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError) as raised:
+        mirrored([name], tmp_path / "data", tmp_path / "out")
+    assert str(raised.value).startswith(f"evaluate.tasks: {name} {said}")
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_the_layer_table_of_the_papers_model() -> None:
 def test_every_stage_of_the_pipeline_is_there(name: str, tmp_path: Path) -> None:
     """DVC itself says which stages dvc.yaml has with this profile's parameters."""
     params, a = profile(name)
-    found = stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), cores=2)
+    found = stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), cores=2, gpus=0)
     Repo.init(str(tmp_path), no_scm=True)
     (tmp_path / "dvc.yaml").write_text(Path("dvc.yaml").read_text())
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(name)))
@@ -101,7 +101,7 @@ def test_a_method_is_planned_from_the_table_alone() -> None:
     tree["methods"]["other"] = {**tree["methods"]["lesa"], "needs": ["official_code-0"]}
     params, a = parse(tree, "smoke"), profile("smoke")[1]
     plans = stage.layer_plans(params, a.num_layers)
-    found = stage.stage_costs(params, a, plans, cores=2)
+    found = stage.stage_costs(params, a, plans, cores=2, gpus=0)
     assert plans["own"] == plans["lesa"]
     assert found["expand@other"] == found["expand@lesa"]
     assert found["expand@own"].work["float32"] == 0 < found["expand@lesa"].work["float32"]
@@ -110,7 +110,7 @@ def test_a_method_is_planned_from_the_table_alone() -> None:
 
 def test_the_base_is_costed_as_every_model() -> None:
     params, a = profile("llama3-8b")
-    found = stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), cores=2)
+    found = stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), cores=2, gpus=0)
     size = 2 * 8_030_261_248
     assert found["base"].output == found["expand@base"].output == found["pretrain@base"].output
     assert found["expand@base"].output == size
@@ -123,7 +123,7 @@ def test_deeper_plans_cost_more() -> None:
     params, _ = profile("smoke")
     few, many = (architecture(tiny_config(num_hidden_layers=n).to_dict(), "x") for n in (6, 12))
     one, other = (
-        stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), 2)
+        stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), 2, 0)
         for a in (few, many)
     )
     for name in [name for name in one if not name.startswith(stage.FROZEN)]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import lesa.text.python_source as module
+import lesa.downloads as module
+from lesa.downloads import take_wheel
 from lesa.errors import UserError
 from lesa.text.python_source import (
     Package,
@@ -17,7 +18,6 @@ from lesa.text.python_source import (
     heldout_texts,
     python_files,
     standard_library,
-    take_wheel,
 )
 
 
@@ -32,14 +32,19 @@ def wheel(folder: Path, name: str, files: dict[str, str]) -> Package:
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose wheels a download returns; the working directory is empty."""
+    """A folder whose wheels a download returns, and pip any other; the working directory is
+    empty."""
     served, here = tmp_path / "served", tmp_path / "here"
     served.mkdir()
     here.mkdir()
 
+    pip = module.download
+
     def download(requirement: str, folder: Path, key: str) -> Path:
-        folder.mkdir()
         name = f"{requirement.replace('==', '-')}-py3-none-any.whl"
+        if not (served / name).is_file():
+            return pip(requirement, folder, key)
+        folder.mkdir()
         (folder / name).write_bytes((served / name).read_bytes())
         return folder / name
 
@@ -72,16 +77,16 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(registry: Path) -> None:
     package = wheel(registry, "ours", {"a.py": "x"})
     other = package.model_copy(update={"sha256": "0" * 64})
     with pytest.raises(UserError, match=r"^code\.text\.train\.0\.sha256: ours-1\.0") as error:
-        take_wheel(other, "code.text.train.0")
+        take_wheel(other.requirement, other.sha256, "code.text.train.0")
     assert "\n" not in str(error.value)
     assert not list(Path("artifacts").rglob("*.whl"))
 
 
 def test_a_wheel_is_downloaded_once(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = wheel(registry, "ours", {"a.py": "x"})
-    first = take_wheel(package, "key")
+    first = take_wheel(package.requirement, package.sha256, "key")
     monkeypatch.setattr(module, "download", None)
-    assert take_wheel(package, "key") == first
+    assert take_wheel(package.requirement, package.sha256, "key") == first
     assert hashlib.sha256(first.read_bytes()).hexdigest() == package.sha256
 
 

@@ -25,6 +25,7 @@ from huggingface_hub import constants
 from scipy import stats
 from torch import Tensor
 
+from baselines import table
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.params import Params
@@ -292,12 +293,14 @@ def test_licences_are_named_as_hubs_name_them() -> None:
 def test_an_expansions_own_card(family: str, tmp_path: Path) -> None:
     base = save_family(family, tmp_path / "mine")
     folder, plan = deepen(base, "llama_pro", tmp_path / "work")
-    text = short_card(Checkpoint(base), "llama_pro", plan)
+    text = short_card(Checkpoint(base), "llama_pro", table()["llama_pro"], plan)
     assert (folder / "README.md").read_text() == text
     assert "Deepened from 6 to 9 layers by `llama_pro`" in text
     assert "Base: mine. Licence of the base: not stated." in text
     assert "New layers, 0-based: 2, 5, 8" in text
+    assert "router" not in text  # nothing is predicted
+    text = short_card(Checkpoint(base), "lesa", table()["lesa"], plan)
     assert ("router" in text) == ("num_local_experts" in CONFIGS[family][1])
     (base / "LICENSE_NOTE.json").write_text('{"license": "MIT", "source": "org/name"}')
-    text = short_card(Checkpoint(base), "llama_pro", plan)
+    text = short_card(Checkpoint(base), "llama_pro", table()["llama_pro"], plan)
     assert "Base: org/name. Licence of the base: MIT." in text

@@ -28,7 +28,7 @@ from lesa.training.removal import losses_without
 from lesa.training.sequences import read_examples
 from pipelines.pretrain import CORPUS
 from pipelines.studies.code.humaneval import HumanEval
-from pipelines.study import Schedule, study_params, with_train
+from pipelines.study import TrainOverrides, study_params, with_train
 from tests.pipeline import ROOT, smoke, stage, up_to_svd
 
 SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
@@ -302,7 +302,7 @@ def test_a_completion_is_transformers_greedy_one(here: tuple[Path, Params]) -> N
     ("part", "form", "change", "line"),
     [
         ("humaneval", HumanEval, {"run": "maybe"}, r"humaneval\.run: .*\(got 'maybe'\)"),
-        ("train", Schedule, {"max_steps": 0}, r"train\.max_steps: .*greater than 0"),
+        ("train", TrainOverrides, {"max_steps": 0}, r"train\.max_steps: .*greater than 0"),
         ("text", PythonSource, {"typo": 1}, r"text\.typo: Extra inputs"),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_wrong_parameter_is_named(
 def test_a_schedule_without_a_point_at_half_is_refused(here: tuple[Path, Params]) -> None:
     own_params("code", train=SCHEDULE | {"eval_every": 3})
     with pytest.raises(UserError, match=r"^pipelines/studies/code/params\.yaml: train: eval_every"):
-        with_train(here[1], "code", "train", Schedule)
+        with_train(here[1], "code", "train", TrainOverrides)
 
 
 def test_an_unknown_model_is_refused(here: tuple[Path, Params]) -> None:

@@ -12,6 +12,7 @@ import yaml
 from lesa.errors import UserError
 from lesa.params import parse
 from pipelines import official
+from pipelines.study import study_params
 from pipelines.tracking import Tracker
 from reports import measured
 from reports import official as tables
@@ -26,8 +27,8 @@ TASKS = {"arc_easy": 5, "piqa": 3, "blimp": 1}
 
 
 def test_every_checkpoint_is_called_as_its_metrics_are() -> None:
-    study = official.Study.model_validate(yaml.safe_load(PATH.read_text(encoding="utf-8")))
-    for name, scored in study.official.items():
+    rows = study_params("official", "official", dict[str, official.Scored])
+    for name, scored in rows.items():
         assert name == f"{scored.model}-{scored.phase}"
         if scored.phase == "trained":
             assert scored.folder == f"artifacts/budget/{scored.model}-0/checkpoint"
@@ -76,3 +77,28 @@ def test_another_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         official.work(
             parse(smoke(), "params.yaml"), Tracker(), argparse.Namespace(checkpoint="mine")
         )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("mirror", "nowhere", "mirror: nowhere: no such folder"),
+        ("mirror", 3, "mirror: Input should be a valid string (got 3)"),
+        ("tasks", {"piqa": 0}, "tasks.piqa: Input should be greater than 0 (got 0)"),
+        ("tasks", {"nonesuch": 1}, "tasks: lm-eval has no task 'nonesuch'"),
+        ("official", {"base-init": {}}, "official.base-init.model: Field required"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_key(
+    key: str, value: object, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    PATH.parent.mkdir(parents=True)
+    one = {"model": "base", "phase": "init", "folder": "x"}
+    study = {"mirror": str(tmp_path), "tasks": {"piqa": 1}, "official": {"base-init": one}}
+    PATH.write_text(yaml.safe_dump(study | {key: value}))
+    with pytest.raises(UserError) as raised:
+        official.work(
+            parse(smoke(), "params.yaml"), Tracker(), argparse.Namespace(checkpoint="base-init")
+        )
+    assert str(raised.value) == f"{PATH}: {said}"

@@ -109,8 +109,9 @@ def step_costs(
     if method.reads_bases:
         found["bases"] = bases_cost(a)
     if method.fits:
-        workers = min(machine.cores, len(a.kinds))
-        found["predictors"] = method_costs.fit(a, settings, ALL_TRIPLES, workers)
+        found["predictors"] = method_costs.fit(
+            a, settings, ALL_TRIPLES, machine.cores, machine.gpus
+        )
     found["checkpoint"] = method_costs.write(a, slots, [settings.hidden_size] * method.fits)
     return found
 

@@ -18,8 +18,8 @@ from lesa.files import key_of, sha256, tree_digest, work_folder
 
 @dataclass(frozen=True)
 class Retrained:
-    """tokens: read; seconds: of the reading alone; before, after: scores on the held-out text, if
-    there was one."""
+    """tokens: read; seconds: of making the checkpoint in this call, without its check and scores;
+    before, after: scores on the held-out text, if there was one."""
 
     out: str
     tokens: int

@@ -94,7 +94,7 @@ def train(
                 "twice"
             )
         run = AdapterRun(
-            start, blocks, heldout, settings_of(steps, batch_size, seed), learning_rate,
+            start, blocks, heldout, train_settings(steps, batch_size, seed), learning_rate,
             parameters=adapters, everything=what == "all",
         )  # fmt: skip
         tensors, curve = pretrain.train(run, work / "trainer")
@@ -119,7 +119,7 @@ def as_blocks(windows: Sequence[Tensor]) -> Dataset:
     return Dataset.from_dict(rows).with_format("torch")
 
 
-def settings_of(steps: int, batch_size: int, seed: int) -> Train:
+def train_settings(steps: int, batch_size: int, seed: int) -> Train:
     every = max(1, steps // POINTS)
     return Train.model_construct(  # its check of eval_every is the pipeline's, for claim C5
         max_steps=steps,

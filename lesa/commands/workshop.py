@@ -21,10 +21,9 @@ from lesa.machine import compute_device
 from lesa.method.basis import check_not_zero, from_gram, gram, save_basis
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds
 from lesa.params import Places, Predictor, Strict
-from lesa.planning.model_costs import trained_layers
 from lesa.upscaling.expand import deepen
 from lesa.upscaling.methods import Method, Source
-from lesa.upscaling.plan import LayerPlan, everything_trains, plan_line
+from lesa.upscaling.plan import LayerPlan, plan_line, trainable_parameters
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,13 @@ class Workshop:
 
     def checked(self, name: str, plan: LayerPlan, out: Path, text: Path | None) -> Model:
         parameters = check_made(out)["parameters"]
-        moving = self.base.layer_parameters() * trained_layers(plan)
+        layer = self.base.layer_parameters()
         return Model(
             method=name,
             layers=len(plan),
             layer_plan=plan_line(plan),
             parameters=parameters,
-            trainable_parameters=parameters if everything_trains(plan) else moving,
+            trainable_parameters=trainable_parameters(plan, layer, parameters),
             score=evaluate(out, text) if text is not None else None,
         )
 

@@ -7,12 +7,14 @@ other. A norm shows neither, `structure` shows both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lesa.checkpoints.reader import Checkpoint
 from lesa.method.basis import fixed_signs
 
 
@@ -62,3 +64,9 @@ def structure(weights: Iterable[Tensor]) -> Structure | None:
     # ‖Σ unit‖² is n and twice the sum of the pairs' cosines.
     cosine = (float(total.square().sum()) - n) / (n * (n - 1)) if n > 1 else None
     return Structure(sum(shares) / n, cosine)
+
+
+def structures(model: Checkpoint, layers: Sequence[int]) -> dict[str, dict[str, Any] | None]:
+    """`structure` of each kind's matrices in these layers, as JSON; None where it has none."""
+    found = {kind: structure(model.matrix(kind, i) for i in layers) for kind in model.kinds}
+    return {kind: asdict(of_kind) if of_kind else None for kind, of_kind in found.items()}

@@ -60,7 +60,7 @@ def check(costs: Mapping[str, Cost], machine: Machine, disk: int) -> None:
     disk: bytes that the run still adds, at its fullest moment.
     """
     needs = {stage: need(cost, machine) for stage, cost in costs.items()}
-    short = _gpus(costs, machine.accelerator.count if machine.accelerator else 0)
+    short = _gpus(costs, machine.gpus)
     memory = {stage: amount.memory for stage, amount in needs.items()}
     short += _short("memory", memory, machine.memory)
     if machine.accelerator:

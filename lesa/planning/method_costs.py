@@ -15,6 +15,7 @@ from dataclasses import replace
 from lesa.checkpoints.writer import SHARD_BYTES
 from lesa.method.basis import ROWS
 from lesa.method.coefficients import IN_MEMORY_BYTES
+from lesa.method.fitting import splits, worker_devices
 from lesa.method.predictor import SCORED_ROWS
 from lesa.params import Predictor
 from lesa.planning.architecture import Architecture
@@ -108,8 +109,8 @@ def predictor_parameters(d2: int, hidden_size: int) -> int:
     return (2 * d2 + 1) * h + (h + 1) * h + (h + 1) * d2
 
 
-def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) -> Cost:
-    """Predictors of all kinds, `workers` at once, on CPU one thread each.
+def fit(a: Architecture, settings: Predictor, heldout_every: int, cores: int, gpus: int) -> Cost:
+    """Predictors of all kinds, as many at once as there are GPUs or else cores, one thread each.
 
     An example passes forward (2·P), gives gradients of the weights (2·P) and of all but the first
     layer's inputs. Every row of all triples is seen `epochs` times, and all but the held-out
@@ -123,15 +124,15 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
     work, output = Work(), 0
     memory: list[int] = []
     files: list[int] = []
-    triples = a.num_layers - 2
-    heldout = len(range(heldout_every - 1, triples, heldout_every))
-    fits = [triples] + [triples - heldout] * bool(heldout)
+    kind_splits = splits(a.num_layers, heldout_every).values()
+    fits = [len(split.fitted) for split in kind_splits]
+    workers = len(worker_devices(cores, gpus, len(a.kinds) * len(fits)))
     for kind, (d1, d2) in a.kinds.items():
         r, h = a.rank(kind), settings.hidden_size
         p = predictor_parameters(d2, h)
         examples = settings.epochs * sum(fits) * r
         steps = settings.epochs * sum(-(-count * r // settings.batch_size) for count in fits)
-        scored = 2.0 * p * (triples + heldout) * r
+        scored = 2.0 * p * sum(len(split.scored) for split in kind_splits) * r
         trained = examples * (6.0 * p - 2.0 * (2 * d2 * h))
         file = 4 * a.num_layers * r * d2
         work = added(
@@ -146,17 +147,19 @@ def fit(a: Architecture, settings: Predictor, heldout_every: int, workers: int) 
         )
         making = 4 * d1 * r + (a.itemsize + 4) * d1 * d2 + 8 * r * d2
         in_memory = file if file <= IN_MEMORY_BYTES else 0
-        memory.append(max(making, 20 * p + 24 * min(r, SCORED_ROWS) * d2 + in_memory))
+        held = max(making, 20 * p + 24 * min(r, SCORED_ROWS) * d2 + in_memory)
+        memory += [held] * len(fits)
         files.append(file)
         output += 4 * p
+    at_once = sum(sorted(memory)[-workers:])
     return Cost(
         work,
-        memory=sum(sorted(memory)[-workers:]),
+        memory=max(memory) if gpus else at_once,  # of each GPU
         output=output,
         scratch=sum(sorted(files)[-workers:]) + output,
         processes=workers + 1,
         accelerated=True,
-        host=sum(sorted(memory)[-workers:]),
+        host=at_once,
     )
 
 

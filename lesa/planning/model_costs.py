@@ -11,7 +11,12 @@ from lesa.planning.architecture import Architecture
 from lesa.planning.cost import Cost, Work, added, times
 from lesa.planning.launch import ALONE, Launch
 from lesa.training.head_loss import ROWS
-from lesa.upscaling.plan import LayerPlan, everything_trains
+from lesa.upscaling.plan import (
+    LayerPlan,
+    everything_trains,
+    trainable_parameters,
+    trained_layers,
+)
 
 # Upper bounds in tokens, at four characters a token, of what eval/offline.py builds: a document;
 # a passage and its last word; a context with each of four sentences.
@@ -76,15 +81,9 @@ def held_out(
     return Cost(work, 4 * a.parameters(layers) + cast + logits + hidden)
 
 
-def trained_layers(plan: LayerPlan) -> int:
-    return sum(slot.trainable for slot in plan)
-
-
 def trainable(a: Architecture, plan: LayerPlan) -> int:
     """Trainable parameters under `lesa.training.freezing.freeze`."""
-    if everything_trains(plan):
-        return a.parameters(len(plan))
-    return a.layer_parameters * trained_layers(plan)
+    return trainable_parameters(plan, a.layer_parameters, a.parameters(len(plan)))
 
 
 def first_trained(plan: LayerPlan) -> int:

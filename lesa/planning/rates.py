@@ -47,6 +47,10 @@ class Machine:
     rates: Mapping[str, float]
     accelerator: Accelerator | None
 
+    @property
+    def gpus(self) -> int:
+        return self.accelerator.count if self.accelerator else 0
+
 
 def this_machine(project: Path = Path()) -> Machine:
     """Look and measure, within seconds, with as many threads as every stage has."""

@@ -18,12 +18,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lesa.downloads import explained
 from lesa.errors import UserError
-from lesa.params import AtLeastTwo, Count, Positive, Rate, Strict
+from lesa.params import AtLeastTwo, Count, HubRows, Positive, Rate, Strict
 from lesa.text.documents import local_file
 from lesa.text.python_source import standard_library
-from lesa.text.rows import READERS, rows
+from lesa.text.rows import READERS, hub_rows, rows
 
 ROLES = ("system", "user", "assistant")
 Message = dict[str, str]
@@ -55,19 +54,8 @@ class ChatFiles(Strict):
     license: str
 
 
-class ChatHub(Strict):
-    """A data set of the Hugging Face hub, at a fixed revision."""
-
-    source: Literal["hub"]
-    id: str
-    config: str | None
-    revision: str
-    split: str
-    license: str
-
-
 class Chats(Strict):
-    conversations: Annotated[Docstrings | ChatFiles | ChatHub, Field(discriminator="source")]
+    conversations: Annotated[Docstrings | ChatFiles | HubRows, Field(discriminator="source")]
     heldout_share: Rate  # of the groups
     max_conversations: Positive | None  # of those trained on; None: all
     heldout_conversations: Positive  # of the held-out groups, those that are scored
@@ -75,30 +63,18 @@ class Chats(Strict):
     seed: Count  # of the split and the order
 
 
-def conversations(source: Docstrings | ChatFiles | ChatHub, key: str) -> Iterator[Conversation]:
+def conversations(source: Docstrings | ChatFiles | HubRows, key: str) -> Iterator[Conversation]:
     """Every conversation of the source, in its own order; `key` names the parameters in errors."""
     if isinstance(source, Docstrings):
         yield from docstrings(source)
-    elif isinstance(source, ChatHub):
-        yield from hub_conversations(source, key)
+    elif isinstance(source, HubRows):
+        for number, (where, row) in enumerate(hub_rows(source, key)):
+            yield conversation(row, where, str(number))
     else:
         for name in source.paths:
             path = local_file(name, f"{key}.paths", list(READERS))
             for number, (where, row) in enumerate(rows(path)):
                 yield conversation(row, where, f"{path.name}:{number}")
-
-
-def hub_conversations(source: ChatHub, key: str) -> Iterator[Conversation]:
-    """Rows of a hub data set with a column `messages`."""
-    from datasets import load_dataset
-
-    asked = f"{source.config or 'default'}, {source.split}, at revision {source.revision}"
-    with explained(f"{key}.id: cannot read {source.id}, {asked}"):
-        found = load_dataset(
-            source.id, source.config, split=source.split, revision=source.revision, streaming=True
-        )
-        for number, row in enumerate(found):
-            yield conversation(row, f"{source.id}, row {number + 1}", str(number))
 
 
 def conversation(row: Any, where: str, name: str) -> Conversation:
@@ -160,12 +136,12 @@ def documented(tree: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
             yield from documented(node, name)
 
 
-def describe(source: Docstrings | ChatFiles | ChatHub) -> str:
+def describe(source: Docstrings | ChatFiles | HubRows) -> str:
     """Where the conversations come from, in words."""
     if isinstance(source, Docstrings):
         return f"docstrings of Python {sysconfig.get_python_version()}'s standard library"
-    if isinstance(source, ChatHub):
-        return f"{source.id} ({source.config or 'default'}, {source.split}) at {source.revision}"
+    if isinstance(source, HubRows):
+        return source.described
     return "local files " + ", ".join(Path(name).name for name in source.paths)
 
 

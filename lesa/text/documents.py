@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lesa.downloads import explained, take_member
+from lesa.downloads import take_member
 from lesa.errors import UserError
 from lesa.params import FileText, HubText, WikipediaPackage
-from lesa.text.rows import READERS, read_text, rows
+from lesa.text.rows import READERS, hub_rows, read_text, rows
 from lesa.text.wikitext import Document, articles
 
 Text = WikipediaPackage | HubText | FileText
@@ -22,7 +22,8 @@ def documents(text: Text) -> Iterator[Document]:
             take_member(text.requirement, text.member, text.sha256, key="corpus.text")
         )
     elif isinstance(text, HubText):
-        yield from hub_documents(text)
+        for index, (where, row) in enumerate(hub_rows(text, "corpus.text")):
+            yield document(row, text.text_field, where, str(index))
     else:
         for path in text_files(text):
             yield from file_documents(path, text.text_field)
@@ -33,25 +34,8 @@ def describe(text: Text) -> str:
     if isinstance(text, WikipediaPackage):
         return f"{text.member} of the wheel {text.requirement}"
     if isinstance(text, HubText):
-        return f"{text.id} ({text.config or 'default'}, {text.split}) at revision {text.revision}"
+        return text.described
     return "local files " + ", ".join(Path(name).name for name in text.paths)
-
-
-def hub_documents(text: HubText) -> Iterator[Document]:
-    """Rows of a hub dataset, streamed: a bounded corpus downloads no more than it uses."""
-    from datasets import load_dataset
-
-    asked = (
-        f"config {text.config or 'default'}, split {text.split}, at corpus.text.revision "
-        f"{text.revision}"
-    )
-    with explained(f"corpus.text.id: cannot read {text.id}, {asked}"):
-        found = load_dataset(
-            text.id, text.config, split=text.split, revision=text.revision, streaming=True
-        )
-        for number, row in enumerate(found):
-            where = f"{text.id}, row {number + 1}"
-            yield document(row, text.text_field, where, str(number))
 
 
 def text_files(text: FileText) -> list[Path]:

@@ -6,7 +6,6 @@ itself from file to file, as its licence head, names and idioms.
 
 from __future__ import annotations
 
-import shutil
 import sysconfig
 import zipfile
 from collections.abc import Iterator
@@ -15,9 +14,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lesa.downloads import DOWNLOADS, check_names, download
+from lesa.downloads import take_wheel
 from lesa.errors import UserError
-from lesa.files import sha256, whole_folder
 from lesa.params import AtLeastTwo, Count, Positive, Strict
 from lesa.text.wikitext import Document
 
@@ -54,32 +52,9 @@ class PythonSource(PythonFiles):
     file_characters: Positive  # of each of them, from its beginning
 
 
-def take_wheel(package: Package, key: str) -> Path:
-    """Path of the package's wheel, checked; it is downloaded once and kept below DOWNLOADS.
-
-    `key` names the parameters in errors.
-    """
-    check_names(package.requirement, "wheel", package.sha256, key)
-    folder = DOWNLOADS / package.sha256[:16]
-    path = folder / f"{package.name}.whl"
-    if path.is_file() and sha256(path) == package.sha256:
-        return path
-    with whole_folder(folder) as partial:
-        wheel = download(package.requirement, partial / "download", key)
-        found = sha256(wheel)
-        if found != package.sha256:
-            raise UserError(
-                f"{key}.sha256: {wheel.name} has {found}, expected {package.sha256}; "
-                "pin a wheel that is the same on every platform"
-            )
-        wheel.rename(partial / path.name)
-        shutil.rmtree(partial / "download")
-    return path
-
-
 def wheel_files(package: Package, key: str) -> Iterator[Document]:
     """Every Python file of a package's wheel, by name."""
-    with zipfile.ZipFile(take_wheel(package, key)) as archive:
+    with zipfile.ZipFile(take_wheel(package.requirement, package.sha256, key)) as archive:
         for name in sorted(archive.namelist()):
             if name.endswith(".py"):
                 yield document(package.name, name, archive.read(name))

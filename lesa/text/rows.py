@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lesa.downloads import explained
 from lesa.errors import UserError
+from lesa.params import HubRows
 
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 BATCH = 1000  # rows of a parquet file that are held in memory at a time
@@ -51,6 +53,21 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: holds no row")
     yield first
     yield from found
+
+
+def hub_rows(source: HubRows, key: str) -> Iterator[tuple[str, Any]]:
+    """Every row of a hub data set, each after where it stands; `key` names the params in errors.
+
+    They are streamed: what reads a few downloads no more than these.
+    """
+    from datasets import load_dataset
+
+    with explained(f"{key}.id: cannot read {source.described}"):
+        found = load_dataset(
+            source.id, source.config, split=source.split, revision=source.revision, streaming=True
+        )
+        for number, row in enumerate(found, start=1):
+            yield f"{source.id}, row {number}", row
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -46,7 +46,7 @@ def last_whole_checkpoint(work: Path) -> str | None:
     for path in work.glob("checkpoint-*"):
         try:
             whole.append((steps_done(path), str(path)))
-        except (UserError, LookupError, TypeError):
+        except (UserError, LookupError, TypeError, ValueError):
             shutil.rmtree(path)
     return max(whole)[1] if whole else None
 

@@ -49,7 +49,7 @@ def expand(source: Source, name: str, method: Method, plan: LayerPlan, folder: P
         write_checkpoint(partial, tensors())
         write_json(partial / "config.json", config)
         write_json(partial / PLAN_FILE, to_json(plan))
-        write_text(partial / CARD, card(base, name, plan))
+        write_text(partial / CARD, card(base, name, method, plan))
 
 
 def deepen(source: Source, name: str, method: Method, gaps: Places, folder: Path) -> LayerPlan:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lesa.checkpoints.families import ends_block
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
-from lesa.params import Places, Strict
+from lesa.params import Places, Strict, reason
 from lesa.upscaling.plan import LayerPlan, Slot
 
 Layer = dict[str, Tensor]  # all tensors of one layer, by their names without the layer's prefix
@@ -83,10 +83,9 @@ def options(method: Method, given: Mapping[str, Any], key: str, name: str) -> St
     try:
         return method.options.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
+        option = ".".join(map(str, error.errors()[0]["loc"]))
         known = ", ".join(method.options.model_fields) or "none"
-        raise UserError(f"{key}.{option}: {first['msg']}; options of {name}: {known}") from None
+        raise UserError(f"{key}.{option}: {reason(error)}; options of {name}: {known}") from None
 
 
 def neighbours_mean(lower: Tensor, upper: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -91,26 +92,36 @@ def everything_trains(plan: LayerPlan) -> bool:
     return all(slot.trainable for slot in plan)
 
 
+def trained_layers(plan: LayerPlan) -> int:
+    return sum(slot.trainable for slot in plan)
+
+
+def trainable_parameters(plan: LayerPlan, layer: int, whole: int) -> int:
+    """Those that train of a model of `whole` parameters with `layer` in each of its layers."""
+    return whole if everything_trains(plan) else layer * trained_layers(plan)
+
+
+def ranges(numbers: Iterable[int]) -> list[str]:
+    """`[1, 2, 3, 5]` to `["1-3", "5"]`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+
+
 def plan_line(plan: LayerPlan) -> str:
     """A plan in one line: `0-14` copies of base layers, `+` a new layer between its neighbours,
     `+3` a new layer made of layer 3."""
-    runs: list[list[int]] = []
     words: list[str] = []
-
-    def close() -> None:
-        words.extend(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-        runs.clear()
-
-    for slot in plan:
-        if slot.new:
-            close()
-            words.append("+" if slot.copy_of is None else f"+{slot.copy_of}")
-        elif slot.copy_of is not None:
-            if runs and slot.copy_of == runs[-1][-1] + 1:
-                runs[-1].append(slot.copy_of)
-            else:
-                runs.append([slot.copy_of])
-    close()
+    for new, slots in groupby(plan, key=lambda slot: slot.new):
+        sources = [slot.copy_of for slot in slots]
+        if new:
+            words += ["+" if source is None else f"+{source}" for source in sources]
+        else:
+            words += ranges(source for source in sources if source is not None)
     return " ".join(words)
 
 

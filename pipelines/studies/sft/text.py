@@ -9,10 +9,9 @@ from typing import Any
 
 from lesa.errors import UserError
 from lesa.files import key_of, whole_folder, write_json
-from lesa.params import Params
+from lesa.params import HubRows, Params
 from lesa.text.completions import completion_bytes, pack, save, tokens
 from lesa.text.conversations import (
-    ChatHub,
     Chats,
     Conversation,
     conversations,
@@ -41,7 +40,7 @@ def examples(tokenizer: Any, found: list[Conversation], longest: int) -> list[Ex
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     chats: Chats = study_params("sft", "text", Chats)
     source, key = chats.conversations, f"{params_file('sft')}: text"
-    if not isinstance(source, ChatHub):
+    if not isinstance(source, HubRows):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is first imported
     from transformers import AutoTokenizer
 
