@@ -163,21 +163,20 @@ def depth(contest: Contest) -> str:
 
 
 def worth(m: Metrics) -> list[str]:
-    """What LESA's layers are worth after training: beside identity starts, and beside what can
-    stand in for its predictions."""
-    said = []
+    """What LESA's layers are worth after training, a line a budget: beside the baselines, and
+    beside what can stand in for its predictions."""
+    lines = []
     for contest in longest(m):
         lesa, llama_pro = contest.runs.get("lesa"), contest.runs.get("llama_pro")
         if not contest.study or lesa is None or llama_pro is None:
             continue
         if (gap := difference(lesa, llama_pro)) is not None:
-            parts = [
-                f"its loss is {placed(gap)} LLaMA Pro's{beside_solar(contest)}",
-                *ahead(contest),
-            ]
-            parts += [*controls.ends(m, contest.study, contest.runs), *at_an_edge(m, contest)]
-            said.append(f"After {contest.where('lesa', 'llama_pro')} {'; '.join(parts)}")
-    return [f"**LESA after training:** {'. '.join(said)}."] if said else []
+            said = [f"its loss is {placed(gap)} LLaMA Pro's {nats(gap)}{beside_solar(contest)}"]
+            said += [*ahead(contest), *controls.ends(m, contest.study, contest.runs)]
+            said += at_an_edge(m, contest)
+            where = contest.where("lesa", "llama_pro")
+            lines.append(f"**LESA after {where}:** {'. '.join(said)}.")
+    return lines
 
 
 def placed(gap: Interval) -> str:
@@ -190,8 +189,8 @@ def beside_solar(contest: Contest) -> str:
     if not lesa or not llama_pro or not solar or (gap := difference(lesa, solar)) is None:
         return ""
     seeds = len(shared_seeds(lesa, solar))
-    few = f" ({seeds} seed)" if seeds == 1 < len(shared_seeds(lesa, llama_pro)) else ""
-    return f" and {placed(gap)} SOLAR's{few}"
+    few = f", {seeds} seed" if seeds == 1 < len(shared_seeds(lesa, llama_pro)) else ""
+    return f" and {placed(gap)} SOLAR's ({show_interval(gap)} nats{few})"
 
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
@@ -202,7 +201,7 @@ def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
         if model in contest.runs and own and (edge := rates.edge(own[0])):
             found.setdefault(edge, []).append(model)
     return [
-        f"a {edge.removesuffix('est')}er rate may do better for {listed(models)}: the {edge} that "
+        f"A {edge.removesuffix('est')}er rate may do better for {listed(models)}: the {edge} that "
         "was tried was best"
         for edge, models in found.items()
     ]
@@ -216,11 +215,11 @@ def ahead(contest: Contest) -> list[str]:
             continue
         if gaps := on_the_way(contest.runs["lesa"], other):
             lower, higher = told_apart(gaps)
-            first = f", first after {lower[0]:,} tokens" if lower else ""
-            counts = f"{len(higher) or 'none'} of {len(gaps)} points"
-            words = f"at {counts}, below at {len(lower) or 'none'}{first}"
+            at = f"at {len(lower)}, first after {lower[0]:,} tokens" if lower else "at none"
+            words = f"at {len(higher)} of {len(gaps)} points and below {at}"
             found.setdefault(words, []).append(name)
-    return [f"it was above {listed(names)} {words}" for words, names in found.items()]
+    parts = [f"above {listed(names)} {words}" for words, names in found.items()]
+    return [f"On the way it was {', '.join(parts)}"] if parts else []
 
 
 def trains(ends: Table) -> str:

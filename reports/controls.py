@@ -57,24 +57,24 @@ def limits(m: Metrics, study: str, runs: Mapping[str, Runs], names: list[str]) -
         ("LESA's rate", [n for n in names if f"{study}-{n}" in sought]),
     ):
         if len(exempt) < len(names):
-            but = f" but for {listed(exempt)}" if exempt else ""
+            but = f", but for {listed(exempt)}" if exempt else ""
             said.setdefault(but, []).append(words)
     return "; ".join(f"{series(words)}{but}" for but, words in said.items())
 
 
 def ends(m: Metrics, study: str, runs: Mapping[str, Runs]) -> list[str]:
     """Which controls end below LESA, which above it, and which are not told apart from it."""
-    below, above, level = "ends below it for", "ends above it for", "is not told apart from it for"
+    below, above, level = "ends below it", "ends above it", "is not told apart from it"
     found: dict[str, list[str]] = {below: [], above: [], level: []}
     names = [name for name in REPLACED if name in runs and name not in NO_CONTROLS]
     for name in names:
         if (gap := difference(runs[name], lesa_beside(m, runs, name))) is not None:
             found[in_order(gap, below, above, level)].append(name)
     few = f" ({said})" if (said := limits(m, study, runs, names)) else ""
-    parts = [f"{place} {listed(of)}" for place, of in found.items() if of]
+    parts = [f"{place}: {listed(of)}" for place, of in found.items() if of]
     in_table = REPLACED.keys() & beside_lesa(m).keys()
-    link = "[what stands in](#table-controls)" if in_table else "what stands in"
-    return [f"{link} for its predictions{few} {', '.join(parts)}"] if parts else []
+    link = "[What stands in](#table-controls)" if in_table else "What stands in"
+    return [f"{link} for its predictions{few} {'; '.join(parts)}"] if parts else []
 
 
 def beside_lesa(m: Metrics) -> dict[str, Runs]:

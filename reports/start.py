@@ -6,6 +6,7 @@ U's columns alone are draws of one start.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -162,6 +163,21 @@ def rank_correlation(m: Metrics, start: Start) -> tuple[float, float, int] | Non
     return float(test.statistic), float(test.pvalue), len(found)
 
 
+def alike(start: Start, key: str) -> float | None:
+    """p of a one-way F test: are draws of one `key`, seed or signs, nearer in loss than others?
+
+    None where no two draws share one, or all do. Shares of draws below a value are counted as if
+    draws were independent, which a small p would refute.
+    """
+    groups: dict[str, list[float]] = {}
+    for row, loss in zip(start.rows, start.losses, strict=True):
+        groups.setdefault(str(row[key]), []).append(float(loss))
+    if len(groups) in (1, len(start.rows)):
+        return None
+    p = float(stats.f_oneway(*groups.values()).pvalue)
+    return None if math.isnan(p) else p  # all draws are equal
+
+
 def distributions(m: Metrics) -> Table:
     """LESA's perplexity over draws of the predictor's seed and of U's signs, a row a preset."""
     solar = of_method(m, "solar")
@@ -182,6 +198,8 @@ def distributions(m: Metrics) -> Table:
                 "share below SOLAR": below_share(start, solar) if solar else None,
                 "rank correlation with the constant row": correlation[0] if correlation else None,
                 "p": correlation[1] if correlation else None,
+                "F test over seeds, p": alike(start, "seed"),
+                "F test over signs, p": alike(start, "signs"),
             }
         )
     return Table(

@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from reports import official, rerun, start
-from reports.claims import RIVALS, Claim, Verdict, in_order, in_short
+from reports.claims import PARTLY, RIVALS, Claim, Verdict, in_order, in_short
 from reports.contest import advice, nats, of_own_text, placed, worth
 from reports.measured import Json, Metrics, files, perplexity_at
 from reports.tables import Table, number, show_interval
@@ -21,30 +21,28 @@ PAPER = (
     "from their neighbours, and says that this starts lower, costs less and ends better than "
     "LLaMA Pro and SOLAR."
 )
-LEVEL = "is not told apart at its start"  # an interval that spans zero
+LEVEL = "is not told apart from LESA"  # an interval that spans zero
 
 
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
-    """The answer in short: each line is a sentence or two of Markdown that begin in bold."""
-    here = f"**Here:** {setting(m)}: {perplexities(m)}."
-    answers = [*by_verdict(judged), origin(m), *worth(m), *benchmarks(m), advice(m), reach(m)]
-    return [PAPER, here, *answers]
+    """What the paper says, what was run here, and how many claims came out how; the table of the
+    claims follows. Each line is a sentence or two of Markdown that begin in bold."""
+    return [PAPER, f"**Here:** {setting(m)}: {perplexities(m)}.", by_verdict(judged)]
 
 
-def by_verdict(judged: list[Claim]) -> list[str]:
-    """The claims, a line for each verdict that one has."""
+def answers(m: Metrics) -> list[str]:
+    """What follows from the numbers beyond the paper's claims, in lines of the same form."""
+    return [origin(m), *worth(m), *benchmarks(m), advice(m), reach(m)]
+
+
+def by_verdict(judged: list[Claim]) -> str:
+    """How many claims have which verdict, and which."""
+    verdicts = {claim.id: in_short(claim.findings).partition(",")[0] for claim in judged}
     said = []
     for verdict, words in WORDS.items():
-        named = []
-        for claim in judged:
-            of_claim, comma, limit = in_short(claim.findings).partition(",")
-            if of_claim == verdict:
-                cited = f"{claim.id}{comma}{limit}"
-                untested = verdict == Verdict.CANNOT
-                named.append(cited if untested else f"{claim.short} ({cited})")
-        if named:
-            said.append(f"**{words}:** {'; '.join(named)}.")
-    return said
+        if of := [name for name, found in verdicts.items() if found == verdict]:
+            said.append(f"{words}: {len(of)} ({', '.join(of)})")
+    return f"**The paper's {len(judged)} claims:** {'; '.join(said)}."
 
 
 def benchmarks(m: Metrics) -> list[str]:
@@ -97,11 +95,11 @@ def reach(m: Metrics) -> str:
 
 
 WORDS = {
-    str(Verdict.HOLDS): "What holds",
-    str(Verdict.FAILS): "What does not hold",
-    "differs": "What holds only in part, by preset, seed, split or size",
-    str(Verdict.UNDECIDED): "Not decided",
-    str(Verdict.CANNOT): "Not tested yet",
+    str(Verdict.HOLDS): "hold",
+    str(Verdict.FAILS): "do not hold",
+    PARTLY: "hold only in part, by preset, seed, split or size",
+    str(Verdict.UNDECIDED): "not decided",
+    str(Verdict.CANNOT): "not tested yet",
 }
 
 
@@ -151,11 +149,11 @@ def origin(m: Metrics) -> str:
     """What LESA's start turned out to be."""
     lesa = m.model_of("lesa")
     if lesa is None:
-        return "**What its start is:** no model of this run is made by LESA."
+        return "**What LESA's start is:** no model of this run is made by LESA."
     said = [*rank(m, lesa), *spread(m), *fitted_on(m), *permuted(m), *by_norm_weight(m)]
     if not start.lesa_starts(m):
         said.append("over seeds and signs not measured yet (`make study NAME=start`)")
-    return f"**What its start is:** {'; '.join(said)}."
+    return f"**What LESA's start is:** {' '.join(f'{line[0].upper()}{line[1:]}.' for line in said)}"
 
 
 def rank(m: Metrics, lesa: str) -> list[str]:
@@ -171,8 +169,8 @@ def rank(m: Metrics, lesa: str) -> list[str]:
         return []
     new, own = (f"{min(of):.0%} to {max(of):.0%}" for of in shares)
     return [
-        f"of its new matrices' squared norm {new}, by kind, lies in one direction (base: {own}; "
-        "rank one: 100%)"
+        f"one direction has {new}, by kind, of a new matrix's squared norm (of the base's own "
+        f"{own}; of rank one 100%)"
     ]
 
 
@@ -181,21 +179,23 @@ def spread(m: Metrics) -> list[str]:
     moved = []
     for lesa in start.lesa_starts(m):
         low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
-        text = f"from {three(low)} to {three(high)} (`{lesa.preset}`, {len(lesa.rows)} draws"
+        text = f"from {three(low)} to {three(high)} with preset `{lesa.preset}`"
+        text += f" ({len(lesa.rows)} draws"
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
-            alike = "alike" if rho > 0 and p < 0.05 else "otherwise"
-            text += f", which one constant row in every gap ranks {alike}, rho {rho:.2f}"
+            alike = "with" if rho > 0 and p < 0.05 else "not with"
+            text += f"; it moves {alike} that of one constant row in every gap, rank correlation "
+            text += f"{rho:.2f}"
         moved.append(f"{text})")
     if not moved:
         return []
     return [
-        "the signs of U's columns and the predictor's seed, which no source fixes, take its "
+        "the signs of U's columns and the predictor's seed, which no source fixes, move its "
         f"perplexity {' and '.join(moved)}"
     ]
 
 
-FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "noise"}
+FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "Gaussian noise"}
 
 
 def fitted_on(m: Metrics) -> list[str]:
@@ -243,8 +243,8 @@ def by_norm_weight(m: Metrics) -> list[str]:
         return []
     least, most = min(found), max(found, key=lambda weight: found[weight])
     return [
-        f"the norm term's weight alone takes it from {three(found[least])} at {least:g} to "
-        f"{three(found[most])} at {most:g} (one seed)"
+        f"the weight of the norm term alone moves its perplexity from {three(found[least])} at "
+        f"{least:g} to {three(found[most])} at {most:g} (one seed)"
     ]
 
 

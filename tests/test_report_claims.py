@@ -218,10 +218,10 @@ def test_a_case_holds_if_all_of_its_findings_do() -> None:
     one = [Finding("solar", "", HOLDS, "", case="a"), Finding("llama_pro", "", FAILS, "", case="a")]
     other = [Finding(of, "", HOLDS, "", case="b") for of in ("solar", "llama_pro")]
     assert claims.in_short(one) == claims.overall(one) == "does not hold"
-    assert claims.in_short(one + other) == "differs"
+    assert claims.in_short(one + other) == claims.PARTLY
     assert claims.in_short(other) == "holds"
     beaten = [replace(finding, rival=finding.subject) for finding in one]
-    assert claims.in_short(beaten) == "does not hold, in no case against llama_pro"
+    assert claims.in_short(beaten) == "does not hold, llama_pro never beaten"
 
 
 def test_the_short_claim_of_parity_says_if_zero_is_no_worse() -> None:
@@ -444,3 +444,32 @@ def test_a_preset_that_is_not_fitted_is_left_out(tmp_path: Path) -> None:
 def test_made_up_draws_are_what_the_cases_say() -> None:
     assert sum(loss < 3.55 for loss in DRAWS["paper"]) == 8
     assert sum(loss < 3.55 for loss in DRAWS["official_code"]) == 1
+
+
+def test_the_first_screen_shows_what_decides_a_verdict() -> None:
+    """Of each verdict the first finding, against each rival; what stands beside decides nothing."""
+    found = [
+        Finding("beside", "", HOLDS, "", beside=True, number="0"),
+        Finding("one", "", FAILS, "", number="1", case="a", rival="x"),
+        Finding("two", "", HOLDS, "", number="2", case="a", rival="y"),
+        Finding("three", "", FAILS, "", number="3", case="b", rival="x"),
+        Finding("four", "", FAILS, "", number="4", case="b", rival="y"),
+    ]
+
+    def row(findings: list[Finding]) -> dict[str, Any]:
+        claim = claims.Claim("C1", "long", "short", "section", "5.27", "rule", "", findings)
+        return dict(claims.in_brief([claim]).rows[0])
+
+    assert row(found) == {
+        "id": "C1",
+        "claim": "short",
+        "verdict here": "does not hold",
+        "paper": "5.27",
+        "here": "one: 1; four: 4; x never beaten",
+    }
+    part = row([*found, Finding("five", "said", HOLDS, "")])
+    assert part["verdict here"] == claims.PARTLY
+    # Of y and of no rival both what holds and what does not.
+    assert part["here"] == (
+        "holds: two: 2; holds: five: said; does not hold: one: 1; does not hold: four: 4"
+    )

@@ -294,7 +294,7 @@ def test_verdicts_in_a_few_words() -> None:
 
     holds, fails, undecided, cannot = Verdict
     assert of(holds, holds) == "holds"
-    assert of(holds, fails) == of(undecided, holds, fails) == "differs"
+    assert of(holds, fails) == of(undecided, holds, fails) == claims.PARTLY
     assert of(fails, undecided, cannot) == "does not hold, in part not decided, as far as measured"
     assert of(undecided, cannot) == "not decided, as far as measured"
     assert of(fails, cannot) == "does not hold, as far as measured"
@@ -315,19 +315,18 @@ def test_what_was_found_names_whose_it_is(made: tuple[Path, Metrics]) -> None:
 
 def said(folder: Path, **changes: Any) -> str:
     m = measured.load(folder, params(**changes))
-    return "\n".join(summary.lines(m, claims.judge(m)))
+    return "\n".join([*summary.lines(m, claims.judge(m)), *summary.answers(m)])
 
 
 def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
     first = said(made[0])
-    share = "of its new matrices' squared norm 93% to 93%, by kind, lies in one direction"
-    assert f"{share} (base: 6% to 6%; rank one: 100%)" in first
+    share = "One direction has 93% to 93%, by kind, of a new matrix's squared norm"
+    assert f"{share} (of the base's own 6% to 6%; of rank one 100%)" in first
     assert (
-        "from 22.2 to 30 (`paper`, 8 draws, which one constant row in every gap ranks alike, rho "
-        "1.00)" in first
+        "from 22.2 to 30 with preset `paper` (8 draws; it moves with that of one constant row in "
+        "every gap, rank correlation 1.00)" in first
     )
     assert "`base` has the lowest loss; of deepened models `identity`: new layers are not" in first
-    assert "without SVD it is worse" in first
     metrics = write(tmp_path)
     for model in MODELS:
         for kind in KINDS:
@@ -342,8 +341,8 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     for seed, loss in enumerate((9.0, 8.0, 9.5, 8.5, 7.0, 7.5, 8.2, 8.8)):
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
     second = said(tmp_path)
-    assert "squared norm 25% to 25%, by kind" in second
-    assert "which one constant row in every gap ranks otherwise" in second
+    assert "One direction has 25% to 25%, by kind" in second
+    assert "it moves not with that of one constant row in every gap" in second
     assert "`lesa` has the lowest loss" in second
     assert "below the base trained whole; LoRA without a new layer was not measured" in second
     lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}
@@ -371,18 +370,18 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
         own = {"row": f"{preset}-{on}", "settings": {"fitted_on": on}, "block_losses": other}
         write_json(metrics / "start" / f"{preset}-{on}.json", draw | own)
     text = said(tmp_path)
-    assert f"with its predictions in one another's gaps it starts {words}; " in text
-    level = "is not told apart at its start (`paper`)"
+    assert f"With its predictions in one another's gaps it starts {words}. " in text
+    level = "is not told apart from LESA (`paper`)"
     shuffled = f"layers in shuffled order it {level}, starts {words} (`official_code`)"
-    assert f"fitted on {shuffled}; fitted on noise it {level}; " in text
-    assert f"takes it from {math.exp(3.9):.3g} at 0 to 70 at 0.5 (one seed)" in text
+    assert f"Fitted on {shuffled}. Fitted on Gaussian noise it {level}. " in text
+    assert f"moves its perplexity from {math.exp(3.9):.3g} at 0 to 70 at 0.5 (one seed)" in text
 
 
 def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:
     text = said(write(tmp_path, optional=False))
-    assert "over seeds and signs not measured yet (`make study NAME=start`)" in text
+    assert "Over seeds and signs not measured yet (`make study NAME=start`)" in text
     assert "draws" not in text
-    assert "**Not tested yet:** " in text
+    assert "not tested yet: " in text
     assert "study `budget`" not in text
     alone = {"base": {"method": "base"}, "solar": {"method": "solar"}}
     text = said(tmp_path, methods=alone)

@@ -205,11 +205,13 @@ def test_the_summary_counts_what_the_first_screen_says() -> None:
     m = measured.load(METRICS, load(METRICS.parent / "params.yaml"))
     judged = claims.judge(m)
     counts = outcome.numbers(m, judged)["claims"]
-    lines = "\n".join(summary.by_verdict(judged))
+    line, rows = summary.by_verdict(judged), claims.in_brief(judged).rows
     for verdict, words in summary.WORDS.items():
-        line = re.search(rf"\*\*{re.escape(words)}:\*\* .*", lines)
-        named = set(re.findall(r"\bC\d+", line[0])) if line else set()
-        assert counts[outcome.VERDICTS.get(verdict, "differ")] == len(named), words
+        said = re.search(rf" {re.escape(words)}: (\d+) \((.*?)\)", line)
+        named = said[2].split(", ") if said else []
+        assert named == [row["id"] for row in rows if row["verdict here"] == verdict], words
+        count = counts[outcome.VERDICTS.get(verdict, "differ")]
+        assert count == len(named) == (int(said[1]) if said else 0), words
 
 
 def test_what_was_not_measured_is_said_beside_what_was() -> None:

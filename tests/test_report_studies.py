@@ -37,6 +37,7 @@ from reports import (
 from reports.claims import c05_half_cost, c11_sft_and_code
 from reports.measured import Metrics
 from reports.paired import Interval
+from reports.tables import show_interval
 from tests.test_report_synthetic import (
     DRAWS,
     change,
@@ -69,6 +70,31 @@ def test_the_distribution_of_draws(made: tuple[Path, Metrics]) -> None:
     exact = stats.binomtest(1, 8).proportion_ci()
     assert isinstance(share, Interval)
     assert (share.low, share.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_draws_that_share_a_seed_are_found_alike() -> None:
+    """The textbook's one-way analysis of variance, and no verdict where nothing is shared."""
+    generator = np.random.default_rng(0)
+
+    def drawn(by_seed: float) -> start.Start:
+        rows = [
+            {"seed": seed, "signs": signs, "block_losses": [3 + by_seed * seed + noise] * 2,
+             "heldout_documents": ["a", "b"]}
+            for seed in range(5)
+            for signs, noise in enumerate(generator.normal(size=4))
+        ]  # fmt: skip
+        return start.Start("lesa", "paper", "", "", rows)
+
+    far, near = drawn(5.0), drawn(0.0)
+    losses = far.losses.reshape(5, 4)
+    between = 4 * ((losses.mean(axis=1) - losses.mean()) ** 2).sum() / 4
+    within = ((losses - losses.mean(axis=1, keepdims=True)) ** 2).sum() / 15
+    expected = stats.f.sf(between / within, 4, 15)
+    assert start.alike(far, "seed") == pytest.approx(expected)
+    assert expected < 1e-6 < 0.05 < (start.alike(near, "seed") or 0.0)
+    assert (start.alike(far, "signs") or 0.0) > 0.5
+    alone = start.Start("lesa", "paper", "", "", near.rows[:1])
+    assert start.alike(alone, "seed") is None
 
 
 def test_starts_are_told_apart_by_what_made_them(made: tuple[Path, Metrics]) -> None:
@@ -224,8 +250,9 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
     (said,) = contest.worth(m)
     assert said == (
-        "**LESA after training:** After 245,760 tokens (study `budget`, 3 seeds) its loss is above "
-        "LLaMA Pro's; it was above `llama_pro` and `identity` at 5 of 5 points, below at none."
+        "**LESA after 245,760 tokens (study `budget`, 3 seeds):** its loss is above LLaMA Pro's "
+        f"({show_interval(gap)} nats). On the way it was above `llama_pro` and `identity` at 5 of "
+        "5 points and below at none."
     )
     assert contest.advice(m) == (
         "**Which to take:** After 245,760 tokens (study `budget`, 3 seeds) `base` has the lowest "
@@ -339,12 +366,10 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert len(tokens) == training_runs.COLUMNS
     assert (tokens[0], tokens[-1]) == ("0", "10,485,760")
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
-    said, advice = contest.worth(m)[0], contest.advice(m)
-    assert "After 10,485,760 tokens of Python source (study `scale`, 2 seeds) its loss is" in said
-    assert (
-        "it was above `identity` at none of 21 points, below at 20, first after 524,288 tokens"
-        in said
-    )
+    said, advice = contest.worth(m)[1], contest.advice(m)
+    where = "10,485,760 tokens of Python source (study `scale`, 2 seeds)"
+    assert said.startswith(f"**LESA after {where}:** its loss is ")
+    assert "above `identity` at 0 of 21 points and below at 20, first after 524,288 tokens" in said
     assert "`base` has the lowest loss; of deepened models `llama_pro`: new layers" in advice
     assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
     assert training_runs.machines(m, "scale", m.scale) == (
@@ -383,16 +408,16 @@ def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
 
 def test_a_rate_at_the_edge_of_what_was_tried_is_named(scaled: tuple[Path, Metrics]) -> None:
     m = scaled[1]
-    assert "may do better" not in contest.worth(m)[0]
+    assert "may do better" not in "".join(contest.worth(m))
     tried = [{"learning_rate": r, "validation_loss": 3.0 - r} for r in (1e-3, 3e-3, 1e-2)]
     own = m.rates["budget-lesa"] | {"study": "scale", "runs": tried, "best": 1e-2}
     edge = replace(m, rates=m.rates | {"scale-lesa": own})
-    assert contest.worth(edge)[0].endswith(
-        "; a higher rate may do better for `lesa`: the highest that was tried was best."
+    assert contest.worth(edge)[1].endswith(
+        ". A higher rate may do better for `lesa`: the highest that was tried was best."
     )
     lowest = replace(m, rates=m.rates | {"scale-lesa": own | {"best": 1e-3}})
-    assert contest.worth(lowest)[0].endswith(
-        "; a lower rate may do better for `lesa`: the lowest that was tried was best."
+    assert contest.worth(lowest)[1].endswith(
+        ". A lower rate may do better for `lesa`: the lowest that was tried was best."
     )
     lesa, other = (training_runs.called(m.scale, name) for name in ("lesa", "llama_pro"))
     assert lesa
@@ -435,8 +460,8 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
             save(metrics, f"budget/{name}_120-{seed}", run | {"run": f"{name}_120-{seed}"})
     m = measured.load(metrics, params())
     assert contest.worth(m)[0].endswith(
-        "[what stands in](#table-controls) for its predictions (LESA's rate) ends below it for "
-        "`average`, ends above it for `noise`, is not told apart from it for `lesa_shuffled`."
+        "[What stands in](#table-controls) for its predictions (LESA's rate) ends below it: "
+        "`average`; ends above it: `noise`; is not told apart from it: `lesa_shuffled`."
     )
     rows = {row["model"]: row for row in controls.table(m).rows}
     assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
@@ -473,7 +498,7 @@ def test_a_control_of_one_seed_is_compared_with_lesa_on_its_machine(tmp_path: Pa
         assert isinstance(end, Interval)
         assert end.estimate == pytest.approx(known)
     assert (
-        "for its predictions (one seed and LESA's rate) ends above it for `noise`"
+        "for its predictions (one seed and LESA's rate) ends above it: `noise`"
         in (contest.worth(m)[0])
     )
 

@@ -17,7 +17,7 @@ from pkgutil import iter_modules
 from reports.markup import slug
 from reports.measured import Metrics
 from reports.paired import Interval
-from reports.tables import Table
+from reports.tables import Row, Table
 
 
 class Verdict(StrEnum):
@@ -25,6 +25,9 @@ class Verdict(StrEnum):
     FAILS = "does not hold"
     UNDECIDED = "not decided"  # the interval spans the threshold
     CANNOT = "cannot be tested here"
+
+
+PARTLY = "holds in part"  # in some of its cases, and in others not
 
 
 class CannotTestError(Exception):
@@ -154,7 +157,7 @@ def beaten_by(findings: list[Finding]) -> str:
         if finding.rival:
             found.setdefault(finding.rival, set()).add(finding.verdict)
     fails = [rival for rival, verdicts in found.items() if verdicts == {Verdict.FAILS}]
-    return f", in no case against {' and '.join(fails)}" if fails else ""
+    return f", {' and '.join(fails)} never beaten" if fails else ""
 
 
 def in_short(findings: list[Finding]) -> str:
@@ -162,7 +165,7 @@ def in_short(findings: list[Finding]) -> str:
     found = by_case(findings)
     decided = found & {Verdict.HOLDS, Verdict.FAILS}
     if len(decided) > 1:
-        return "differs"
+        return PARTLY
     if not (measured := found - {Verdict.CANNOT}):
         return str(Verdict.CANNOT)
     said = str(*decided) if decided else str(*measured)
@@ -183,6 +186,38 @@ def grouped(findings: list[Finding]) -> str:
     if len(found) == 1:
         return "; ".join(*found.values())
     return ". ".join(f"**{v}:** {'; '.join(found[v])}" for v in Verdict if v in found)
+
+
+def deciding(findings: list[Finding]) -> list[Finding]:
+    """Of each verdict that a claim comes to the first finding, of several rivals one for each."""
+    shown = in_short(findings).partition(",")[0]
+    wanted = (Verdict.HOLDS, Verdict.FAILS) if shown == PARTLY else (shown,)
+    found: dict[tuple[Verdict, str], Finding] = {}
+    for finding in findings:
+        if not finding.beside and finding.verdict in wanted:
+            found.setdefault((finding.verdict, finding.rival), finding)
+    return sorted(found.values(), key=lambda finding: list(Verdict).index(finding.verdict))
+
+
+def in_brief(claims: list[Claim]) -> Table:
+    """A row a claim: its verdict and the number that decides it, for the first screen."""
+    rows: list[Row] = []
+    for claim in claims:
+        verdict, _, limit = in_short(claim.findings).partition(", ")
+        said = [
+            f"{f'{f.verdict}: ' * (verdict == PARTLY)}{f.subject}: {f.number or f.said}"
+            for f in deciding(claim.findings)
+        ]
+        here = "; ".join([*said, limit] if limit else said)
+        found = {"id": claim.id, "claim": claim.short, "verdict here": verdict}
+        rows.append({**found, "paper": claim.paper, "here": here})
+    return Table(
+        "verdicts",
+        "The paper's claims, the verdict here and what decides it, of several numbers the first; "
+        "[low, high] is a 95% interval",
+        "reports/claims",
+        rows,
+    )
 
 
 def table(claims: list[Claim]) -> Table:

@@ -38,7 +38,8 @@ def findings(m: Metrics) -> list[Finding]:
     found = []
     for kind, top in sorted(rows.items(), key=lambda item: not item[0].endswith(SHOWN)):
         result = continuity(top, "raw")
-        said = f"neighbours over all pairs {number(result.ratio)}, p {number(result.p_value)}"
+        ratio, p = number(result.ratio), number(result.p_value)
+        said = f"distance of neighbours over that of all pairs {ratio}, p {p}"
         beside = not kind.endswith(SHOWN)
         found.append(Finding(kind, said, verdict(result.p_value), "metrics/svd.json", beside))
     if all(finding.beside for finding in found):

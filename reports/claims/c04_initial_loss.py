@@ -42,7 +42,7 @@ def default_run(m: Metrics) -> list[Finding]:
                 said,
                 below(difference),
                 sources,
-                number=f"{show_interval(difference)} nats",
+                number=f"LESA minus it {show_interval(difference)} nats",
                 case="this run",
                 rival=rival,
             )
@@ -61,17 +61,15 @@ def draws(m: Metrics) -> list[Finding]:
             if (other := start.of_method(m, method)) is None:
                 found.append(cannot(subject, "not measured", "make study NAME=start"))
                 continue
-            difference = start.difference(lesa, other)
-            said = (
-                f"mean of {len(lesa.rows)} draws minus {shown}'s {show_interval(difference)} nats"
-            )
+            difference, draws = start.difference(lesa, other), len(lesa.rows)
+            said = f"mean of {draws} draws minus {shown}'s {show_interval(difference)} nats"
             found.append(
                 Finding(
                     subject,
                     said,
                     below(difference),
                     start.SOURCES,
-                    number=f"{show_interval(difference)} nats, {len(lesa.rows)} draws",
+                    number=f"LESA minus it {show_interval(difference)} nats, {draws} draws",
                     case=f"preset {lesa.preset}",
                     rival=shown,
                 )

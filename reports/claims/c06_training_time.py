@@ -32,7 +32,9 @@ def findings(m: Metrics) -> list[Finding]:
             f"frozen layers off the clock{place(m) if name == 'llama_pro' else ''}{stages(m, name)}"
         )
         short = f"{show_interval(whole)} times LESA's"
-        found.append(Finding(name, said, above(whole, 1.0), STEPS_FILE, number=short))
+        found.append(
+            Finding(name, said, above(whole, 1.0), STEPS_FILE, number=short, rival=RIVALS[name])
+        )
     return [*found, *same_place(m)]
 
 

@@ -15,7 +15,9 @@ SHORT = "LESA starts below SOLAR's perplexity"
 SECTION = "Perplexity before training"
 RULE = (
     "for each preset, the probability that a draw of predictor seed and signs is below SOLAR: "
-    "above 1/2 by its Clopper-Pearson interval; the run's own difference stands beside it"
+    "above 1/2 by its Clopper-Pearson interval; draws that share a seed or signs count as "
+    "independent, as the F tests in the table of draws have it; the run's own difference stands "
+    "beside it"
 )
 PAPER = "below for six models of 1.5B to 70B; their perplexities are not stated"
 

@@ -38,7 +38,7 @@ def compared(subject: str, zero: Array, some: Array, sources: str) -> Finding:
         f"norm ratio {number(float(zero.mean()))} against {number(float(some.mean()))} with the "
         f"term; quotient {show_interval(quotient)} over {len(zero)} kinds"
     )
-    short = f"quotient {show_interval(quotient)}"
+    short = f"norm without the term over that with it {show_interval(quotient)}"
     return Finding(subject, said, below(quotient, COLLAPSE), sources, number=short)
 
 
