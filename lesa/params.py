@@ -147,8 +147,8 @@ class HubRows(Strict):
 
     @property
     def described(self) -> str:
-        part = f"{self.config or 'default'}, {self.split}"
-        return f"{self.id} ({part}) at revision {self.revision}"
+        part = f"config {self.config or 'default'}, split {self.split}"
+        return f"{self.id}, {part}, at revision {self.revision}"
 
 
 class HubText(HubRows):

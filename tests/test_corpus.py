@@ -537,8 +537,8 @@ def test_hub_failure_names_all_that_was_asked_for(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError) as raised:
         list(documents(HUB))
     assert str(raised.value) == (
-        "corpus.text.id: cannot read some/text, config default, split train, at "
-        "corpus.text.revision abc: no network"
+        "corpus.text.id: cannot read some/text, config default, split train, at revision abc: no "
+        "network"
     )
 
 
