@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import Row, Table
@@ -80,10 +82,8 @@ RIVALS = (
     "llama_pro", "identity", "adept", "opt_deus_code", "opt_deus", "average", "lesa",
     "lesa_official", "solar", "base", "lora", "llama_pro_all",
 )  # fmt: skip
-COMPARED = (
-    "lesa", "lesa_official", "fitted_llama_pro", "fitted_identity", "llama_pro_upper",
-    "llama_pro_lora",
-)  # fmt: skip
+LESA = ("lesa", "lesa_official")
+OWN = ("fitted_llama_pro", "fitted_identity", "llama_pro_upper", "llama_pro_lora")
 
 
 def longer(m: Metrics) -> Table:
@@ -92,9 +92,18 @@ def longer(m: Metrics) -> Table:
 
 
 def gaps(m: Metrics) -> Table:
-    """At every number of tokens: does LESA overtake a rival, is this project's own ahead of all?"""
+    """Does LESA overtake a rival at any number of tokens?"""
+    return beside_rivals("budget_gaps", "Loss of LESA", LESA, m)
+
+
+def own_gaps(m: Metrics) -> Table:
+    """Are this project's own models ahead of all at any number of tokens?"""
+    return beside_rivals("budget_own", "Loss of this project's own models", OWN, m)
+
+
+def beside_rivals(table_name: str, title: str, compared: Sequence[str], m: Metrics) -> Table:
     rows: list[Row] = []
-    for name in COMPARED:
+    for name in compared:
         if (runs := called(m.budget, name)) is None:
             continue
         for rival in RIVALS:
@@ -104,9 +113,9 @@ def gaps(m: Metrics) -> Table:
             by_tokens = {f"{tokens:,}": found.get(tokens) for tokens in runs.points}
             rows.append({"run": name, "minus": rival, **by_tokens})
     return Table(
-        "budget_gaps",
-        "Loss of LESA and of this project's own models, minus that of others after equally many "
-        "tokens, nats a token; the tokens of a fit count",
+        table_name,
+        f"{title}, minus that of others after equally many tokens, nats a token; the tokens of a "
+        "fit count",
         SOURCES,
         rows,
         lambda row, _: file_of("budget", called(m.budget, str(row["run"]))),

@@ -137,8 +137,14 @@ def precisions(m: Metrics) -> list[str]:
 
 
 def rates(m: Metrics) -> list[str]:
-    """What the training of each model warned of its learning rate."""
-    return [line for content in m.pretrain.values() for line in content.get("rate_warnings", [])]
+    """What the trainings warned of their learning rates, this run's and those of the studies that
+    read the same grid."""
+    found: dict[str, list[str]] = {}
+    for study, contents in (("", m.pretrain), ("code", m.code), ("sft", m.sft)):
+        for name, content in contents.items():
+            for line in content.get("rate_warnings") or []:
+                found.setdefault(line, []).append(f"{study}/{name}" if study else name)
+    return [f"{', '.join(runs)}: {line}" for line, runs in found.items()]
 
 
 def tasks(m: Metrics) -> list[str]:

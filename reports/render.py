@@ -166,6 +166,7 @@ def all_tables(
         "start_methods": start.methods(m),
         "budget": budget.table(m),
         "budget_gaps": budget.gaps(m),
+        "budget_own": budget.own_gaps(m),
         "budget_longer": budget.longer(m),
         "controls": controls.table(m),
         "scale": scale.table(m),

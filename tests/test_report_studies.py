@@ -190,6 +190,26 @@ def test_gaps_at_every_budget(made: tuple[Path, Metrics]) -> None:
     assert slopes == pytest.approx([0.0, 0.015, 0.03, 0.045, 0.06])
 
 
+def test_warnings_of_rates_name_the_runs_they_are_of(tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    m = measured.load(metrics, params())
+    line = "metrics/grid/lesa.json: chosen on something else"
+    of = {"rate_warnings": [line]}
+    warned = replace(m, pretrain=m.pretrain | {"lesa": m.pretrain["lesa"] | of}, sft={"solar": of})
+    assert conclusions.rates(warned) == [f"lesa, sft/solar: {line}"]
+    assert conclusions.rates(m) == []
+
+
+def test_this_projects_own_models_stand_apart(made: tuple[Path, Metrics]) -> None:
+    m = made[1]
+    assert budget.own_gaps(m).rows == []
+    named = {f"llama_pro_lora-{s}": m.budget[f"lesa-{s}"] for s in (0, 1, 2)}
+    own = {n: run | {"run": n, "trains": "lora"} for n, run in named.items()}
+    rows = budget.own_gaps(replace(m, budget=m.budget | own)).rows
+    assert {row["run"] for row in rows} == {"llama_pro_lora"}
+    assert "lesa" in {row["minus"] for row in rows}
+
+
 def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path) -> None:
     metrics = write(tmp_path)
     for name in ("llama_pro", "identity"):
