@@ -129,7 +129,7 @@ def short_count(parameters: int) -> str:
 
 def three(value: float) -> str:
     """Three significant digits, thousands separated."""
-    return number(float(f"{value:.3g}"))
+    return f"{value:#.3g}".rstrip(".") if 1 <= value < 999.5 else number(float(f"{value:.3g}"))
 
 
 def perplexities(m: Metrics) -> str:

@@ -323,7 +323,7 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     share = "One direction has 93% to 93%, by kind, of a new matrix's squared norm"
     assert f"{share} (of the base's own 6% to 6%; of rank one 100%)" in first
     assert (
-        "from 22.2 to 30 with preset `paper` (8 draws; it moves with that of one constant row in "
+        "from 22.2 to 30.0 with preset `paper` (8 draws; it moves with that of one constant row in "
         "every gap, rank correlation 1.00)" in first
     )
     assert "`base` has the lowest loss; of deepened models `identity`: new layers are not" in first
@@ -374,7 +374,7 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
     level = "is not told apart from LESA (`paper`)"
     shuffled = f"layers in shuffled order it {level}, starts {words} (`official_code`)"
     assert f"Fitted on {shuffled}. Fitted on Gaussian noise it {level}. " in text
-    assert f"moves its perplexity from {math.exp(3.9):.3g} at 0 to 70 at 0.5 (one seed)" in text
+    assert f"moves its perplexity from {math.exp(3.9):.3g} at 0 to 70.0 at 0.5 (one seed)" in text
 
 
 def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:
