@@ -117,21 +117,24 @@ class Entry:
 
 
 def contents(body: str) -> list[Entry]:
-    """The contents of a page, read off its headings and captions."""
+    """The contents of a page, read off its headings and captions; what stands before the first
+    heading is under the title's."""
     entries: list[Entry] = []
-    for element in lxml.html.fromstring(f"<main>{body}</main>").xpath("//h2 | //figure[@id]"):
-        if element.tag == "h2":
-            entries.append(Entry(element.get("id"), element.text_content()))
-        elif entries:
+    page = lxml.html.fromstring(f"<main>{body}</main>")
+    for element in page.xpath("//h1 | //h2 | //figure[@id]"):
+        if element.tag in ("h1", "h2"):
+            title = "In short" if element.tag == "h1" else element.text_content()
+            entries.append(Entry(element.get("id"), title))
+        else:
             caption = element.xpath("string(figcaption/strong)").rstrip(".")
             entries[-1].inside.append(Entry(element.get("id"), caption))
     return entries
 
 
 def with_contents(markdown: str, entries: list[Entry]) -> str:
-    """Markdown with links to its headings before the first of them."""
+    """Markdown with links to its headings before the first of them, and none to its beginning."""
     before, heading, rest = markdown.partition("\n## ")
-    links = " · ".join(f"[{entry.text}](#{entry.id})" for entry in entries)
+    links = " · ".join(f"[{entry.text}](#{entry.id})" for entry in entries[1:])
     return f"{before}\nContents: {links}\n{heading}{rest}"
 
 
