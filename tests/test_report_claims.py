@@ -447,7 +447,8 @@ def test_made_up_draws_are_what_the_cases_say() -> None:
 
 
 def test_the_first_screen_shows_what_decides_a_verdict() -> None:
-    """Of each verdict the first finding, against each rival; what stands beside decides nothing."""
+    """Against each rival the first finding, whatever it says, else of each verdict the first; what
+    stands beside decides nothing."""
     found = [
         Finding("beside", "", HOLDS, "", beside=True, number="0"),
         Finding("one", "", FAILS, "", number="1", case="a", rival="x"),
@@ -465,11 +466,8 @@ def test_the_first_screen_shows_what_decides_a_verdict() -> None:
         "claim": "short",
         "verdict here": "does not hold",
         "paper": "5.27",
-        "here": "one: 1; four: 4; x never beaten",
+        "here": "holds: two: 2; does not hold: one: 1; x never beaten",
     }
     part = row([*found, Finding("five", "said", HOLDS, "")])
     assert part["verdict here"] == claims.PARTLY
-    # Of y and of no rival both what holds and what does not.
-    assert part["here"] == (
-        "holds: two: 2; holds: five: said; does not hold: one: 1; does not hold: four: 4"
-    )
+    assert part["here"] == "holds: two: 2; holds: five: said; does not hold: one: 1"

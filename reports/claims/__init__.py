@@ -189,13 +189,14 @@ def grouped(findings: list[Finding]) -> str:
 
 
 def deciding(findings: list[Finding]) -> list[Finding]:
-    """Of each verdict that a claim comes to the first finding, of several rivals one for each."""
+    """Of several rivals the first finding against each, whatever it says; else the first of each
+    verdict that the claim comes to."""
     shown = in_short(findings).partition(",")[0]
     wanted = (Verdict.HOLDS, Verdict.FAILS) if shown == PARTLY else (shown,)
-    found: dict[tuple[Verdict, str], Finding] = {}
+    found: dict[str, Finding] = {}
     for finding in findings:
-        if not finding.beside and finding.verdict in wanted:
-            found.setdefault((finding.verdict, finding.rival), finding)
+        if not finding.beside and (finding.rival or finding.verdict in wanted):
+            found.setdefault(finding.rival or finding.verdict, finding)
     return sorted(found.values(), key=lambda finding: list(Verdict).index(finding.verdict))
 
 
@@ -204,10 +205,9 @@ def in_brief(claims: list[Claim]) -> Table:
     rows: list[Row] = []
     for claim in claims:
         verdict, _, limit = in_short(claim.findings).partition(", ")
-        said = [
-            f"{f'{f.verdict}: ' * (verdict == PARTLY)}{f.subject}: {f.number or f.said}"
-            for f in deciding(claim.findings)
-        ]
+        shown = deciding(claim.findings)
+        mixed = len({finding.verdict for finding in shown}) > 1
+        said = [f"{f'{f.verdict}: ' * mixed}{f.subject}: {f.number or f.said}" for f in shown]
         here = "; ".join([*said, limit] if limit else said)
         found = {"id": claim.id, "claim": claim.short, "verdict here": verdict}
         rows.append({**found, "paper": claim.paper, "here": here})

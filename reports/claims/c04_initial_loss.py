@@ -42,7 +42,7 @@ def default_run(m: Metrics) -> list[Finding]:
                 said,
                 below(difference),
                 sources,
-                number=f"LESA minus it {show_interval(difference)} nats",
+                number=f"LESA minus {rival} {show_interval(difference)} nats",
                 case="this run",
                 rival=rival,
             )
@@ -69,7 +69,7 @@ def draws(m: Metrics) -> list[Finding]:
                     said,
                     below(difference),
                     start.SOURCES,
-                    number=f"LESA minus it {show_interval(difference)} nats, {draws} draws",
+                    number=f"LESA minus {shown} {show_interval(difference)} nats, {draws} draws",
                     case=f"preset {lesa.preset}",
                     rival=shown,
                 )

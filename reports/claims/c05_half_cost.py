@@ -60,7 +60,7 @@ def judged(
     said = f"loss minus the final one of {name} {show_interval(gap)} nats{limits}, in {spent}"
     verdict, short = (
         every([below(gap), cheap]),
-        f"LESA minus its end {show_interval(gap)} nats{limits}",
+        f"LESA minus the other's end {show_interval(gap)} nats{limits}",
     )
     of, rival = f"{half} against {name}", RIVALS.get(name, name)
     return Finding(of, said, verdict, sources, number=short, case=half, rival=rival)
