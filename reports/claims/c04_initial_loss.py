@@ -33,8 +33,10 @@ def default_run(m: Metrics) -> list[Finding]:
         losses = losses_at(m.pretrain[name], 0)
         difference = paired(losses_at(m.pretrain[lesa], 0), losses)
         said = f"{lesa} minus {name} {show_interval(difference)} nats"
+        short = f"LESA minus {rival} {show_interval(difference)} nats"
         if untouched and np.array_equal(losses, losses_at(m.pretrain[untouched], 0)):
             said += IDENTITY
+            short += ", whose start is the base"
         sources = files("pretrain", [lesa, name])
         found.append(
             Finding(
@@ -42,7 +44,7 @@ def default_run(m: Metrics) -> list[Finding]:
                 said,
                 below(difference),
                 sources,
-                number=f"LESA minus {rival} {show_interval(difference)} nats",
+                number=short,
                 case="this run",
                 rival=rival,
             )

@@ -24,7 +24,7 @@ PAPER = "not stated"
 
 
 def findings(m: Metrics) -> list[Finding]:
-    return [*at_start(m), *at_end(m)]
+    return [*at_end(m), *at_start(m)]
 
 
 def both(when: str, worse: Interval | None, better: Interval | None, study: str) -> list[Finding]:
