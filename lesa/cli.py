@@ -150,7 +150,10 @@ def inspect(
     if found.removal is not None:
         print_rows(
             ["layer", "loss without it, minus the whole model's"],
-            [[str(i), f"{rise:+.4f}"] for i, rise in enumerate(found.removal)],
+            [
+                [str(i), "-" if rise is None else f"{rise:+.4f}"]
+                for i, rise in enumerate(found.removal)
+            ],
         )
 
 

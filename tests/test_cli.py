@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -696,6 +697,26 @@ def test_compare_measures_every_method(base: Path, text: Path, tmp_path: Path, r
     assert f"{solar['score']['loss']:.4f}" in out
 
 
+def test_a_token_beyond_the_vocabulary_is_named(tmp_path: Path, text: Path) -> None:
+    """A special one, as multimodal kin of a text model have, may stand in a text."""
+    tokenizer = byte_tokenizer()
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    path = tmp_path / "image.txt"
+    path.write_text("a picture <image> and words")
+    config: Any = SimpleNamespace(vocab_size=size, max_position_embeddings=64)
+    with pytest.raises(UserError, match=rf"'<image>' with id {size}, .* ends at {size - 1}$"):
+        windows(tokenizer, config, path)
+    assert windows(tokenizer, config, text)
+
+
+def test_a_folder_that_is_not_there_is_named(text: Path, tmp_path: Path, run: Run) -> None:
+    code, _, error = run("evaluate", tmp_path / "none", "--text", text)
+    assert code == 2
+    assert "none: no such folder" in error
+    assert "http" not in error
+
+
 def test_windows_begin_as_the_tokenizer_begins_texts(text: Path) -> None:
     tokenizer = byte_tokenizer()
     plain = tokenizer(TEXT)["input_ids"]
@@ -703,7 +724,7 @@ def test_windows_begin_as_the_tokenizer_begins_texts(text: Path) -> None:
     tokenizer._tokenizer.post_processor = TemplateProcessing(
         single=f"{end} $A", special_tokens=[(end, tokenizer.eos_token_id)]
     )
-    found = windows(tokenizer, None, text)
+    found = windows(tokenizer, SimpleNamespace(vocab_size=len(tokenizer)), text)
     assert [len(window) for window in found] == [512, len(plain) - 511 + 1]
     assert [int(window[0]) for window in found] == [tokenizer.eos_token_id] * 2
     assert torch.cat([window[1:] for window in found]).tolist() == plain

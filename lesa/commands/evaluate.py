@@ -62,6 +62,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one with config.json and safetensors")
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet_transformers(), explained(f"{folder}: transformers cannot load it"):
         stored = AutoConfig.from_pretrained(folder, **given).dtype
@@ -88,6 +90,12 @@ def windows(tokenizer: Any, config: Any, path: Path) -> list[Tensor]:
     check_text(path)
     first = beginning(tokenizer)
     ids = tokenizer(read_text(path), add_special_tokens=False, verbose=False)["input_ids"]
+    if (top := max(ids, default=0)) >= config.vocab_size:
+        token = tokenizer.convert_ids_to_tokens(top)
+        raise UserError(
+            f"text: {path}: holds the token {token!r} with id {top}, but the model's vocabulary "
+            f"ends at {config.vocab_size - 1}"
+        )
     size = readable(config, WINDOW) - len(first)
     parts = [[*first, *ids[i : i + size]] for i in range(0, len(ids), size)]
     found = [torch.tensor(part) for part in parts if len(part) > 1]

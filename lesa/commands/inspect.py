@@ -74,7 +74,7 @@ class Inspection:
     unpredicted: list[str]
     routers: list[str]
     new_layers: dict[str, list[int]]
-    removal: list[float] | None
+    removal: list[float | None] | None
 
 
 def inspect(
@@ -116,8 +116,9 @@ def inspect(
     )
 
 
-def removal(folder: Path, text: Path) -> list[float]:
-    """By layer, the mean loss of the text's tokens without it minus that of the whole model."""
+def removal(folder: Path, text: Path) -> list[float | None]:
+    """By layer, the mean loss of the text's tokens without it minus that of the whole model; None
+    where the loss without it is no number."""
     model, tokenizer = load(folder)
     blocks = windows(tokenizer, model.config, text)
     tokens = [len(block) - 1 for block in blocks]
@@ -127,7 +128,7 @@ def removal(folder: Path, text: Path) -> list[float]:
     whole, *without = np.average(losses, axis=1, weights=tokens)
     if not np.isfinite(whole):
         raise CheckError(f"{folder}: its loss on {text} is {whole}, no number")
-    return [float(loss - whole) for loss in without]
+    return [float(loss - whole) if np.isfinite(loss) else None for loss in without]
 
 
 def spectrum(base: Checkpoint, kind: str) -> Spectrum:
