@@ -55,6 +55,11 @@ class Finding:
     case: str = ""
     rival: str = ""
 
+    @property
+    def brief(self) -> str:
+        """Whose, and how much."""
+        return f"{self.subject}: {self.number or self.said}"
+
 
 RIVALS = {"llama_pro": "LLaMA Pro", "solar": "SOLAR"}
 
@@ -181,8 +186,7 @@ def grouped(findings: list[Finding]) -> str:
     found: dict[Verdict, list[str]] = {}
     for finding in findings:
         if not finding.beside:
-            said = f"{finding.subject}: {finding.number or finding.said}"
-            found.setdefault(finding.verdict, []).append(said)
+            found.setdefault(finding.verdict, []).append(finding.brief)
     if len(found) == 1:
         return "; ".join(*found.values())
     return ". ".join(f"**{v}:** {'; '.join(found[v])}" for v in Verdict if v in found)
@@ -207,7 +211,7 @@ def in_brief(claims: list[Claim]) -> Table:
         verdict, _, limit = in_short(claim.findings).partition(", ")
         shown = deciding(claim.findings)
         mixed = len({finding.verdict for finding in shown}) > 1
-        said = [f"{f'{f.verdict}: ' * mixed}{f.subject}: {f.number or f.said}" for f in shown]
+        said = [f"{f'{f.verdict}: ' * mixed}{f.brief}" for f in shown]
         here = "; ".join([*said, limit] if limit else said)
         found = {"id": claim.id, "claim": claim.short, "verdict here": verdict}
         rows.append({**found, "paper": claim.paper, "here": here})

@@ -58,10 +58,8 @@ def judged(
     """limits: the seeds that the difference is over, and what else bounds it."""
     spent, cheap = cost(m, name, *times)
     said = f"loss minus the final one of {name} {show_interval(gap)} nats{limits}, in {spent}"
-    verdict, short = (
-        every([below(gap), cheap]),
-        f"LESA minus the other's end {show_interval(gap)} nats{limits}",
-    )
+    verdict = every([below(gap), cheap])
+    short = f"LESA minus the other's end {show_interval(gap)} nats{limits}"
     of, rival = f"{half} against {name}", RIVALS.get(name, name)
     return Finding(of, said, verdict, sources, number=short, case=half, rival=rival)
 
