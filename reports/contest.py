@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from reports import controls, rates
 from reports.budget import longer_runs, main_runs
 from reports.claims import Verdict, above, in_order
-from reports.controls import listed
+from reports.controls import listed, series
 from reports.measured import Metrics
 from reports.paired import Interval
-from reports.tables import Row, Table, show_interval
+from reports.tables import Row, Table, number, show_interval
 from reports.training_runs import (
     IDENTITY_STARTS,
     NONE_ADDED,
@@ -19,6 +19,7 @@ from reports.training_runs import (
     called,
     difference,
     file_of,
+    forgotten,
     groups,
     on_the_way,
     shared_seeds,
@@ -156,7 +157,7 @@ def depth(contest: Contest) -> str:
     if not rivals:
         return ""
     if any(above(gap) is not Verdict.HOLDS for gap in rivals.values()):
-        return ": new layers are not seen to gain anything over none"
+        return ": none beats what trains without a new layer"
     if missing := [words for words in SHALLOW.values() if words not in rivals]:
         return f", below {' and '.join(rivals)}; {' and '.join(missing)} was not measured"
     return f": depth pays, {' and '.join(rivals)} are above it"
@@ -173,7 +174,7 @@ def worth(m: Metrics) -> list[str]:
         if (gap := difference(lesa, llama_pro)) is not None:
             said = [f"its loss is {placed(gap)} LLaMA Pro's {nats(gap)}{beside_solar(contest)}"]
             said += [*ahead(contest), *controls.ends(m, contest.study, contest.runs)]
-            said += at_an_edge(m, contest)
+            said += [*other_text(contest), *at_an_edge(m, contest)]
             where = contest.where("lesa", "llama_pro")
             lines.append(f"**LESA after {where}:** {'. '.join(said)}.")
     return lines
@@ -208,18 +209,31 @@ def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
 
 
 def ahead(contest: Contest) -> list[str]:
-    """At how many points on the way LESA was below an identity start, alike ones together."""
+    """At how many points after the start LESA was below an identity start, alike ones together."""
     found: dict[str, list[str]] = {}
     for name in IDENTITY_STARTS:
         if (other := contest.runs.get(name)) is None:
             continue
-        if gaps := on_the_way(contest.runs["lesa"], other):
+        if gaps := {n: gap for n, gap in on_the_way(contest.runs["lesa"], other).items() if n}:
             lower, higher = told_apart(gaps)
             at = f"at {len(lower)}, first after {lower[0]:,} tokens" if lower else "at none"
             words = f"at {len(higher)} of {len(gaps)} points and below {at}"
             found.setdefault(words, []).append(name)
     parts = [f"above {listed(names)} {words}" for words, names in found.items()]
     return [f"On the way it was {', '.join(parts)}"] if parts else []
+
+
+def other_text(contest: Contest) -> list[str]:
+    """What LESA forgets: its loss on a text that it was not trained on, beside the untouched base's
+    and LLaMA Pro's."""
+    base, lesa, llama_pro = (contest.runs.get(n) for n in ("base", "lesa", "llama_pro"))
+    if lesa is None or (gap := forgotten(lesa, base)) is None:
+        return []
+    text = "Wikipedia" if contest.study == "scale" else "Python source"
+    said = f"On {text}, not trained on, its loss is {placed(gap)} the untouched base's"
+    other = forgotten(llama_pro, base) if llama_pro else None
+    beside = f"; LLaMA Pro's {show_interval(other)}" if other else ""
+    return [f"{said} ({show_interval(gap)} nats{beside})"]
 
 
 def trains(ends: Table) -> str:
@@ -235,47 +249,45 @@ def budgets(m: Metrics) -> list[Contest]:
     return [contest for contest in found if contest.study and "llama_pro" in contest.runs]
 
 
-def of_several_budgets(m: Metrics) -> dict[str, Runs]:
-    """The models of the longest schedule on this run's own text that are in another budget, too:
-    not those that were trained there alone, as controls of LESA."""
+def of_all_budgets(m: Metrics) -> dict[str, Runs]:
+    """The models of the longest schedule on this run's own text that are in every other budget,
+    too; none where there is one budget."""
     found = budgets(m)
     own = of_own_text(m)[-1].runs if len(found) > 1 else {}
-    return {n: runs for n, runs in own.items() if sum(n in contest.runs for contest in found) > 1}
+    return {n: r for n, r in own.items() if all(n in contest.runs for contest in found)}
 
 
 def table(m: Metrics) -> Table:
-    """A row a model that is in two budgets or more, the lowest on this run's text first: its final
-    loss minus LLaMA Pro's at each; in LLaMA Pro's own row its loss. No rows of one budget."""
-    columns = {
-        f"{c.tokens:,} tokens{' of Python source' if c.study == 'scale' else ''}": c
-        for c in budgets(m)
-    }
-    models = of_several_budgets(m)
+    """A row a model that is in every budget, the lowest on this run's text first: its final loss
+    minus LLaMA Pro's at each. No rows of one budget."""
+    models = of_all_budgets(m)
+    columns = {contest.where(*models): contest for contest in budgets(m)} if models else {}
     rows: list[Row] = []
     for model in sorted(models, key=lambda name: models[name].final_loss):
-        first = models[model].first
         row: Row = {
             "model": model,
             "new layers": added(m, models[model]),
-            "trains": str(first["trains"]),
+            "trains": str(models[model].first["trains"]),
         }
         for title, contest in columns.items():
-            runs, llama_pro = contest.runs.get(model), contest.runs["llama_pro"]
-            gap = difference(runs, llama_pro) if runs else None
-            row[title] = llama_pro.final_loss if runs is llama_pro else gap
+            gap = difference(contest.runs[model], contest.runs["llama_pro"])
+            row[title] = 0 if model == "llama_pro" else gap
         rows.append(row)
 
     def origin(row: Row, column: str) -> str:
         contest = columns.get(column, of_own_text(m)[-1])
         return file_of(contest.study, contest.runs.get(str(row["model"])))
 
-    own_rates = rates.sought(m)
-    unsought = [model for model in models if f"budget-{model}" not in own_rates]
+    own = [number(contest.runs["llama_pro"].final_loss) for contest in columns.values()]
+    found = (
+        " Learning rates of the longer budgets were sought in study `rates`"
+        if rates.sought(m)
+        else ""
+    )
     return Table(
         "ends",
-        "Final loss minus LLaMA Pro's, nats a token, over the seeds that both have (in LLaMA Pro's "
-        "own row its loss). Learning rates of the longer budgets are those of study `rates`"
-        + (f", which has none of {listed(unsought)}" if own_rates and unsought else ""),
+        "Final loss minus LLaMA Pro's, nats a token, over the seeds that both have; LLaMA Pro's "
+        f"is {series(own)}.{found}",
         "metrics/budget/*.json, metrics/scale/*.json",
         rows,
         origin,

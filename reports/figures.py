@@ -285,7 +285,7 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
             drawn.append(write("budget", curves, folder, said, budget.SOURCES))
         if longer := budget.longer_runs(m):
             said = f"{by_tokens}, the longer schedule of study `budget`{bands}"
-            compared = contest.of_several_budgets(m)
+            compared = contest.of_all_budgets(m)
             curves = seeds_curves([runs for runs in longer if runs.model in compared])
             drawn.append(write("budget_longer", curves, folder, said, budget.SOURCES))
         if m.scale:

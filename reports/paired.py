@@ -45,6 +45,10 @@ class Interval:
     high: float
     n: int
 
+    def scaled(self, factor: float) -> Interval:
+        """The same in another unit, such as percent."""
+        return Interval(factor * self.estimate, factor * self.low, factor * self.high, self.n)
+
 
 def document_means(documents: Sequence[Hashable], block_losses: Sequence[float]) -> Array:
     """Mean loss of each document's blocks (documents,), in order of first appearance.

@@ -14,7 +14,6 @@ import numpy as np
 from reports import budget, domains, official, start
 from reports.claims import RIVALS, c09_without_freezing
 from reports.measured import Json, Metrics, files, perplexity_at, whole_seconds
-from reports.paired import Interval
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted
 from reports.training_runs import (
@@ -175,7 +174,7 @@ def relative(m: Metrics, method: str, share: float, here: Ends | None, whole: En
         scale = 100 * share
         if method == "lesa":  # over itself: by definition, not by measurement
             return scale
-        return Interval(scale * ratio.estimate, scale * ratio.low, scale * ratio.high, ratio.n)
+        return ratio.scaled(scale)
     return 100 * here.seconds / whole.seconds if whole.seconds else None
 
 

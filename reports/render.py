@@ -24,6 +24,7 @@ from reports import (
     controls,
     domains,
     figures,
+    headline,
     latex,
     markup,
     measured,
@@ -151,6 +152,7 @@ def all_tables(
     """The template's tables by name; without rows where nothing was measured."""
     return {
         "run": tables.run(m),
+        "headline": headline.table(m, published),
         "ends": contest.table(m),
         "main": tables.main(m),
         "differences": summary.differences(m),

@@ -11,9 +11,10 @@ import numpy as np
 
 from reports import official, rerun, start
 from reports.claims import PARTLY, RIVALS, Claim, Verdict, in_order, in_short
-from reports.contest import advice, nats, of_own_text, placed, worth
-from reports.measured import Json, Metrics, files, perplexity_at
-from reports.tables import Table, number, show_interval
+from reports.contest import advice, longest, nats, of_own_text, placed, worth
+from reports.controls import series
+from reports.measured import Json, Metrics, files
+from reports.tables import Measured, Table, counted, number, show, show_interval
 from reports.training_runs import difference, schedules
 
 PAPER = (
@@ -27,7 +28,7 @@ LEVEL = "is not told apart from LESA"  # an interval that spans zero
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
     """What the paper says, what was run here, and how many claims came out how; the table of the
     claims follows. Each line is a sentence or two of Markdown that begin in bold."""
-    return [PAPER, f"**Here:** {setting(m)}: {perplexities(m)}.", by_verdict(judged)]
+    return [PAPER, f"**Here:** {setting(m)}.", by_verdict(judged)]
 
 
 def answers(m: Metrics) -> list[str]:
@@ -46,51 +47,43 @@ def by_verdict(judged: list[Claim]) -> str:
 
 
 def benchmarks(m: Metrics) -> list[str]:
-    """The paper's main measure: LESA's average over the tasks of study official, and its lead."""
+    """The paper's main measure: LESA's average over the tasks of study official, beside others'."""
     if (lesa := official.of_model(m, "lesa", "trained")) is None:
         return []
     found = official.examples(lesa)
-    leads = [
-        f"{words} {show_interval(gap)}"
-        for (model, phase), words in AGAINST.items()
-        if (other := official.of_model(m, model, phase))
-        and (gap := official.difference(lesa, other)) is not None
-    ]
+    places: dict[str, list[str]] = {}
+    for (model, phase), whose in AGAINST.items():
+        other = official.of_model(m, model, phase)
+        if other and (gap := official.difference(lesa, other)) is not None:
+            places.setdefault(placed(gap), []).append(f"{whose} ({show_interval(gap)} points)")
     count, average = sum(map(len, found.values())), np.mean(list(official.percents(lesa).values()))
-    minus = f"; in points minus that of {', '.join(leads)}" if leads else ""
+    beside = "; ".join(f"{place} {series(others)}" for place, others in places.items())
     runs = official.trained_runs(m)
     of = f"one seed of study `budget`{f' after {runs.tokens:,} tokens' if runs else ''}"
     return [
-        f"**Benchmarks:** over {len(found)} tasks of {count:,} examples trained LESA's average "
-        f"accuracy is {average:.1f}%{minus} ({of})."
+        f"**Benchmarks:** trained LESA's average accuracy over {len(found)} tasks of {count:,} "
+        f"examples is {average:.1f}% ({of}){f': {beside}' if beside else ''}."
     ]
 
 
 AGAINST = {  # of study official, by model and phase
-    **{(model, "trained"): name for model, name in RIVALS.items()},
-    ("base", "trained"): "the trained base",
-    ("base", "init"): "the untouched base",
+    **{(model, "trained"): f"{name}'s" for model, name in RIVALS.items()},
+    ("base", "trained"): "the trained base's",
+    ("base", "init"): "the untouched base's",
 }
 
 
 def reach(m: Metrics) -> str:
-    """How far the numbers reach, and what others found where they do not."""
+    """How far the numbers reach, and what would take them further."""
     texts = [f"{len(set(next(iter(m.pretrain.values()))['heldout_documents']))} documents"]
     if m.scale:
         packages = set(next(iter(m.scale.values()))["heldout_documents"])
         texts.append(f"{len(packages)} packages of Python source")
-    leads = [
-        f"{-gap.value:.2f} ± {gap.stderr:.2f} points above {name}"
-        for method, name in RIVALS.items()
-        if (gap := rerun.minus_lesa(rerun.models()[-1], method, rerun.LAST)) and gap.stderr
-    ]
     there = "llama3-8b"
     on_a_gpu = f" On a GPU: `make profile PROFILE={there}`, `make report`."
     return (
         f"**How far this reaches:** one model of {three(m.base['parameters'] / 1e6)}M parameters, "
-        f"held out {' and '.join(texts)}. Others re-ran the paper at {rerun.models()[-1]}: LESA's "
-        f"mean accuracy is {' and '.join(leads)} (± one standard error)."
-        + (on_a_gpu if m.params.profile != there else "")
+        f"held out {' and '.join(texts)}." + (on_a_gpu if m.params.profile != there else "")
     )
 
 
@@ -112,12 +105,16 @@ def this_run(m: Metrics) -> str:
 
 
 def setting(m: Metrics) -> str:
-    """The base, its depth before and after, and the budget."""
+    """The base, its depth before and after, and the budgets."""
     last = max(int(run["steps"][-1]["tokens"]) for run in m.pretrain.values())
     deeper = {len(content["plan"]) for content in m.expand.values()}
     layers = f"{m.base['num_hidden_layers']} → {max(deeper)} layers"
-    size = short_count(m.base["parameters"])
-    return f"{m.base_name} of {size} parameters, {layers}, {last:,} tokens"
+    most = max((contest.tokens for contest in longest(m)), default=last)
+    studies = f", studies for up to {most:,}" if most > last else ""
+    return (
+        f"{m.base_name} of {short_count(m.base['parameters'])} parameters, {layers}; this run "
+        f"trains each model for {last:,} tokens{studies}"
+    )
 
 
 def short_count(parameters: int) -> str:
@@ -130,19 +127,6 @@ def short_count(parameters: int) -> str:
 def three(value: float) -> str:
     """Three significant digits, thousands separated."""
     return f"{value:#.3g}".rstrip(".") if 1 <= value < 999.5 else number(float(f"{value:.3g}"))
-
-
-def perplexities(m: Metrics) -> str:
-    """Held-out perplexity of every model before and after training, lowest end first."""
-    ends = {
-        name: (perplexity_at(run, 0)[0], perplexity_at(run, -1)[0])
-        for name, run in m.pretrain.items()
-    }
-    order = sorted(ends, key=lambda name: ends[name][1])
-    listed = ", ".join(
-        f"`{name}` {three(ends[name][0])} → {three(ends[name][1])}" for name in order
-    )
-    return f"held-out perplexity before → after training: {listed}"
 
 
 def origin(m: Metrics) -> str:
@@ -169,29 +153,32 @@ def rank(m: Metrics, lesa: str) -> list[str]:
         return []
     new, own = (f"{min(of):.0%} to {max(of):.0%}" for of in shares)
     return [
-        f"one direction has {new}, by kind, of a new matrix's squared norm (of the base's own "
-        f"{own}; of rank one 100%)"
+        f"of a predicted matrix's squared norm one direction has {new}, by kind (of the base's own "
+        f"{own}; of a matrix of rank one 100%)"
     ]
 
 
 def spread(m: Metrics) -> list[str]:
     """What a draw of signs and seed does, and whether one constant row does the same."""
-    moved = []
+    moved, alike = [], dict[str, list[str]]()
     for lesa in start.lesa_starts(m):
         low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
-        text = f"from {three(low)} to {three(high)} with preset `{lesa.preset}`"
-        text += f" ({len(lesa.rows)} draws"
+        moved.append(
+            f"{three(low)} to {three(high)} over {len(lesa.rows)} draws with preset `{lesa.preset}`"
+        )
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
-            alike = "with" if rho > 0 and p < 0.05 else "not with"
-            text += f"; it moves {alike} that of one constant row in every gap, rank correlation "
-            text += f"{rho:.2f}"
-        moved.append(f"{text})")
+            verb = "follows" if rho > 0 and p < 0.05 else "does not follow"
+            alike.setdefault(verb, []).append(f"{rho:.2f} with `{lesa.preset}`")
     if not moved:
         return []
     return [
-        "the signs of U's columns and the predictor's seed, which no source fixes, move its "
-        f"perplexity {' and '.join(moved)}"
+        "its perplexity turns on the predictor's seed and on the signs of U's columns, which no "
+        f"source fixes: {series(moved)}",
+        *(
+            f"it {verb} that of one constant row in every gap (rank correlation {series(found)})"
+            for verb, found in alike.items()
+        ),
     ]
 
 
@@ -200,21 +187,17 @@ FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise"
 
 def fitted_on(m: Metrics) -> list[str]:
     """Whether a predictor needs the layers' order, or the layers, to start as low."""
-    said, presets = [], start.lesa_starts(m)
+    said = []
     for settings, on in FITTED_ON.items():
-        found: dict[str, list[str]] = {}
-        for lesa in presets:
-            for other in start.of_preset(m, "lesa", lesa.preset):
-                if other.settings == settings:
-                    gap = start.difference(other, lesa)
-                    words = in_order(gap, "starts lower", "starts higher", LEVEL)
-                    found.setdefault(words, []).append(f"`{lesa.preset}`")
-        starts = [
-            words if len(of) == len(presets) else f"{words} ({', '.join(of)})"
-            for words, of in found.items()
+        gaps = [
+            f"{show_interval(start.difference(other, lesa))} with `{lesa.preset}` "
+            f"({counted(len(start.pairs(other, lesa)), 'draw')})"
+            for lesa in start.lesa_starts(m)
+            for other in start.of_preset(m, "lesa", lesa.preset)
+            if other.settings == settings
         ]
-        if starts:
-            said.append(f"fitted on {on} it {', '.join(starts)}")
+        if gaps:
+            said.append(f"fitted on {on}, its loss minus LESA's is {series(gaps)}, in nats")
     return said
 
 
@@ -363,7 +346,8 @@ def lead(size: str, method: str, paper: float) -> str:
         return "not measured"
     told = abs(gap.value) > 1.96 * gap.stderr
     agrees = "agrees" if -gap.value * paper > 0 else "disagrees"
-    return f"{-gap.value:.2f} ± {gap.stderr:.2f} ({agrees if told else 'not told from 0'})"
+    shown = show(Measured(-gap.value, gap.stderr))
+    return f"{shown} ({agrees if told else 'not told from 0'})"
 
 
 def here_too(m: Metrics) -> str:

@@ -46,12 +46,19 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count > 1)}"
 
 
+def decimals(error: float) -> int:
+    """How many decimals a number with this error has: two digits of an error up to 3.54, else one
+    (the rule of the Particle Data Group's reviews)."""
+    exponent = math.floor(math.log10(error))
+    return max(0, (error / 10.0**exponent < 3.55) - exponent)
+
+
 def show_interval(cell: Interval) -> str:
-    """`-0.043 [-0.061, -0.025]`: two digits of half the width are shown."""
+    """`-0.043 [-0.061, -0.025]`: half the width sets the digits."""
     half = (cell.high - cell.low) / 2
     ends = (cell.estimate, cell.low, cell.high)
     if math.isfinite(half) and half > 1e-6:
-        digits = max(0, 1 - math.floor(math.log10(half)))
+        digits = decimals(half)
         shown = [f"{end:,.{digits}f}" for end in ends]
     else:
         shown = [number(end) for end in ends]
@@ -70,7 +77,7 @@ def show(cell: Cell) -> str:
         return number(cell)
     if not cell.stderr:
         return number(cell.value)
-    digits = max(0, 1 - math.floor(math.log10(cell.stderr)))
+    digits = decimals(cell.stderr)
     return f"{cell.value:,.{digits}f} ± {cell.stderr:,.{digits}f}"
 
 

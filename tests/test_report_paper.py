@@ -21,6 +21,7 @@ from lesa.files import write_json
 from reports import (
     claims,
     contest,
+    headline,
     measured,
     paper_figures,
     paper_tables,
@@ -109,10 +110,90 @@ def test_differences_to_lesa_have_the_error_of_two_independent_means() -> None:
 
 def test_the_re_run_is_compared_in_words(made: tuple[Path, Metrics]) -> None:
     said = summary.agreement(made[1], PUBLISHED["main"])
-    assert "over LLaMA Pro by 0.21 ± 0.59 (not told from 0) at 11.5B" in said
+    assert "over LLaMA Pro by 0.2 ± 0.6 (not told from 0) at 11.5B" in said
     assert "where the paper has 1.63" in said
-    assert "over SOLAR by 4.57 ± 0.59 (agrees) at 11.5B" in said
+    assert "over SOLAR by 4.6 ± 0.6 (agrees) at 11.5B" in said
     assert "is above LLaMA Pro (0.05" in said  # 3.11 and 3.06 in the mean over seeds
+
+
+# --- the main numbers
+
+
+def headline_rows(m: Metrics) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(str(r["measure"]), str(r["of"])): dict(r) for r in headline.table(m, PUBLISHED).rows}
+
+
+def test_main_numbers_of_the_paper_with_what_follows_from_them(
+    made: tuple[Path, Metrics],
+) -> None:
+    rows = headline_rows(made[1])
+    loss = rows[headline.AFTER, headline.PAPER]
+    assert [loss[name] for name in ("LESA", "LLaMA Pro", "SOLAR")] == ["5.13", "5.44", "8.09"]
+    assert loss["LESA minus LLaMA Pro"] == f"{math.log(5.13) - math.log(5.44):.3f}" == "-0.059"
+    assert rows[headline.ACCURACY, headline.PAPER]["LESA minus SOLAR"] == "16.44"
+    assert rows[headline.TIME, headline.PAPER]["SOLAR"] == "166"
+    assert rows[headline.CODE, headline.PAPER]["LLaMA Pro"] == "10.98"
+    size = rerun.models()[-1]
+    again = rows[headline.ACCURACY, f"others' re-run at {size}"]["LESA minus SOLAR"]
+    assert isinstance(again, Measured)
+    assert again.value == pytest.approx(4.57, abs=5e-3)
+
+
+def test_main_numbers_measured_here(made: tuple[Path, Metrics]) -> None:
+    folder, m = made
+    found = headline.table(m, PUBLISHED)
+    rows = headline_rows(m)
+    ends = {
+        name: np.array(
+            [
+                content(folder, f"budget/{name}-{seed}")["steps"][-1]["block_losses"]
+                for seed in SEEDS
+            ]
+        )
+        for name in ("lesa", "llama_pro")
+    }
+    row = rows[headline.AFTER, "here, 81,920 tokens (study `budget`, 3 seeds)"]
+    for name, losses in ends.items():
+        assert row[headline.METHODS[name]] == pytest.approx(math.exp(losses.mean()))
+    gap = row["LESA minus LLaMA Pro"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx((ends["lesa"] - ends["llama_pro"]).mean())
+    starts = [content(folder, f"start/lesa-paper-{draw}")["block_losses"] for draw in range(8)]
+    before = rows[headline.BEFORE, "here, preset `paper`, 8 draws"]
+    assert before["LESA"] == pytest.approx(math.exp(np.mean(starts)))
+    assert rows[headline.TIME, "here"]["LESA"] == 100
+    assert rows[headline.CODE, "here"]["LESA"] == "not run"
+    assert {found.origin_of(r, "LESA") for r in found.rows if r["of"] == headline.PAPER} == {""}
+
+
+def test_main_numbers_without_a_study(tmp_path: Path) -> None:
+    folder = write(tmp_path, optional=False)
+    right = {"lesa": [1, 1, 1, 0], "solar": [1, 0, 1, 0]}
+    for name, found in right.items():
+        score = {"value": sum(found) / 4, "stderr": 0.25, "examples": found}
+        task = {"source": "mirror", "examples": 4, "metrics": {"acc": score}}
+        change(folder, f"evaluate/trained/{name}", "tasks", value={"arc_easy": task})
+    m = measured.load(folder, params())
+    rows = headline_rows(m)
+    starts, ends = (
+        {
+            name: np.array(content(folder, f"pretrain/{name}")["steps"][at]["block_losses"])
+            for name in ("lesa", "solar")
+        }
+        for at in (0, -1)
+    )
+    before, after = rows[headline.BEFORE, "here"], rows[headline.AFTER, "here, 81,920 tokens"]
+    assert before["LESA"].value == pytest.approx(math.exp(starts["lesa"].mean()))
+    for row, losses in ((before, starts), (after, ends)):
+        by_hand = (losses["lesa"] - losses["solar"]).mean()
+        assert row["LESA minus SOLAR"].estimate == pytest.approx(by_hand)
+    accuracy = rows[headline.ACCURACY, "here, 1 task"]
+    assert (accuracy["LESA"].value, accuracy["SOLAR"].value) == (75.0, 50.0)
+    assert accuracy["LESA minus SOLAR"].estimate == 25.0
+    alone = measured.load(folder, params(methods={"base": {"method": "base"}}))
+    assert {of for _, of in headline_rows(alone)} == {
+        headline.PAPER, f"others' re-run at {rerun.models()[-1]}", "here"
+    }  # fmt: skip
 
 
 # --- the paper's tables
@@ -320,13 +401,12 @@ def said(folder: Path, **changes: Any) -> str:
 
 def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_path: Path) -> None:
     first = said(made[0])
-    share = "One direction has 93% to 93%, by kind, of a new matrix's squared norm"
-    assert f"{share} (of the base's own 6% to 6%; of rank one 100%)" in first
-    assert (
-        "from 22.2 to 30.0 with preset `paper` (8 draws; it moves with that of one constant row in "
-        "every gap, rank correlation 1.00)" in first
-    )
-    assert "`base` has the lowest loss; of deepened models `identity`: new layers are not" in first
+    share = "Of a predicted matrix's squared norm one direction has 93% to 93%, by kind"
+    assert f"{share} (of the base's own 6% to 6%; of a matrix of rank one 100%)" in first
+    assert "no source fixes: 22.2 to 30.0 over 8 draws with preset `paper`" in first
+    constant = "that of one constant row in every gap (rank correlation"
+    assert f"It follows {constant} 1.00 with `paper`" in first
+    assert "`base` has the lowest loss; of deepened models `identity`: none beats what" in first
     metrics = write(tmp_path)
     for model in MODELS:
         for kind in KINDS:
@@ -341,8 +421,8 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     for seed, loss in enumerate((9.0, 8.0, 9.5, 8.5, 7.0, 7.5, 8.2, 8.8)):
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
     second = said(tmp_path)
-    assert "One direction has 25% to 25%, by kind" in second
-    assert "it moves not with that of one constant row in every gap" in second
+    assert "one direction has 25% to 25%, by kind" in second
+    assert f"It does not follow {constant}" in second
     assert "`lesa` has the lowest loss" in second
     assert "below the base trained whole; LoRA without a new layer was not measured" in second
     lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}
@@ -371,9 +451,14 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
         write_json(metrics / "start" / f"{preset}-{on}.json", draw | own)
     text = said(tmp_path)
     assert f"With its predictions in one another's gaps it starts {words}. " in text
-    level = "is not told apart from LESA (`paper`)"
-    shuffled = f"layers in shuffled order it {level}, starts {words} (`official_code`)"
-    assert f"Fitted on {shuffled}. Fitted on Gaussian noise it {level}. " in text
+    by_document = raised * np.linspace(0.9, 1.1, 24).reshape(12, 2).mean(1)
+    half = stats.t.ppf(0.975, 11) * by_document.std(ddof=1) / 12**0.5
+    shifted = f"{raised:.3f} [{raised - half:.3f}, {raised + half:.3f}]"
+    assert (
+        "Fitted on layers in shuffled order, its loss minus LESA's is 0 [0, 0] with `paper` "
+        f"(1 draw) and {shifted} with `official_code` (1 draw), in nats. Fitted on Gaussian noise, "
+        "its loss minus LESA's is 0 [0, 0] with `paper` (1 draw), in nats. "
+    ) in text
     assert f"moves its perplexity from {math.exp(3.9):.3g} at 0 to 70.0 at 0.5 (one seed)" in text
 
 

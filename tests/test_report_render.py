@@ -110,7 +110,7 @@ def test_numbers_follow_the_files(made: tuple[Path, Path], tmp_path: Path) -> No
             "19.4 ± ",
             "77.75",
             "0.1234",
-            "0.432 ± 0.080",
+            "0.43 ± 0.08",
             "6.543",
             "0.765",
             "987,654",
@@ -527,8 +527,12 @@ def test_neighbour_ratio_by_hand() -> None:
 
 def test_cells() -> None:
     assert tables.show(None) == "not measured"
-    assert tables.show(tables.Measured(0.475, 0.0796)) == "0.475 ± 0.080"
+    assert tables.show(tables.Measured(0.475, 0.0796)) == "0.47 ± 0.08"
     assert tables.show(tables.Measured(1234.5, 12.3)) == "1,234 ± 12"
+    # The examples of the rule in the Review of Particle Physics, section 5.3.
+    assert tables.show(tables.Measured(0.827, 0.119)) == "0.83 ± 0.12"
+    assert tables.show(tables.Measured(0.827, 0.367)) == "0.8 ± 0.4"
+    assert tables.show(tables.Measured(0.827, 0.0996)) == "0.83 ± 0.10"
     assert tables.show(tables.Measured(29.1234, None)) == "29.12"
     assert tables.show(53_000_000) == "53,000,000"
     assert tables.show(0.0005) == "0.0005"

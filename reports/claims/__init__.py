@@ -1,9 +1,9 @@
 """The paper's claims, a file each: `c07_initial_perplexity.py` holds what C7 says and its rule.
 
 A file has CLAIM, RULE and PAPER (the paper's number, or "not stated") in words, SHORT (the claim in
-a few words; a function `short(findings)` where they depend on the numbers), SECTION (the heading in
-the report that shows it) and `findings(metrics)`: what the numbers say of each preset and seed,
-each with its own verdict. A claim needs no entry anywhere else.
+a few words), SECTION (the heading in the report that shows it) and `findings(metrics)`: what the
+numbers say of each preset and seed, each with its own verdict. A claim needs no entry anywhere
+else.
 """
 
 from __future__ import annotations
@@ -145,8 +145,7 @@ def judge_one(name: str, m: Metrics) -> Claim:
     module = import_module(f"{__name__}.{name}")
     found = attempted(module.findings, m)
     id_ = f"C{int(name[1:3])}"
-    short = module.short(found) if hasattr(module, "short") else module.SHORT
-    said = (module.CLAIM, short, module.SECTION, module.PAPER, module.RULE)
+    said = (module.CLAIM, module.SHORT, module.SECTION, module.PAPER, module.RULE)
     return Claim(id_, *said, overall(found), found)
 
 
@@ -208,13 +207,12 @@ def in_brief(claims: list[Claim]) -> Table:
     """A row a claim: its verdict and the number that decides it, for the first screen."""
     rows: list[Row] = []
     for claim in claims:
-        verdict, _, limit = in_short(claim.findings).partition(", ")
         shown = deciding(claim.findings)
         mixed = len({finding.verdict for finding in shown}) > 1
         said = [f"{f'{f.verdict}: ' * mixed}{f.brief}" for f in shown]
-        here = "; ".join([*said, limit] if limit else said)
-        found = {"id": claim.id, "claim": claim.short, "verdict here": verdict}
-        rows.append({**found, "paper": claim.paper, "here": here})
+        verdict = in_short(claim.findings)
+        found: Row = {"id": claim.id, "claim": claim.short, "verdict here": verdict}
+        rows.append(found | {"paper": claim.paper, "here": "; ".join(said)})
     return Table(
         "verdicts",
         "The paper's claims, the verdict here and what decides it, of several numbers the first; "

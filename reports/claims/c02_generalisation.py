@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reports import domains
-from reports.claims import CannotTestError, Finding, Verdict, below, cannot
+from reports.claims import CannotTestError, Finding, below, cannot
 from reports.measured import Json, Metrics, files
 from reports.paired import Array, interval
 from reports.tables import show_interval
@@ -36,18 +36,12 @@ def judged(of: str, sources: str, over_train: Array, over_zero: Array) -> list[F
     """Test MSE / training MSE and, beside it, test MSE / that of zero; both (seeds, kinds)."""
     parity, zero = interval(over_train), interval(over_zero)
     on_par, of_zero = below(parity, ON_PAR), f"{of}: better than zero"
-    number = f"test MSE / training MSE {show_interval(parity)}"
-    ratio = "test MSE / MSE of predicting zero"
+    of_train = f"test MSE / training MSE {show_interval(parity)}"
+    ratio = f"MSE of predicting zero {show_interval(zero)}"
     return [
-        Finding(of, number, on_par, sources),
-        Finding(of_zero, f"{ratio} {show_interval(zero)}", below(zero, 1.0), sources, True),
+        Finding(of, of_train, on_par, sources, number=f"{of_train}, / {ratio}"),
+        Finding(of_zero, f"test MSE / {ratio}", below(zero, 1.0), sources, beside=True),
     ]
-
-
-def short(found: list[Finding]) -> str:
-    """SHORT, and that no test error is below that of zero where every finding says so."""
-    of_zero = {finding.verdict for finding in found if finding.beside}
-    return SHORT + (", never below that of predicting zero" * (of_zero == {Verdict.FAILS}))
 
 
 def findings(m: Metrics) -> list[Finding]:

@@ -1,0 +1,160 @@
+"""The paper's main numbers beside those measured here: LESA against each baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from reports import domains, official, rerun, start
+from reports.claims import RIVALS
+from reports.contest import Contest, longest
+from reports.measured import Json, Metrics, files, losses_at, perplexity_at
+from reports.paired import Interval, paired
+from reports.paper_tables import PUBLISHED, average
+from reports.speed import STEPS_FILE, time_ratio
+from reports.tables import Cell, Measured, Row, Table, counted
+from reports.training_runs import difference
+
+METHODS = {"lesa": "LESA", **RIVALS}
+PAPER = "paper, Llama-3-8B"
+BEFORE, AFTER = "perplexity before training", "perplexity after training"
+ACCURACY, TIME = "mean accuracy, %", "training time, % of LESA's"
+CODE = "HumanEval pass@1, trained on code, %"
+
+NO_GAPS = tuple("" for _ in RIVALS)
+
+Line = tuple[Row, str]  # a row of the table, and the file that its numbers are from
+
+
+def line(measure: str, of: str, values: Iterable[Cell], gaps: Iterable[Cell], source: str) -> Line:
+    """values: of METHODS, in their order. gaps: LESA's value minus each rival's."""
+    row: Row = {"measure": measure, "of": of, **dict(zip(METHODS.values(), values, strict=True))}
+    names = (f"LESA minus {rival}" for rival in RIVALS.values())
+    return row | dict(zip(names, gaps, strict=True)), source
+
+
+def before(m: Metrics) -> list[Line]:
+    """LESA's starts over draws of seed and signs, a line a preset; without any, this run's."""
+    lines, rivals = [], [start.of_method(m, rival) for rival in RIVALS]
+    for lesa in start.lesa_starts(m):
+        values = [float(np.exp(of.losses.mean())) if of else None for of in (lesa, *rivals)]
+        gaps = [start.difference(lesa, rival) if rival else None for rival in rivals]
+        of = f"here, preset `{lesa.preset}`, {counted(len(lesa.rows), 'draw')}"
+        lines.append(line(BEFORE, of, values, gaps, start.SOURCES))
+    if lines or (own := m.model_of("lesa")) is None:
+        return lines
+    runs = [m.pretrain.get(m.model_of(method) or "") for method in METHODS]
+    measured = [Measured(*perplexity_at(run, 0)) if run else None for run in runs]
+    ours = losses_at(m.pretrain[own], 0)
+    gaps = [paired(ours, losses_at(run, 0)) if run else None for run in runs[1:]]
+    return [line(BEFORE, "here", measured, gaps, files("pretrain", [own]))]
+
+
+def after(m: Metrics, contest: Contest) -> list[Line]:
+    """Where runs of equal tokens end, by their mean loss over seeds; none without LESA."""
+    names = [method if contest.study else m.model_of(method) for method in METHODS]
+    runs = [contest.runs.get(name or "") for name in names]
+    if (lesa := runs[0]) is None:
+        return []
+    values = [math.exp(of.final_loss) if of else None for of in runs]
+    gaps = [difference(lesa, of) if of else None for of in runs[1:]]
+    of = f"here, {contest.where(*(of.model for of in runs if of))}"
+    source = f"metrics/{contest.study}/*.json" if contest.study else files("pretrain", [lesa.name])
+    return [line(AFTER, of, values, gaps, source)]
+
+
+def again() -> Line:
+    """Benchmarks of the independent re-run of the paper, at its largest size."""
+    size = rerun.models()[-1]
+    values = [rerun.accuracy(size, of, rerun.LAST) for of in (rerun.LESA, *RIVALS)]
+    minus = [rerun.minus_lesa(size, rival, rerun.LAST) for rival in RIVALS]
+    gaps = [Measured(-gap.value, gap.stderr) if gap else None for gap in minus]
+    return line(ACCURACY, f"others' re-run at {size}", values, gaps, rerun.SOURCES)
+
+
+def benchmarks(m: Metrics) -> list[Line]:
+    """Trained models' accuracies over tasks, paired by example; none where LESA has none."""
+    studied = official.of_model(m, "lesa", "trained") is not None
+    names = [method if studied else m.model_of(method) or "" for method in METHODS]
+    if (lesa := average(m, names[0], "trained")) is None:
+        return []
+    scored = [official.of_model(m, n, "trained") if studied else listed(m, n) for n in names]
+    values = [lesa, *(average(m, name, "trained") for name in names[1:])]
+    gaps = [official.difference(scored[0], of) if scored[0] and of else None for of in scored[1:]]
+    runs = official.trained_runs(m) if studied else None
+    of = f"here, {counted(len(official.examples(scored[0] or {})), 'task')}"
+    of += f", {runs.tokens:,} tokens (study `budget`, 1 seed)" if runs else ""
+    source = official.SOURCES if studied else files("evaluate/trained", names[:1])
+    return [line(ACCURACY, of, values, gaps, source)]
+
+
+def listed(m: Metrics, model: str) -> Json:
+    """What a trained model scored on the tasks of the params, as in a file of study official."""
+    found = m.evaluate["trained"].get(model, {"tasks": {}})["tasks"]
+    return {"tasks": {task: found[task] for task in m.params.evaluate.tasks if task in found}}
+
+
+def times(m: Metrics) -> list[Line]:
+    """Whole steps of the benchmark that takes the methods in turn."""
+    ratios = [time_ratio(m, rival) for rival in RIVALS]
+    if not all(ratios):
+        return []
+    percents = [ratio.scaled(100) for ratio in ratios if ratio]
+    return [line(TIME, "here", [100, *percents], NO_GAPS, STEPS_FILE)]
+
+
+def code(m: Metrics) -> Line:
+    """HumanEval; not run where nobody asked for it."""
+    solved = [domains.solved(m, method) for method in METHODS]
+    values = [share.scaled(100) if isinstance(share, Interval) else "not run" for share in solved]
+    return line(CODE, "here", values, NO_GAPS, "metrics/code/*.json")
+
+
+def stated_by_the_paper(published: Json) -> dict[str, Line]:
+    """A line a measure that the paper has numbers of; differences follow from them."""
+    main = {row["method"]: row for row in published["main"] if row["share"] == 1}
+    solved = {row["method"]: row for row in published["sft_and_code"]}
+    lines = {}
+    for measure, rows, key in (
+        (AFTER, main, "perplexity"),
+        (ACCURACY, main, "average"),
+        (TIME, main, "relative"),
+        (CODE, solved, "pass_at_1"),
+    ):
+        said = [rows[method][key].rstrip("%") for method in METHODS]
+        lesa, *others = map(float, said)
+        gaps = [
+            f"{math.log(lesa / other):.3f}" if measure == AFTER else f"{lesa - other:.2f}"
+            for other in others
+        ]
+        lines[measure] = line(measure, PAPER, said, NO_GAPS if measure == TIME else gaps, PUBLISHED)
+    return lines
+
+
+def table(m: Metrics, published: Json) -> Table:
+    """A row a measure and who measured it, the paper first."""
+    paper = stated_by_the_paper(published)
+    lines = [
+        *before(m),
+        paper[AFTER],
+        *(found for contest in longest(m) for found in after(m, contest)),
+        paper[ACCURACY],
+        again(),
+        *benchmarks(m),
+        paper[TIME],
+        *times(m),
+        paper[CODE],
+        code(m),
+    ]
+    sources = {(row["measure"], row["of"]): source for row, source in lines}
+    return Table(
+        "headline",
+        "The paper's main numbers and those measured here, ± one standard error, [low, high] a 95% "
+        "interval. Of perplexities the difference is that of the losses, nats a token; the paper's "
+        "are of another model and text, to be compared by their signs",
+        ", ".join(dict.fromkeys(sources.values())),
+        [row for row, _ in lines],
+        lambda row, _: sources[row["measure"], row["of"]],
+    )
