@@ -236,13 +236,6 @@ def other_text(contest: Contest) -> list[str]:
     return [f"{said} ({show_interval(gap)} nats{beside})"]
 
 
-def trains(ends: Table) -> str:
-    """What the words in the column of that name mean."""
-    there = {row["trains"] for row in ends.rows}
-    said = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
-    return f"Trains {', '.join(said)}." if said else ""
-
-
 def budgets(m: Metrics) -> list[Contest]:
     """The studies' budgets that LLaMA Pro is in, on this run's own text first."""
     found = [*of_own_text(m), *longest(m)[1:]]
@@ -278,17 +271,21 @@ def table(m: Metrics) -> Table:
         contest = columns.get(column, of_own_text(m)[-1])
         return file_of(contest.study, contest.runs.get(str(row["model"])))
 
-    own = [number(contest.runs["llama_pro"].final_loss) for contest in columns.values()]
-    found = (
-        " Learning rates of the longer budgets were sought in study `rates`"
-        if rates.sought(m)
-        else ""
-    )
     return Table(
         "ends",
-        "Final loss minus LLaMA Pro's, nats a token, over the seeds that both have; LLaMA Pro's "
-        f"is {series(own)}.{found}",
+        "Final loss minus LLaMA Pro's, nats a token, over the seeds that both have",
         "metrics/budget/*.json, metrics/scale/*.json",
         rows,
         origin,
     )
+
+
+def notes(m: Metrics, ends: Table) -> str:
+    """What the table of final losses leaves unsaid; nothing where it has no rows."""
+    if not ends.rows:
+        return ""
+    own = [number(contest.runs["llama_pro"].final_loss) for contest in budgets(m)]
+    there = {row["trains"] for row in ends.rows}
+    meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
+    found = " Rates of the longer budgets were sought in study `rates`." if rates.sought(m) else ""
+    return f"LLaMA Pro's own loss is {series(own)}. Trains {', '.join(meant)}.{found}"

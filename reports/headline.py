@@ -151,9 +151,7 @@ def table(m: Metrics, published: Json) -> Table:
     sources = {(row["measure"], row["of"]): source for row, source in lines}
     return Table(
         "headline",
-        "The paper's main numbers and those measured here, ± one standard error, [low, high] a 95% "
-        "interval. Of perplexities the difference is that of the losses, nats a token; the paper's "
-        "are of another model and text, to be compared by their signs",
+        "The paper's main numbers and those measured here",
         ", ".join(dict.fromkeys(sources.values())),
         [row for row, _ in lines],
         lambda row, _: sources[row["measure"], row["of"]],

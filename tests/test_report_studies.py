@@ -280,19 +280,21 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     )
     rows = {row["model"]: row for row in contest.table(m).rows}
     assert list(rows) == ["base", "llama_pro", "identity", "lesa"]  # from the lowest end up
-    assert contest.trains(contest.table(m)) == "Trains `new`: the new layers, `all`: every layer."
     first, second = (f"{n} tokens (study `budget`, 3 seeds)" for n in ("81,920", "245,760"))
     assert list(rows["lesa"])[3:] == [first, second]
     assert rows["lesa"][second] == gap
     assert rows["llama_pro"][first] == rows["llama_pro"][second] == 0
     end = tables.number(float(np.mean(losses["llama_pro"])))
-    assert f"; LLaMA Pro's is 3.06 and {end}." in contest.table(m).caption
+    said = (
+        f"LLaMA Pro's own loss is 3.06 and {end}. Trains `new`: the new layers, `all`: every layer."
+    )
+    assert contest.notes(m, contest.table(m)) == said
     short = rows["lesa"][first]
     assert isinstance(short, Interval)
     assert short.estimate == pytest.approx(0.05)
     assert (rows["base"]["new layers"], rows["lesa"]["new layers"]) == (0, params().gaps.count)
     sought = replace(m, rates={"budget-lesa": {"study": "budget", "model": "lesa"}})
-    assert contest.table(sought).caption.endswith("sought in study `rates`")
+    assert contest.notes(sought, contest.table(sought)).endswith("sought in study `rates`.")
     # The comparison of all methods stays that of its own schedule.
     assert not any("120" in runs.name for runs in budget.main_runs(m))
     by_run = {row["run"]: row for row in budget.table(m).rows}

@@ -215,8 +215,7 @@ def in_brief(claims: list[Claim]) -> Table:
         rows.append(found | {"paper": claim.paper, "here": "; ".join(said)})
     return Table(
         "verdicts",
-        "The paper's claims, the verdict here and what decides it, of several numbers the first; "
-        "[low, high] is a 95% interval",
+        "The paper's claims, the verdict here and what decides it, of several numbers the first",
         "reports/claims",
         rows,
     )
