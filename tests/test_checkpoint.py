@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lesa.checkpoints import writer
-from lesa.checkpoints.check import check
+from lesa.checkpoints.check import check, check_same_tokenizer
 from lesa.checkpoints.families import FAMILIES
 from lesa.checkpoints.reader import INDEX, Checkpoint
 from lesa.checkpoints.writer import write_checkpoint
@@ -224,6 +224,13 @@ def no_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+def tokenizer_config_alone(folder: Path) -> None:
+    """Of which transformers makes a tokenizer that knows no word."""
+    (folder / "tokenizer.json").unlink()
+    config = {"tokenizer_class": "BertTokenizer", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
 def tokenizer_not_json(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
 
@@ -294,6 +301,7 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (configured(tie_word_embeddings=True), "tie_word_embeddings is true, but lm_head.weight"),
     (configured(hidden_size="wide"), r"config\.json: transformers refuses it"),
     (no_tokenizer, "has no tokenizer"),
+    (tokenizer_config_alone, r"no tokenizer; tokenizer\.json or vocab\.txt must be there"),
     (tokenizer_not_json, "its tokenizer cannot be loaded"),
     (tokenizer_beyond, "'word63' with id 320.*vocabulary ends at 319"),
 ]
@@ -360,6 +368,21 @@ def test_vocabulary_and_merges_are_a_tokenizer(tmp_path: Path) -> None:
         json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"})
     )
     check(base)
+
+
+def test_another_tokenizer_is_not_the_sources(copy: Path, tmp_path: Path) -> None:
+    """Of other words, and of the same words that it cuts otherwise."""
+    again = shutil.copytree(copy, tmp_path / "again")
+    check_same_tokenizer(again, copy)
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["add_prefix_space"] = True
+    (again / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"again: its tokenizer is not that of .*copy"):
+        check_same_tokenizer(again, copy)
+    shutil.copyfile(copy / "tokenizer.json", again / "tokenizer.json")
+    tokenizer_beyond(again)
+    with pytest.raises(UserError, match=r"again: its tokenizer is not that of .*copy"):
+        check_same_tokenizer(again, copy)
 
 
 def test_copy_keeps_the_original(copy: Path, tmp_path: Path) -> None:

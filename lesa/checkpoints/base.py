@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lesa.checkpoints.check import check
+from lesa.checkpoints.check import check, check_same_tokenizer
 from lesa.checkpoints.reader import INDEX, SINGLE, weight_names
 from lesa.checkpoints.writer import SIDE_FILES, copy_side_files
 from lesa.downloads import explained, take_member
@@ -89,6 +89,7 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
     for name in tqdm(weights, desc="copy checkpoint", unit="file"):
         shutil.copyfile(source / name, folder / name)
     copy_side_files(source, folder)
+    check_same_tokenizer(folder, source)
 
 
 def dequantise(gguf: Path, folder: Path) -> None:

@@ -24,6 +24,7 @@ from lesa.errors import UserError
 from lesa.files import read_object
 
 ADAPTER = "adapter_config.json"
+SAMPLE = "A naïve “text” of  2 lines,\nor 3."
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -176,18 +177,16 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
     Special tokens beyond the vocabulary, as multimodal kin of a text model have, are left alone
     unless they begin or end a text: no plain text holds them.
     """
-    from transformers import AutoTokenizer
-
     folder = checkpoint.folder
     with explained(f"{folder}: its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = tokenizer_of(folder)
         ids = tokenizer("text", add_special_tokens=False)["input_ids"]
         vocabulary = tokenizer.get_vocab().items()
-    if not ids:
-        # transformers makes an empty one where there is no file of it.
-        raise UserError(f"{folder}: has no tokenizer; tokenizer.json (or its kin) must be there")
+    # transformers makes one that knows no word where there is no file of it.
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    there = any((folder / name).is_file() for name in files)
+    if not ids or (set(ids) == {tokenizer.unk_token_id} and not there):
+        raise UserError(f"{folder}: has no tokenizer; {' or '.join(sorted(files))} must be there")
     size = checkpoint.explicit.vocab_size
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special -= {tokenizer.eos_token_id, tokenizer.bos_token_id}
@@ -199,3 +198,26 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
         )
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: its tokenizer has no end-of-text token (eos_token)")
+
+
+def check_same_tokenizer(folder: Path, source: Path) -> None:
+    """The checkpoint in `folder`, made from that in `source`, reads texts as that one does."""
+
+    def read(one: Path) -> tuple[dict[str, int], list[int]]:
+        tokenizer = tokenizer_of(one)
+        return tokenizer.get_vocab(), tokenizer(SAMPLE)["input_ids"]
+
+    with explained(f"{folder}: its tokenizer cannot be loaded"):
+        same = read(folder) == read(source)
+    if not same:
+        raise UserError(
+            f"{folder}: its tokenizer is not that of {source}, of which a file was not copied; "
+            "one saved there as tokenizer.json would be"
+        )
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """transformers' tokenizer of a folder, by its own code alone."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
