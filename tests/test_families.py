@@ -402,6 +402,18 @@ def test_lists_under_any_name_are_mapped() -> None:
     assert new["num_hidden_layers"] == 7
 
 
+@pytest.mark.parametrize("name", ["phi3-long-rope", "llama-wide-heads"])
+def test_a_raw_config_is_left_as_it_was_read(name: str) -> None:
+    """transformers writes into nested entries, such as Phi-3's rope_scaling."""
+    model_type, settings = VARIANTS[name]
+    config = {"model_type": model_type, **settings}
+    before = json.dumps(config)
+    read_config(config, "config.json")
+    assert json.dumps(config) == before
+    new = deepened_config(config, [0, 1, 2, 2, 3, 4, 5], "config.json")
+    assert new["rope_scaling"] == json.loads(before)["rope_scaling"]
+
+
 @pytest.mark.parametrize(
     ("model_type", "entries", "depths"),
     [
