@@ -132,6 +132,17 @@ def check_loading(checkpoint: Checkpoint) -> None:
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise UserError(f"{folder}: {name} is {tuple(stored)}, but {tuple(wanted)} in {model}")
+    check_running(made, str(folder / "config.json"))
+
+
+def check_running(model: Any, where: str) -> None:
+    """The model, on the meta device, reads two tokens as in training: some settings fail there."""
+    model.set_attn_implementation("eager")  # what a config may name needs a device
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("batched_mm")  # others look at the router's choices
+    with explained(f"{where}: transformers makes a model of it that cannot run"):
+        # With a cache, as without one the values of positions are looked at.
+        model.train()(torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=True)
 
 
 def check_layers(checkpoint: Checkpoint) -> None:
