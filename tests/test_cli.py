@@ -710,6 +710,23 @@ def test_a_token_beyond_the_vocabulary_is_named(tmp_path: Path, text: Path) -> N
     assert windows(tokenizer, config, text)
 
 
+@pytest.mark.parametrize("positions", [1, -5])
+def test_too_few_positions_are_the_configs_fault(positions: int, text: Path) -> None:
+    config: Any = SimpleNamespace(vocab_size=512, max_position_embeddings=positions)
+    with pytest.raises(UserError, match=rf"^config\.json: max_position_embeddings: {positions}: "):
+        windows(byte_tokenizer(), config, text)
+
+
+def test_a_model_that_cannot_run_is_one_line(text: Path, tmp_path: Path, run: Run) -> None:
+    """`evaluate` takes any model that transformers loads, checked or not."""
+    model = save_family("llama", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"return_dict": False}
+    (model / "config.json").write_text(json.dumps(config))
+    status, _, err = run("evaluate", model, "--text", text)
+    assert status == 2
+    assert "transformers loads it and cannot run it: " in last_line(err)
+
+
 def test_a_folder_that_is_not_there_is_named(text: Path, tmp_path: Path, run: Run) -> None:
     code, _, error = run("evaluate", tmp_path / "none", "--text", text)
     assert code == 2
