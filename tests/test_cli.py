@@ -675,6 +675,14 @@ def test_fit_outputs_refuses_what_it_cannot_fit(
         assert not out_folder.exists()
 
 
+def test_a_path_that_is_no_text_is_one_line(tmp_path: Path, run: Run) -> None:
+    base = save_family("llama", tmp_path / "base")
+    base = base.rename(tmp_path / os.fsdecode(b"base-\xff"))
+    status, _, err = run("inspect", base)
+    assert status == 2
+    assert last_line(err).endswith(r"base-\udcff': is not UTF-8; another name would do")
+
+
 def test_an_unknown_family_is_refused_by_name(tmp_path: Path, run: Run) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     status, out, err = run("inspect", tmp_path, "--json")
