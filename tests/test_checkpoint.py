@@ -224,6 +224,10 @@ def no_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+def damaged_note(folder: Path) -> None:
+    (folder / "LICENSE_NOTE.json").write_text('{"license": ')
+
+
 def tokenizer_config_alone(folder: Path) -> None:
     """Of which transformers makes a tokenizer that knows no word."""
     (folder / "tokenizer.json").unlink()
@@ -301,6 +305,7 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (configured(tie_word_embeddings=True), "tie_word_embeddings is true, but lm_head.weight"),
     (configured(hidden_size="wide"), r"config\.json: transformers refuses it"),
     (no_tokenizer, "has no tokenizer"),
+    (damaged_note, r"LICENSE_NOTE\.json: not JSON"),
     (tokenizer_config_alone, r"no tokenizer; tokenizer\.json or vocab\.txt must be there"),
     (tokenizer_not_json, "its tokenizer cannot be loaded"),
     (tokenizer_beyond, "'word63' with id 320.*vocabulary ends at 319"),

@@ -23,6 +23,7 @@ from lesa.downloads import explained
 from lesa.errors import UserError
 from lesa.files import read_object
 
+NOTE = "LICENSE_NOTE.json"
 ADAPTER = "adapter_config.json"
 SAMPLE = "A naïve “text” of  2 lines,\nor 3."
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -45,6 +46,8 @@ def check(folder: str | Path) -> dict[str, Any]:
             f"{folder / ADAPTER}: transformers would put this adapter on the weights; merge it "
             "into them and take the file away"
         )
+    if (folder / NOTE).is_file():
+        read_object(folder / NOTE)  # for a deeper model's card, which is written last
     checkpoint = Checkpoint(folder)
     check_index(folder)
     check_floats(checkpoint)
