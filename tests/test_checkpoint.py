@@ -211,6 +211,14 @@ def quantised(tensors: dict[str, Tensor]) -> None:
     tensors[name] = tensors[name].to(torch.int8)
 
 
+def not_finite(tensors: dict[str, Tensor]) -> None:
+    tensors["model.layers.3.mlp.up_proj.weight"][1, 2] = torch.nan
+
+
+def large(tensors: dict[str, Tensor]) -> None:
+    tensors["model.layers.3.mlp.up_proj.weight"][1, 2] = -1e19
+
+
 def tokenizer_beyond(folder: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -290,6 +298,8 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (changed(lambda t: t.pop("lm_head.weight")), r"lacks lm_head\.weight"),
     (changed(norms_of_another_family), r"holds model\.layers\.0\.pre_feedforward_layernorm"),
     (changed(quantised), "is quantised"),
+    (changed(not_finite), r"layers\.3\.mlp\.up_proj\.weight holds numbers that are not finite"),
+    (changed(large), r"layers\.3\.mlp\.up_proj\.weight holds numbers beyond 1e\+15"),
     (configured(num_hidden_layers=7), r"lacks model\.layers\.6\."),
     (configured(num_hidden_layers=5), r"holds model\.layers\.5\."),
     (configured(vocab_size=300), r"weight is \(320, 32\), but \(300, 32\)"),

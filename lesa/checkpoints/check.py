@@ -26,6 +26,7 @@ from lesa.files import read_object
 NOTE = "LICENSE_NOTE.json"
 ADAPTER = "adapter_config.json"
 SAMPLE = "A naïve “text” of  2 lines,\nor 3."
+LARGEST = 1e15  # of a matrix: float32 holds the sum of 10^8 squares of it
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -159,7 +160,9 @@ def check_layers(checkpoint: Checkpoint) -> None:
 
 
 def check_values(checkpoint: Checkpoint) -> None:
-    """Every tensor that the model reads is of finite floating point numbers."""
+    """Every tensor that the model reads is of finite floating point numbers, and those that hold
+    matrices of such whose products float32 can hold."""
+    holding = {view.tensor for view in checkpoint.views.values()}
     for name in checkpoint.names():
         tensor = checkpoint.tensor(name)
         if tensor.dtype not in FLOATS:
@@ -168,6 +171,12 @@ def check_values(checkpoint: Checkpoint) -> None:
             )
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{checkpoint.folder}: {name} holds numbers that are not finite")
+        split = checkpoint.family.split(name)
+        if split and split[1] in holding and not bool((tensor.abs() <= LARGEST).all()):
+            raise UserError(
+                f"{checkpoint.folder}: {name} holds numbers beyond {LARGEST:g}, of whose products "
+                "no basis can be computed; no trained model has such"
+            )
 
 
 def check_tied(checkpoint: Checkpoint) -> None:
