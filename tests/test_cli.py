@@ -377,6 +377,21 @@ def test_what_is_no_model_fails_its_check(base: Path, text: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_what_reads_otherwise_than_its_base_fails_its_check(
+    base: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copied(source: Path, folder: Path, *more: str) -> None:
+        tokenizer = byte_tokenizer()
+        tokenizer.add_tokens(["word"])
+        tokenizer.save_pretrained(folder)
+
+    monkeypatch.setattr("lesa.upscaling.expand.copy_side_files", copied)
+    status, out, err = run("expand", base, tmp_path / "out", "--method", "solar", "--layers", 8)
+    assert (status, out) == (1, "")
+    assert f"its tokenizer is not that of {base}" in last_line(err)
+    assert not (tmp_path / "out").exists()
+
+
 def damaged(base: Path, folder: Path, **tensors: float) -> Path:
     """The tiny Llama with all tensors whose name ends so filled with a number."""
     save_family("llama", folder, shards="1GB")
