@@ -503,6 +503,10 @@ def said(score: Score) -> str:
 
 def main() -> None:
     try:
+        for argument in sys.argv[1:]:
+            if argument != argument.encode(errors="ignore").decode():
+                # The readers of weights and tokenizers take no such path.
+                raise UserError(f"{argument!a}: is not UTF-8; another name would do")
         status = app(standalone_mode=False, prog_name="lesa")
     except TyperException as error:
         context = getattr(error, "ctx", None)

@@ -94,7 +94,7 @@ def tree_digest(folder: str | Path) -> str:
     folder = Path(folder)
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\n".encode())
+        digest.update(os.fsencode(path.relative_to(folder)) + f"\0{sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

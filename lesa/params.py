@@ -155,13 +155,22 @@ class HubText(HubRows):
     text_field: str
 
 
-class FileText(Strict):
-    """Local files: `.txt` (one document each), `.jsonl` or `.parquet` (one document a row)."""
+class LocalFiles(Strict):
+    """Local files of rows, `.jsonl` or `.parquet`."""
 
     source: Literal["files"]
     paths: Annotated[list[str], Field(min_length=1)]
-    text_field: str
     license: str
+
+    @property
+    def described(self) -> str:
+        return "local files " + ", ".join(Path(name).name for name in self.paths)
+
+
+class FileText(LocalFiles):
+    """Documents, one a row, or one a `.txt`."""
+
+    text_field: str
 
 
 class Corpus(Strict):

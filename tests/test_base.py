@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lesa import downloads
+from lesa.checkpoints import writer
 from lesa.checkpoints.base import copy_checkpoint, prepare
 from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import INDEX
@@ -112,6 +113,61 @@ def test_side_files_are_copied_and_nothing_else(sharded: Path, tmp_path: Path) -
     found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     assert {"additional_chat_templates/tool_use.jinja", "LICENSE.txt", INDEX} <= found
     assert not found & {"stale.safetensors", "notes.txt", "original/file.txt"}
+
+
+def words_alone(folder: Path) -> None:
+    """A tokenizer that is a list of words, in place of tokenizer.json."""
+    (folder / "tokenizer.json").unlink()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "text", "of", "lines", "2", "3"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "BertTokenizer", "eos_token": "[SEP]", "unk_token": "[UNK]"},
+    )
+
+
+def test_a_tokenizer_without_tokenizer_json_comes_along(checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    words_alone(checkpoint)
+    target = tmp_path / "target"
+    target.mkdir()
+    prepare(PathBase(source="path", path=str(checkpoint), license="MIT"), target)
+    assert AutoTokenizer.from_pretrained(target)("text of 2 lines")["input_ids"][1:-1] == [
+        6,
+        7,
+        9,
+        8,
+    ]
+
+
+def test_a_tokenizer_that_does_not_come_along_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one would be of which a file has a name that is not known here."""
+    words_alone(checkpoint)
+    (checkpoint / "added_tokens.json").write_text('{"naïve": 11}')
+    kept = [name for name in writer.SIDE_FILES if name != "added_tokens.json"]
+    monkeypatch.setattr(writer, "SIDE_FILES", kept)
+    with (
+        pytest.raises(UserError, match=r"its tokenizer is not that of .*checkpoint"),
+        whole_folder(tmp_path / "target") as partial,
+    ):
+        copy_checkpoint(checkpoint, partial)
+
+
+def test_all_files_of_transformers_tokenizers_are_side_files() -> None:
+    import transformers
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    classes = (
+        getattr(transformers, name, None) for name in set(TOKENIZER_MAPPING_NAMES.values()) if name
+    )
+    found = {file for one in classes for file in getattr(one, "vocab_files_names", {}).values()}
+    assert {"vocab.txt", "spiece.model", "merges.txt"} <= found
+    assert not [
+        file for file in found if not any(fnmatch.fnmatch(file, name) for name in writer.SIDE_FILES)
+    ]
 
 
 def test_missing_folder_names_the_key(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lesa.checkpoints import writer
-from lesa.checkpoints.check import check
+from lesa.checkpoints.check import check, check_same_tokenizer
 from lesa.checkpoints.families import FAMILIES
 from lesa.checkpoints.reader import INDEX, Checkpoint
 from lesa.checkpoints.writer import write_checkpoint
@@ -211,6 +211,14 @@ def quantised(tensors: dict[str, Tensor]) -> None:
     tensors[name] = tensors[name].to(torch.int8)
 
 
+def not_finite(tensors: dict[str, Tensor]) -> None:
+    tensors["model.layers.3.mlp.up_proj.weight"][1, 2] = torch.nan
+
+
+def large(tensors: dict[str, Tensor]) -> None:
+    tensors["model.layers.3.mlp.up_proj.weight"][1, 2] = -1e19
+
+
 def tokenizer_beyond(folder: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -222,6 +230,17 @@ def tokenizer_beyond(folder: Path) -> None:
 def no_tokenizer(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
+
+
+def damaged_note(folder: Path) -> None:
+    (folder / "LICENSE_NOTE.json").write_text('{"license": ')
+
+
+def tokenizer_config_alone(folder: Path) -> None:
+    """Of which transformers makes a tokenizer that knows no word."""
+    (folder / "tokenizer.json").unlink()
+    config = {"tokenizer_class": "BertTokenizer", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def tokenizer_not_json(folder: Path) -> None:
@@ -279,6 +298,8 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (changed(lambda t: t.pop("lm_head.weight")), r"lacks lm_head\.weight"),
     (changed(norms_of_another_family), r"holds model\.layers\.0\.pre_feedforward_layernorm"),
     (changed(quantised), "is quantised"),
+    (changed(not_finite), r"layers\.3\.mlp\.up_proj\.weight holds numbers that are not finite"),
+    (changed(large), r"layers\.3\.mlp\.up_proj\.weight holds numbers beyond 1e\+15"),
     (configured(num_hidden_layers=7), r"lacks model\.layers\.6\."),
     (configured(num_hidden_layers=5), r"holds model\.layers\.5\."),
     (configured(vocab_size=300), r"weight is \(320, 32\), but \(300, 32\)"),
@@ -294,6 +315,8 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (configured(tie_word_embeddings=True), "tie_word_embeddings is true, but lm_head.weight"),
     (configured(hidden_size="wide"), r"config\.json: transformers refuses it"),
     (no_tokenizer, "has no tokenizer"),
+    (damaged_note, r"LICENSE_NOTE\.json: not JSON"),
+    (tokenizer_config_alone, r"no tokenizer; tokenizer\.json or vocab\.txt must be there"),
     (tokenizer_not_json, "its tokenizer cannot be loaded"),
     (tokenizer_beyond, "'word63' with id 320.*vocabulary ends at 319"),
 ]
@@ -360,6 +383,21 @@ def test_vocabulary_and_merges_are_a_tokenizer(tmp_path: Path) -> None:
         json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"})
     )
     check(base)
+
+
+def test_another_tokenizer_is_not_the_sources(copy: Path, tmp_path: Path) -> None:
+    """Of other words, and of the same words that it cuts otherwise."""
+    again = shutil.copytree(copy, tmp_path / "again")
+    check_same_tokenizer(again, copy)
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["add_prefix_space"] = True
+    (again / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"again: its tokenizer is not that of .*copy"):
+        check_same_tokenizer(again, copy)
+    shutil.copyfile(copy / "tokenizer.json", again / "tokenizer.json")
+    tokenizer_beyond(again)
+    with pytest.raises(UserError, match=r"again: its tokenizer is not that of .*copy"):
+        check_same_tokenizer(again, copy)
 
 
 def test_copy_keeps_the_original(copy: Path, tmp_path: Path) -> None:

@@ -377,6 +377,21 @@ def test_what_is_no_model_fails_its_check(base: Path, text: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_what_reads_otherwise_than_its_base_fails_its_check(
+    base: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copied(source: Path, folder: Path, *more: str) -> None:
+        tokenizer = byte_tokenizer()
+        tokenizer.add_tokens(["word"])
+        tokenizer.save_pretrained(folder)
+
+    monkeypatch.setattr("lesa.upscaling.expand.copy_side_files", copied)
+    status, out, err = run("expand", base, tmp_path / "out", "--method", "solar", "--layers", 8)
+    assert (status, out) == (1, "")
+    assert f"its tokenizer is not that of {base}" in last_line(err)
+    assert not (tmp_path / "out").exists()
+
+
 def damaged(base: Path, folder: Path, **tensors: float) -> Path:
     """The tiny Llama with all tensors whose name ends so filled with a number."""
     save_family("llama", folder, shards="1GB")
@@ -675,6 +690,14 @@ def test_fit_outputs_refuses_what_it_cannot_fit(
         assert not out_folder.exists()
 
 
+def test_a_path_that_is_no_text_is_one_line(tmp_path: Path, run: Run) -> None:
+    base = save_family("llama", tmp_path / "base")
+    base = base.rename(tmp_path / os.fsdecode(b"base-\xff"))
+    status, _, err = run("inspect", base)
+    assert status == 2
+    assert last_line(err).endswith(r"base-\udcff': is not UTF-8; another name would do")
+
+
 def test_an_unknown_family_is_refused_by_name(tmp_path: Path, run: Run) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     status, out, err = run("inspect", tmp_path, "--json")
@@ -708,6 +731,23 @@ def test_a_token_beyond_the_vocabulary_is_named(tmp_path: Path, text: Path) -> N
     with pytest.raises(UserError, match=rf"'<image>' with id {size}, .* ends at {size - 1}$"):
         windows(tokenizer, config, path)
     assert windows(tokenizer, config, text)
+
+
+@pytest.mark.parametrize("positions", [1, -5])
+def test_too_few_positions_are_the_configs_fault(positions: int, text: Path) -> None:
+    config: Any = SimpleNamespace(vocab_size=512, max_position_embeddings=positions)
+    with pytest.raises(UserError, match=rf"^config\.json: max_position_embeddings: {positions}: "):
+        windows(byte_tokenizer(), config, text)
+
+
+def test_a_model_that_cannot_run_is_one_line(text: Path, tmp_path: Path, run: Run) -> None:
+    """`evaluate` takes any model that transformers loads, checked or not."""
+    model = save_family("llama", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"return_dict": False}
+    (model / "config.json").write_text(json.dumps(config))
+    status, _, err = run("evaluate", model, "--text", text)
+    assert status == 2
+    assert "transformers loads it and cannot run it: " in last_line(err)
 
 
 def test_a_folder_that_is_not_there_is_named(text: Path, tmp_path: Path, run: Run) -> None:

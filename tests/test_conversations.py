@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from lesa.checkpoints.base import byte_tokenizer
 from lesa.errors import UserError
+from lesa.params import LocalFiles
 from lesa.text.completions import IGNORED, completion_bytes, pack, tokens
 from lesa.text.conversations import (
-    ChatFiles,
     Chats,
     Conversation,
     Docstrings,
@@ -96,10 +96,10 @@ def test_a_batch_has_the_rows_own_labels() -> None:
     assert torch.equal(collate([{"input_ids": ids}], None)["labels"], ids[None])
 
 
-def files(tmp_path: Path, *rows: Any) -> ChatFiles:
+def files(tmp_path: Path, *rows: Any) -> LocalFiles:
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ChatFiles(source="files", paths=[str(path)], license="none")
+    return LocalFiles(source="files", paths=[str(path)], license="none")
 
 
 def test_chats_are_read_from_files(tmp_path: Path) -> None:
@@ -182,6 +182,6 @@ def test_groups_are_held_out_whole() -> None:
 def test_a_file_of_another_kind_is_refused_by_the_key_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "chats.txt"
     path.write_text("Hello.")
-    source = ChatFiles(source="files", paths=[str(path)], license="none")
+    source = LocalFiles(source="files", paths=[str(path)], license="none")
     with pytest.raises(UserError, match=r"^text\.paths: .*chats\.txt: must end in \.jsonl or"):
         list(conversations(source, "text"))

@@ -51,6 +51,13 @@ def llama(tmp_path: Path) -> Path:
     return save_family("llama", tmp_path / "tiny")
 
 
+def test_a_note_that_is_no_text(llama: Path, tmp_path: Path) -> None:
+    """JSON may hold half of a surrogate pair, which no file can."""
+    (llama / "LICENSE_NOTE.json").write_text(r'{"source": "half \ud800"}')
+    folder, _ = deepen(llama, "solar", tmp_path / "work", GAPS)
+    assert "Base: half ?." in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def layer(folder: Path, index: int) -> dict[str, Tensor]:
     prefix = f"model.layers.{index}."
     return {

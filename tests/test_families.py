@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -402,6 +403,18 @@ def test_lists_under_any_name_are_mapped() -> None:
     assert new["num_hidden_layers"] == 7
 
 
+@pytest.mark.parametrize("name", ["phi3-long-rope", "llama-wide-heads"])
+def test_a_raw_config_is_left_as_it_was_read(name: str) -> None:
+    """transformers writes into nested entries, such as Phi-3's rope_scaling."""
+    model_type, settings = VARIANTS[name]
+    config = {"model_type": model_type, **settings}
+    before = json.dumps(config)
+    read_config(config, "config.json")
+    assert json.dumps(config) == before
+    new = deepened_config(config, [0, 1, 2, 2, 3, 4, 5], "config.json")
+    assert new["rope_scaling"] == json.loads(before)["rope_scaling"]
+
+
 @pytest.mark.parametrize(
     ("model_type", "entries", "depths"),
     [
@@ -428,7 +441,7 @@ def test_depth_under_its_names(model_type: str, entries: dict[str, Any], depths:
         ("qwen3_moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
         ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
-        ("gemma2", {"rms_norm_eps": 0.0}, "rms_norm_eps: 0: "),
+        ("gemma2", {"rms_norm_eps": 0.0}, r"rms_norm_eps: 0\.0: "),
     ],
 )
 def test_settings_that_deepening_cannot_keep_are_refused(
@@ -453,6 +466,56 @@ def test_entries_for_single_layers_that_cannot_be_kept(
     """Of settings that a base could not run with either, and of those of layers by their index."""
     with pytest.raises(UserError, match=f"^config.json: {said}"):
         read_config({"model_type": model_type, **SHAPE, **changes}, "config.json")
+
+
+NO_EXPERTS = {"num_local_experts": 0, "num_experts_per_tok": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("qwen3_moe", {"num_experts": 0}, "num_experts: 0; must be a whole number, 1 or"),
+        ("mixtral", NO_EXPERTS, "num_local_experts: 0; must be a whole number, 1 or above"),
+        ("mixtral", {"num_experts_per_tok": 0}, "num_experts_per_tok: 0; must be"),
+        ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok: 5, of 4 experts"),
+        ("llama", {"rms_norm_eps": 1e-46}, "rms_norm_eps: 1e-46: a norm divides by"),
+        ("llama", {"rms_norm_eps": -1e-6}, "rms_norm_eps: -1e-06: "),
+        ("qwen3", {"rms_norm_eps": float("nan")}, "rms_norm_eps: nan: "),
+        ("gpt2", {"layer_norm_epsilon": 0.0}, "layer_norm_epsilon: 0.0: "),
+        ("gpt_neox", {"layer_norm_eps": -1.0}, "layer_norm_eps: -1.0: "),
+        ("llama", {"attention_dropout": None}, "attention_dropout: None; must be a share"),
+        ("llama", {"attention_dropout": 2.0}, "attention_dropout: 2.0; must be a share"),
+        ("mistral", {"attention_dropout": -1.0}, "attention_dropout: -1.0; must be a share"),
+        ("gpt2", {"resid_pdrop": 2.0}, "resid_pdrop: 2.0; must be a share"),
+        ("gpt_neox", {"hidden_dropout": -1.0}, "hidden_dropout: -1.0; must be a share"),
+        ("llama", {"intermediate_size": 0}, "intermediate_size: 0; must be"),
+        ("phi3", {"intermediate_size": 0}, "intermediate_size: 0; must be"),
+        ("qwen3_moe", {"moe_intermediate_size": 0}, "moe_intermediate_size: 0; must be"),
+        ("gpt2", {"n_inner": 0}, "n_inner: 0; must be"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads: 3; must divide the 4"),
+        ("mistral", {"sliding_window": 0}, "sliding_window: 0; must be"),
+        ("gemma2", {"sliding_window": None}, "layer_types: 'sliding_attention': needs"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 6}, "layer_types: 'sliding_attention'"),
+        ("gpt2", {"n_positions": 1}, "n_positions: 1; must be a whole number, 2 or above"),
+        ("llama", {"return_dict": False}, "return_dict: False: "),
+    ],
+)
+def test_numbers_that_no_model_runs_with_are_refused_by_name(
+    name: str, changes: dict[str, Any], said: str
+) -> None:
+    model_type, settings = CONFIGS[name]
+    with pytest.raises(UserError, match=f"^config.json: {re.escape(said)}"):
+        read_config({"model_type": model_type, **settings, **changes}, "config.json")
+
+
+def test_a_model_that_loads_and_cannot_run_is_refused(tmp_path: Path) -> None:
+    """Of a number that no rule names: more of a head is turned than there is of it."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.5}
+    base = save_family("gpt_neox", tmp_path / "base", rope_parameters=rope)
+    with pytest.raises(
+        UserError, match=r"config\.json: transformers makes a model of it that cannot"
+    ):
+        check(base)
 
 
 def test_view_of_a_fused_tensor_is_transformers_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,16 @@ def test_digests(tmp_path: Path) -> None:
     (tmp_path / "b" / "c").write_bytes(b"text")
     (tmp_path / "a").rename(tmp_path / "d")
     assert len({before, changed, files.tree_digest(tmp_path)}) == 3
+
+
+def test_a_name_that_is_no_text_has_a_digest(tmp_path: Path) -> None:
+    """Names are bytes; those that are UTF-8 count as such."""
+    names = ["naïve".encode(), b"\xff"]
+    digest = hashlib.sha256()
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"text")
+        digest.update(name + f"\0{hashlib.sha256(b'text').hexdigest()}\n".encode())
+    assert files.tree_digest(tmp_path) == digest.hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lesa.checkpoints.check import check
+from lesa.checkpoints.check import NOTE, check, check_same_tokenizer
 from lesa.checkpoints.reader import INDEX, SINGLE, weight_names
 from lesa.checkpoints.writer import SIDE_FILES, copy_side_files
 from lesa.downloads import explained, take_member
@@ -18,7 +18,6 @@ from lesa.files import write_json
 from lesa.params import HubBase, PackageBase, PathBase, RandomBase
 
 Base = PackageBase | HubBase | PathBase | RandomBase
-NOTE = "LICENSE_NOTE.json"
 BYTE_VOCABULARY = 320  # of the random base: 256 bytes, one special token, the rest unused
 
 
@@ -89,6 +88,7 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
     for name in tqdm(weights, desc="copy checkpoint", unit="file"):
         shutil.copyfile(source / name, folder / name)
     copy_side_files(source, folder)
+    check_same_tokenizer(folder, source)
 
 
 def dequantise(gguf: Path, folder: Path) -> None:

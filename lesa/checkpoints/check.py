@@ -23,7 +23,10 @@ from lesa.downloads import explained
 from lesa.errors import UserError
 from lesa.files import read_object
 
+NOTE = "LICENSE_NOTE.json"
 ADAPTER = "adapter_config.json"
+SAMPLE = "A naïve “text” of  2 lines,\nor 3."
+LARGEST = 1e15  # of a matrix: float32 holds the sum of 10^8 squares of it
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -44,6 +47,8 @@ def check(folder: str | Path) -> dict[str, Any]:
             f"{folder / ADAPTER}: transformers would put this adapter on the weights; merge it "
             "into them and take the file away"
         )
+    if (folder / NOTE).is_file():
+        read_object(folder / NOTE)  # for a deeper model's card, which is written last
     checkpoint = Checkpoint(folder)
     check_index(folder)
     check_floats(checkpoint)
@@ -131,6 +136,17 @@ def check_loading(checkpoint: Checkpoint) -> None:
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise UserError(f"{folder}: {name} is {tuple(stored)}, but {tuple(wanted)} in {model}")
+    check_running(made, str(folder / "config.json"))
+
+
+def check_running(model: Any, where: str) -> None:
+    """The model, on the meta device, reads two tokens as in training: some settings fail there."""
+    model.set_attn_implementation("eager")  # what a config may name needs a device
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("batched_mm")  # others look at the router's choices
+    with explained(f"{where}: transformers makes a model of it that cannot run"):
+        # With a cache, as without one the values of positions are looked at.
+        model.train()(torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=True)
 
 
 def check_layers(checkpoint: Checkpoint) -> None:
@@ -144,7 +160,9 @@ def check_layers(checkpoint: Checkpoint) -> None:
 
 
 def check_values(checkpoint: Checkpoint) -> None:
-    """Every tensor that the model reads is of finite floating point numbers."""
+    """Every tensor that the model reads is of finite floating point numbers, and those that hold
+    matrices of such whose products float32 can hold."""
+    holding = {view.tensor for view in checkpoint.views.values()}
     for name in checkpoint.names():
         tensor = checkpoint.tensor(name)
         if tensor.dtype not in FLOATS:
@@ -153,6 +171,12 @@ def check_values(checkpoint: Checkpoint) -> None:
             )
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{checkpoint.folder}: {name} holds numbers that are not finite")
+        split = checkpoint.family.split(name)
+        if split and split[1] in holding and not bool((tensor.abs() <= LARGEST).all()):
+            raise UserError(
+                f"{checkpoint.folder}: {name} holds numbers beyond {LARGEST:g}, of whose products "
+                "no basis can be computed; no trained model has such"
+            )
 
 
 def check_tied(checkpoint: Checkpoint) -> None:
@@ -176,18 +200,16 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
     Special tokens beyond the vocabulary, as multimodal kin of a text model have, are left alone
     unless they begin or end a text: no plain text holds them.
     """
-    from transformers import AutoTokenizer
-
     folder = checkpoint.folder
     with explained(f"{folder}: its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = tokenizer_of(folder)
         ids = tokenizer("text", add_special_tokens=False)["input_ids"]
         vocabulary = tokenizer.get_vocab().items()
-    if not ids:
-        # transformers makes an empty one where there is no file of it.
-        raise UserError(f"{folder}: has no tokenizer; tokenizer.json (or its kin) must be there")
+    # transformers makes one that knows no word where there is no file of it.
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    there = any((folder / name).is_file() for name in files)
+    if not ids or (set(ids) == {tokenizer.unk_token_id} and not there):
+        raise UserError(f"{folder}: has no tokenizer; {' or '.join(sorted(files))} must be there")
     size = checkpoint.explicit.vocab_size
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special -= {tokenizer.eos_token_id, tokenizer.bos_token_id}
@@ -199,3 +221,26 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
         )
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: its tokenizer has no end-of-text token (eos_token)")
+
+
+def check_same_tokenizer(folder: Path, source: Path) -> None:
+    """The checkpoint in `folder`, made from that in `source`, reads texts as that one does."""
+
+    def read(one: Path) -> tuple[dict[str, int], list[int]]:
+        tokenizer = tokenizer_of(one)
+        return tokenizer.get_vocab(), tokenizer(SAMPLE)["input_ids"]
+
+    with explained(f"{folder}: its tokenizer cannot be loaded"):
+        same = read(folder) == read(source)
+    if not same:
+        raise UserError(
+            f"{folder}: its tokenizer is not that of {source}, of which a file was not copied; "
+            "one saved there as tokenizer.json would be"
+        )
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """transformers' tokenizer of a folder, by its own code alone."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -6,7 +6,7 @@ One entry a `model_type`. All other code asks the family: it names no tensor its
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,18 @@ class View:
 Views = dict[str, View]
 # Kinds of layers that a config may name, each with the entry that it reads.
 ATTENTION_TYPES = {"full_attention": "num_hidden_layers", "sliding_attention": "sliding_window"}
+# Numbers that a config may say, by the least value with which a model runs.
+LEAST = {
+    1: (
+        "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "n_inner",
+        "num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window",
+        "num_experts", "num_local_experts", "num_experts_per_tok",
+    ),
+    2: ("max_position_embeddings",),  # a model predicts from the second token on
+}  # fmt: skip
+EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
+DROPOUTS = ("attention_dropout", "hidden_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+FLOAT32 = torch.finfo(torch.float32)  # in which all norms are computed
 # transformers' config, made when asked for: its import takes seconds, and Llama's kin need none.
 Config = Callable[[], Any]
 
@@ -102,15 +114,21 @@ class Family:
                     f"{where}: {key}: {value!r} makes layers differ by their index, which a deeper "
                     f"model would change; {required!r} would do"
                 )
+        check_numbers(explicit, where)
         for kind in getattr(explicit, "layer_types", None) or ():
             if kind not in ATTENTION_TYPES or not hasattr(explicit, ATTENTION_TYPES[kind]):
                 raise UserError(
                     f"{where}: layer_types: {kind!r}: a model of this type has no such layer"
                 )
-        if getattr(explicit, "rms_norm_eps", None) == 0:
+            if getattr(explicit, entry := ATTENTION_TYPES[kind]) is None:
+                raise UserError(
+                    f"{where}: layer_types: {kind!r}: needs {entry}, which is not set; a number "
+                    "of tokens would do"
+                )
+        if not explicit.return_dict:
             raise UserError(
-                f"{where}: rms_norm_eps: 0: the norm of a layer's output divides by it where the "
-                "output is zero, as that of a new layer may be; a number above 0 would do"
+                f"{where}: return_dict: False: a model then gives what it finds without names; "
+                "True would do"
             )
         for key, causal in (("is_causal", True), ("use_bidirectional_attention", False)):
             if bool(value := getattr(explicit, key, causal)) != causal:
@@ -118,6 +136,38 @@ class Family:
                     f"{where}: {key}: {value!r} is of a model that sees the tokens it is to "
                     f"predict; {causal!r} would do"
                 )
+
+
+def check_numbers(explicit: Any, where: str) -> None:
+    """Refuse numbers with which transformers makes a model that cannot run or train."""
+    fields, other_names = explicit.__dataclass_fields__, explicit.attribute_map
+
+    def given(*keys: str) -> Iterator[tuple[str, Any]]:
+        """Those that the family's class has, as an error begins with them, and their values."""
+        for key in keys:
+            if (own := key if key in fields else other_names.get(key)) in fields:
+                yield f"{where}: {own}: {getattr(explicit, key)!r}", getattr(explicit, key)
+
+    for least, keys in LEAST.items():
+        for said, value in given(*keys):
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise UserError(f"{said}; must be a whole number, {least} or above")
+    for said, value in given(*EPSILONS):
+        if not (isinstance(value, float) and FLOAT32.tiny <= value <= FLOAT32.max):
+            raise UserError(
+                f"{said}: a norm divides by its root where what it is taken of is zero, as a new "
+                "layer's output may be; a number above 0 that float32 can hold would do"
+            )
+    for said, value in given(*DROPOUTS):
+        if not (isinstance(value, int | float) and 0 <= value < 1):
+            raise UserError(f"{said}; must be a share, from 0 to below 1")
+    heads = explicit.num_attention_heads
+    for said, value in given("num_key_value_heads"):
+        if value and heads % value:
+            raise UserError(f"{said}; must divide the {heads} attention heads")
+    for said, value in given("num_experts_per_tok"):
+        if value > explicit.num_local_experts:
+            raise UserError(f"{said}, of {explicit.num_local_experts} experts; no more can be met")
 
 
 def ends_block(kind: str) -> bool:

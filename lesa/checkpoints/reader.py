@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +88,7 @@ def read_config(config: dict[str, Any], where: str) -> Any:
         if isinstance(config[key], int) and config[key] > MANY:
             raise UserError(f"{where}: {key}: {config[key]}; must be {MANY} at most")
     try:
-        explicit: Any = AutoConfig.for_model(**config)
+        explicit: Any = AutoConfig.for_model(**deepcopy(config))  # which edits what it is given
     except Exception as error:  # the class's own arithmetic on numbers of any kind: anything
         line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where}: transformers refuses it ({line[:200]})") from None

@@ -16,9 +16,12 @@ SHARD_BYTES = 512 * 2**20
 PLAN_FILE = "layer_plan.json"
 CARD = "README.md"
 SIDE_FILES = (  # what a checkpoint folder holds besides its weights, as far as it is there
-    "config.json", "generation_config.json", "tokenizer*", "tekken.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+    "config.json", "generation_config.json", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    # All that a tokenizer of transformers may be read from.
+    "tokenizer*", "tekken.json", "special_tokens_map.json", "added_tokens.json", "vocab*",
+    "*vocab.json", "merges.txt", "*.model", "*.spm", "*.tiktoken", "*.tokenizer", "bpe.codes",
+    "dict.txt", "byte_maps.json", "emoji.json", "normalizer.json", "word_*.json",
 )  # fmt: skip
 
 

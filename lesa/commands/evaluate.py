@@ -44,7 +44,8 @@ def evaluate(path: str | Path, text: str | Path) -> Score:
     """
     model, tokenizer = load(Path(path))
     blocks = windows(tokenizer, model.config, Path(text))
-    losses = block_losses(model, blocks, bf16=False, batch_size=1)
+    with explained(f"{path}: transformers loads it and cannot run it"):
+        losses = block_losses(model, blocks, bf16=False, batch_size=1)
     counts = [len(block) - 1 for block in blocks]
     loss = math.fsum(x * n for x, n in zip(losses, counts, strict=True)) / sum(counts)
     dtype = str(model.dtype).removeprefix("torch.")
@@ -89,6 +90,12 @@ def windows(tokenizer: Any, config: Any, path: Path) -> list[Tensor]:
     """The text's tokens as windows (n,) int64, the last one shorter, none of one token alone."""
     check_text(path)
     first = beginning(tokenizer)
+    positions = readable(config, WINDOW)
+    if positions <= (taken := max(1, len(first))):
+        raise UserError(
+            f"config.json: max_position_embeddings: {positions}: leaves no position for a token "
+            f"after the first {taken}, from which it is predicted; {taken + 1} or more would do"
+        )
     ids = tokenizer(read_text(path), add_special_tokens=False, verbose=False)["input_ids"]
     if (top := max(ids, default=0)) >= config.vocab_size:
         token = tokenizer.convert_ids_to_tokens(top)
@@ -96,7 +103,7 @@ def windows(tokenizer: Any, config: Any, path: Path) -> list[Tensor]:
             f"text: {path}: holds the token {token!r} with id {top}, but the model's vocabulary "
             f"ends at {config.vocab_size - 1}"
         )
-    size = readable(config, WINDOW) - len(first)
+    size = positions - len(first)
     parts = [[*first, *ids[i : i + size]] for i in range(0, len(ids), size)]
     found = [torch.tensor(part) for part in parts if len(part) > 1]
     if not found:

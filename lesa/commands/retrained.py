@@ -48,7 +48,7 @@ def retrained(
         made, begun = folder / "checkpoint", time.perf_counter()
         tokens = make(folder, made)
         seconds = time.perf_counter() - begun
-        check_made(made)
+        check_made(made, start)
         before, after = (evaluate(path, heldout) if heldout else None for path in (start, made))
         made.rename(out)
     return Retrained(str(out), tokens, seconds, before, after)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lesa.checkpoints.check import check
+from lesa.checkpoints.check import check, check_same_tokenizer
 from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import Score, evaluate
 from lesa.commands.presets import RANK_TOLERANCE
@@ -100,7 +100,7 @@ class Workshop:
             return self.checked(name, plan, out, text)
 
     def checked(self, name: str, plan: LayerPlan, out: Path, text: Path | None) -> Model:
-        parameters = check_made(out)["parameters"]
+        parameters = check_made(out, self.base.folder)["parameters"]
         layer = self.base.layer_parameters()
         return Model(
             method=name,
@@ -112,9 +112,12 @@ class Workshop:
         )
 
 
-def check_made(folder: Path) -> dict[str, Any]:
-    """`check` of a checkpoint that was made here: what is wrong with it is no bad input."""
+def check_made(folder: Path, source: Path) -> dict[str, Any]:
+    """`check` of a checkpoint that was made here of `source`, whose tokenizer it has: what is wrong
+    with it is no bad input."""
     try:
-        return check(folder)
+        found = check(folder)
+        check_same_tokenizer(folder, source)
+        return found
     except UserError as error:
         raise CheckError(str(error)) from None

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from lesa.checkpoints.base import NOTE, Base, describe, local_folder, random_config
+from lesa.checkpoints.base import Base, describe, local_folder, random_config
+from lesa.checkpoints.check import NOTE
 from lesa.checkpoints.families import Family, family_of
 from lesa.checkpoints.reader import read_config
 from lesa.downloads import explained

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lesa.errors import UserError
-from lesa.params import AtLeastTwo, Count, HubRows, Positive, Rate, Strict
+from lesa.params import AtLeastTwo, Count, HubRows, LocalFiles, Positive, Rate, Strict
 from lesa.text.documents import local_file
 from lesa.text.python_source import standard_library
 from lesa.text.rows import READERS, hub_rows, rows
@@ -46,16 +46,8 @@ class Docstrings(Strict):
     license: str
 
 
-class ChatFiles(Strict):
-    """Local `.jsonl` or `.parquet` files."""
-
-    source: Literal["files"]
-    paths: Annotated[list[str], Field(min_length=1)]
-    license: str
-
-
 class Chats(Strict):
-    conversations: Annotated[Docstrings | ChatFiles | HubRows, Field(discriminator="source")]
+    conversations: Annotated[Docstrings | LocalFiles | HubRows, Field(discriminator="source")]
     heldout_share: Rate  # of the groups
     max_conversations: Positive | None  # of those trained on; None: all
     heldout_conversations: Positive  # of the held-out groups, those that are scored
@@ -63,7 +55,7 @@ class Chats(Strict):
     seed: Count  # of the split and the order
 
 
-def conversations(source: Docstrings | ChatFiles | HubRows, key: str) -> Iterator[Conversation]:
+def conversations(source: Docstrings | LocalFiles | HubRows, key: str) -> Iterator[Conversation]:
     """Every conversation of the source, in its own order; `key` names the parameters in errors."""
     if isinstance(source, Docstrings):
         yield from docstrings(source)
@@ -136,13 +128,11 @@ def documented(tree: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
             yield from documented(node, name)
 
 
-def describe(source: Docstrings | ChatFiles | HubRows) -> str:
+def describe(source: Docstrings | LocalFiles | HubRows) -> str:
     """Where the conversations come from, in words."""
     if isinstance(source, Docstrings):
         return f"docstrings of Python {sysconfig.get_python_version()}'s standard library"
-    if isinstance(source, HubRows):
-        return source.described
-    return "local files " + ", ".join(Path(name).name for name in source.paths)
+    return source.described
 
 
 def split(found: list[Conversation], chats: Chats, key: str) -> dict[str, list[Conversation]]:

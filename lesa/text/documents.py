@@ -33,9 +33,7 @@ def describe(text: Text) -> str:
     """Where the text comes from, in words."""
     if isinstance(text, WikipediaPackage):
         return f"{text.member} of the wheel {text.requirement}"
-    if isinstance(text, HubText):
-        return text.described
-    return "local files " + ", ".join(Path(name).name for name in text.paths)
+    return text.described
 
 
 def text_files(text: FileText) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lesa.checkpoints.base import NOTE
+from lesa.checkpoints.check import NOTE
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import read_object
 from lesa.upscaling.methods import Method
@@ -29,4 +29,5 @@ def card(base: Checkpoint, name: str, method: Method, plan: LayerPlan) -> str:
     ]
     if base.family.router is not None and method.reads_bases:
         lines.append(ROUTER)
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return text.encode(errors="replace").decode()  # a note may hold what no file can
