@@ -10,7 +10,7 @@ from reports.claims import Verdict, above, in_order
 from reports.controls import listed, series
 from reports.measured import Metrics
 from reports.paired import Interval
-from reports.tables import Row, Table, number, show_interval
+from reports.tables import Row, Table, counted, number, show_interval
 from reports.training_runs import (
     IDENTITY_STARTS,
     NONE_ADDED,
@@ -34,6 +34,12 @@ OWN = {
     "llama_pro_upper": "LLaMA Pro's places, copies of the layer above",
     "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
     "fitted_identity": "`identity` with fitted outputs",
+}
+# Beside whose loss LESA's is first told.
+BESIDE = {
+    "llama_pro": "LLaMA Pro's",
+    "solar": "SOLAR's",
+    "noise": "that of Gaussian noise of its matrices' norms",
 }
 TRAINED = {
     "new": "the new layers",
@@ -149,18 +155,40 @@ def which(contest: Contest) -> str:
 def depth(contest: Contest) -> str:
     """Does depth pay: is all that trains without a new layer above the lowest deepened model?"""
     best = contest.deep[lowest(contest.deep)]
-    rivals = {
+    gaps = {
         SHALLOW[runs.first["trains"]]: gap
         for runs in contest.shallow.values()
         if runs.first["trains"] in SHALLOW and (gap := difference(runs, best)) is not None
     }
-    if not rivals:
+    beaten = [words for words, gap in gaps.items() if above(gap) is Verdict.HOLDS]
+    others = [words for words in gaps if words not in beaten]
+    missing = [words for words in SHALLOW.values() if words not in gaps]
+    sides = [f"below {series(beaten)}"] * bool(beaten)
+    sides += [f"not seen below {series(others)}"] * bool(others)
+    if not sides:
         return ""
-    if any(above(gap) is not Verdict.HOLDS for gap in rivals.values()):
-        return ": none beats what trains without a new layer"
-    if missing := [words for words in SHALLOW.values() if words not in rivals]:
-        return f", below {' and '.join(rivals)}; {' and '.join(missing)} was not measured"
-    return f": depth pays, {' and '.join(rivals)} are above it"
+    if not others:
+        sides[0] += f"; {series(missing)} was not measured" if missing else ": depth pays"
+    return f"; it is {' and '.join(sides)}"
+
+
+def outcome(m: Metrics) -> list[str]:
+    """Where LESA stands after training at every budget, beside the baselines and beside noise."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for contest in [*of_own_text(m), *longest(m)[1:]]:
+        for model, name in BESIDE.items():
+            lesa, other = contest.runs.get("lesa"), contest.runs.get(model)
+            if contest.study and lesa and other and (gap := difference(lesa, other)) is not None:
+                places = found.setdefault(name, {})
+                places.setdefault(placed(gap), []).append(f"{contest.tokens:,}")
+    if not found:
+        return []
+    said = []
+    for name, places in found.items():
+        (first, tokens), *others = places.items()
+        line = f"{first} {name} after {series(tokens)} tokens"
+        said.append(line + "".join(f", {of} it after {series(n)}" for of, n in others))
+    return [f"**In short:** LESA's loss is {'; '.join(said)}."]
 
 
 def worth(m: Metrics) -> list[str]:
@@ -171,27 +199,16 @@ def worth(m: Metrics) -> list[str]:
         lesa, llama_pro = contest.runs.get("lesa"), contest.runs.get("llama_pro")
         if not contest.study or lesa is None or llama_pro is None:
             continue
-        if (gap := difference(lesa, llama_pro)) is not None:
-            said = [f"its loss is {placed(gap)} LLaMA Pro's {nats(gap)}{beside_solar(contest)}"]
-            said += [*ahead(contest), *controls.ends(m, contest.study, contest.runs)]
+        if shared_seeds(lesa, llama_pro):
+            said = [*ahead(contest), *controls.ends(m, contest.study, contest.runs)]
             said += [*other_text(contest), *at_an_edge(m, contest)]
             where = contest.where("lesa", "llama_pro")
-            lines.append(f"**LESA after {where}:** {'. '.join(said)}.")
+            lines.append(f"**LESA up to {where}:** {'. '.join(said)}.")
     return lines
 
 
 def placed(gap: Interval) -> str:
     return in_order(gap, "below", "above", "not told apart from")
-
-
-def beside_solar(contest: Contest) -> str:
-    """Where LESA ends beside the other baseline, with the seeds if they are fewer."""
-    lesa, llama_pro, solar = (contest.runs.get(n) for n in ("lesa", "llama_pro", "solar"))
-    if not lesa or not llama_pro or not solar or (gap := difference(lesa, solar)) is None:
-        return ""
-    seeds = len(shared_seeds(lesa, solar))
-    few = f", {seeds} seed" if seeds == 1 < len(shared_seeds(lesa, llama_pro)) else ""
-    return f" and {placed(gap)} SOLAR's ({show_interval(gap)} nats{few})"
 
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
@@ -220,7 +237,7 @@ def ahead(contest: Contest) -> list[str]:
             words = f"at {len(higher)} of {len(gaps)} points and below {at}"
             found.setdefault(words, []).append(name)
     parts = [f"above {listed(names)} {words}" for words, names in found.items()]
-    return [f"On the way it was {', '.join(parts)}"] if parts else []
+    return [f"It was {', '.join(parts)}"] if parts else []
 
 
 def other_text(contest: Contest) -> list[str]:
@@ -230,9 +247,10 @@ def other_text(contest: Contest) -> list[str]:
     if lesa is None or (gap := forgotten(lesa, base)) is None:
         return []
     text = "Wikipedia" if contest.study == "scale" else "Python source"
-    said = f"On {text}, not trained on, its loss is {placed(gap)} the untouched base's"
+    said = f"On {text}, not trained on ({counted(gap.n, 'document')}), it is {placed(gap)} the "
+    said += "untouched base"
     other = forgotten(llama_pro, base) if llama_pro else None
-    beside = f"; LLaMA Pro's {show_interval(other)}" if other else ""
+    beside = f"; LLaMA Pro {show_interval(other)}" if other else ""
     return [f"{said} ({show_interval(gap)} nats{beside})"]
 
 

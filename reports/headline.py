@@ -7,22 +7,22 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from reports import domains, official, rerun, start
+from reports import domains, official, rates, rerun, start
 from reports.claims import RIVALS
 from reports.contest import Contest, longest
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
 from reports.paired import Interval, paired
-from reports.paper_tables import PUBLISHED, average
+from reports.paper_tables import PUBLISHED, average, stated
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted
 from reports.training_runs import difference
 
-METHODS = {"lesa": "LESA", **RIVALS}
+METHODS = {"lesa": "LESA", **RIVALS, "base": "base"}
 PAPER = "paper, Llama-3-8B"
-BEFORE, AFTER = "perplexity before training", "perplexity after training"
+NATS = "; differences in nats"
+BEFORE, AFTER = f"perplexity before training{NATS}", f"perplexity after training{NATS}"
 ACCURACY, TIME = "mean accuracy, %", "training time, % of LESA's"
 CODE = "HumanEval pass@1, trained on code, %"
-
 NO_GAPS = tuple("" for _ in RIVALS)
 
 Line = tuple[Row, str]  # a row of the table, and the file that its numbers are from
@@ -37,38 +37,48 @@ def line(measure: str, of: str, values: Iterable[Cell], gaps: Iterable[Cell], so
 
 def before(m: Metrics) -> list[Line]:
     """LESA's starts over draws of seed and signs, a line a preset; without any, this run's."""
-    lines, rivals = [], [start.of_method(m, rival) for rival in RIVALS]
+    others = [start.of_method(m, method) for method in METHODS if method != "lesa"]
+    solar, lines = start.of_method(m, "solar"), []
     for lesa in start.lesa_starts(m):
-        values = [float(np.exp(of.losses.mean())) if of else None for of in (lesa, *rivals)]
-        gaps = [start.difference(lesa, rival) if rival else None for rival in rivals]
-        of = f"here, preset `{lesa.preset}`, {counted(len(lesa.rows), 'draw')}"
+        values = [float(np.exp(of.losses.mean())) if of else None for of in (lesa, *others)]
+        gaps = [start.difference(lesa, of) if of else None for of in others[: len(RIVALS)]]
+        of = f"here, preset `{lesa.preset}`, mean loss of {counted(len(lesa.rows), 'draw')}"
+        if solar:
+            of += f", {int((lesa.losses < solar.losses[0]).sum())} below SOLAR"
         lines.append(line(BEFORE, of, values, gaps, start.SOURCES))
     if lines or (own := m.model_of("lesa")) is None:
         return lines
     runs = [m.pretrain.get(m.model_of(method) or "") for method in METHODS]
     measured = [Measured(*perplexity_at(run, 0)) if run else None for run in runs]
     ours = losses_at(m.pretrain[own], 0)
-    gaps = [paired(ours, losses_at(run, 0)) if run else None for run in runs[1:]]
+    gaps = [paired(ours, losses_at(r, 0)) if r else None for r in runs[1 : len(RIVALS) + 1]]
     return [line(BEFORE, "here", measured, gaps, files("pretrain", [own]))]
 
 
 def after(m: Metrics, contest: Contest) -> list[Line]:
-    """Where runs of equal tokens end, by their mean loss over seeds; none without LESA."""
-    names = [method if contest.study else m.model_of(method) for method in METHODS]
-    runs = [contest.runs.get(name or "") for name in names]
-    if (lesa := runs[0]) is None:
-        return []
-    values = [math.exp(of.final_loss) if of else None for of in runs]
-    gaps = [difference(lesa, of) if of else None for of in runs[1:]]
-    of = f"here, {contest.where(*(of.model for of in runs if of))}"
-    source = f"metrics/{contest.study}/*.json" if contest.study else files("pretrain", [lesa.name])
-    return [line(AFTER, of, values, gaps, source)]
+    """Where runs of equal tokens end, by their mean loss over seeds, a line a preset of LESA."""
+    others = [method if contest.study else m.model_of(method) or "" for method in METHODS][1:]
+    found = [contest.runs.get(name) for name in others]
+    lines = []
+    for name in ("lesa", "lesa_official") if contest.study else (m.model_of("lesa") or "",):
+        if (lesa := contest.runs.get(name)) is None:
+            continue
+        values = [math.exp(runs.final_loss) if runs else None for runs in (lesa, *found)]
+        gaps = [difference(lesa, of) if of else None for of in found[: len(RIVALS)]]
+        of = f"here, preset `{lesa.first['preset']}`, " if lesa.first.get("preset") else "here, "
+        of += contest.where(name, *(runs.model for runs in found if runs))
+        sought = rates.sought(m).get(f"{contest.study}-{name}")
+        if sought and (edge := rates.edge(sought[0])):
+            of += f", LESA's rate the {edge} tried"
+        source = f"metrics/{contest.study}/*.json" if contest.study else files("pretrain", [name])
+        lines.append(line(AFTER, of, values, gaps, source))
+    return lines
 
 
-def again() -> Line:
-    """Benchmarks of the independent re-run of the paper, at its largest size."""
-    size = rerun.models()[-1]
-    values = [rerun.accuracy(size, of, rerun.LAST) for of in (rerun.LESA, *RIVALS)]
+def again(size: str) -> Line:
+    """Benchmarks of the independent re-run of the paper, at one of its sizes."""
+    methods = (rerun.LESA, *RIVALS, "base_all_layers_trained")
+    values = [rerun.accuracy(size, of, rerun.LAST) for of in methods]
     minus = [rerun.minus_lesa(size, rival, rerun.LAST) for rival in RIVALS]
     gaps = [Measured(-gap.value, gap.stderr) if gap else None for gap in minus]
     return line(ACCURACY, f"others' re-run at {size}", values, gaps, rerun.SOURCES)
@@ -82,7 +92,8 @@ def benchmarks(m: Metrics) -> list[Line]:
         return []
     scored = [official.of_model(m, n, "trained") if studied else listed(m, n) for n in names]
     values = [lesa, *(average(m, name, "trained") for name in names[1:])]
-    gaps = [official.difference(scored[0], of) if scored[0] and of else None for of in scored[1:]]
+    rivals = scored[1 : len(RIVALS) + 1]
+    gaps = [official.difference(scored[0], of) if scored[0] and of else None for of in rivals]
     runs = official.trained_runs(m) if studied else None
     of = f"here, {counted(len(official.examples(scored[0] or {})), 'task')}"
     of += f", {runs.tokens:,} tokens (study `budget`, 1 seed)" if runs else ""
@@ -98,11 +109,12 @@ def listed(m: Metrics, model: str) -> Json:
 
 def times(m: Metrics) -> list[Line]:
     """Whole steps of the benchmark that takes the methods in turn."""
-    ratios = [time_ratio(m, rival) for rival in RIVALS]
-    if not all(ratios):
+    ratios = [time_ratio(m, method) for method in METHODS if method != "lesa"]
+    if not any(ratios):
         return []
-    percents = [ratio.scaled(100) for ratio in ratios if ratio]
-    return [line(TIME, "here", [100, *percents], NO_GAPS, STEPS_FILE)]
+    percents = [ratio.scaled(100) if ratio else None for ratio in ratios]
+    of = "here, a step, the methods in turn, without fitting"
+    return [line(TIME, of, [100, *percents], NO_GAPS, STEPS_FILE)]
 
 
 def code(m: Metrics) -> Line:
@@ -123,13 +135,20 @@ def stated_by_the_paper(published: Json) -> dict[str, Line]:
         (TIME, main, "relative"),
         (CODE, solved, "pass_at_1"),
     ):
-        said = [rows[method][key].rstrip("%") for method in METHODS]
+        said = [rows[method][key].rstrip("%") for method in METHODS if method in rows]
         lesa, *others = map(float, said)
         gaps = [
             f"{math.log(lesa / other):.3f}" if measure == AFTER else f"{lesa - other:.2f}"
             for other in others
         ]
-        lines[measure] = line(measure, PAPER, said, NO_GAPS if measure == TIME else gaps, PUBLISHED)
+        values = [*said, stated(None)]  # of the base it has none
+        lines[measure] = line(
+            measure, PAPER, values, NO_GAPS if measure == TIME else gaps, PUBLISHED
+        )
+    values = [stated(None) for _ in METHODS]
+    lines[BEFORE] = line(
+        BEFORE, "paper, six models of 1.5B to 70B", values, ("", "below"), PUBLISHED
+    )
     return lines
 
 
@@ -137,11 +156,12 @@ def table(m: Metrics, published: Json) -> Table:
     """A row a measure and who measured it, the paper first."""
     paper = stated_by_the_paper(published)
     lines = [
+        paper[BEFORE],
         *before(m),
         paper[AFTER],
         *(found for contest in longest(m) for found in after(m, contest)),
         paper[ACCURACY],
-        again(),
+        *map(again, rerun.models()[::-1]),
         *benchmarks(m),
         paper[TIME],
         *times(m),

@@ -10,10 +10,20 @@ import re
 import numpy as np
 
 from reports import official, rerun, start
-from reports.claims import PARTLY, RIVALS, Claim, Verdict, in_order, in_short
-from reports.contest import advice, longest, nats, of_own_text, placed, worth
+from reports.claims import (
+    PARTLY,
+    RIVALS,
+    Claim,
+    Verdict,
+    c02_generalisation,
+    in_order,
+    in_short,
+)
+from reports.contest import advice, longest, nats, of_own_text, outcome, placed, worth
 from reports.controls import series
 from reports.measured import Json, Metrics, files
+from reports.paired import interval
+from reports.speed import time_ratio
 from reports.tables import Measured, Table, counted, number, show, show_interval
 from reports.training_runs import difference, schedules
 
@@ -28,20 +38,25 @@ LEVEL = "is not told apart from LESA"  # an interval that spans zero
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
     """What the paper says, what was run here, and how many claims came out how; the table of the
     claims follows. Each line is a sentence or two of Markdown that begin in bold."""
-    return [PAPER, f"**Here:** {setting(m)}.", by_verdict(judged)]
+    return [PAPER, f"**Here:** {setting(m)}.", *outcome(m), by_verdict(judged)]
 
 
 def answers(m: Metrics) -> list[str]:
     """What follows from the numbers beyond the paper's claims, in lines of the same form."""
-    return [origin(m), *worth(m), *benchmarks(m), advice(m), reach(m)]
+    return [origin(m), *worth(m), *benchmarks(m), *saving(m), advice(m), reach(m)]
 
 
 def by_verdict(judged: list[Claim]) -> str:
     """How many claims have which verdict, and which."""
-    verdicts = {claim.id: in_short(claim.findings).partition(",")[0] for claim in judged}
+    verdicts = {claim.id: in_short(claim.findings).split(", ") for claim in judged}
     said = []
     for verdict, words in WORDS.items():
-        if of := [name for name, found in verdicts.items() if found == verdict]:
+        of = [
+            " ".join([name, *(limit for limit in limits if limit in LIMITS)])
+            for name, (found, *limits) in verdicts.items()
+            if found == verdict
+        ]
+        if of:
             said.append(f"{words}: {len(of)} ({', '.join(of)})")
     return f"**The paper's {len(judged)} claims:** {'; '.join(said)}."
 
@@ -73,9 +88,22 @@ AGAINST = {  # of study official, by model and phase
 }
 
 
+def saving(m: Metrics) -> list[str]:
+    """What makes LESA's steps cheaper, beside copies of layers in the same gaps."""
+    if (ratio := time_ratio(m, "identity")) is None:
+        return []
+    return [
+        "**Time:** a training step of layers copied into LESA's own gaps (`identity`) takes "
+        f"{show_interval(ratio.scaled(100))}% of the time of LESA's: the time depends on where the "
+        "new layers stand and on what else trains."
+    ]
+
+
 def reach(m: Metrics) -> str:
     """How far the numbers reach, and what would take them further."""
-    texts = [f"{len(set(next(iter(m.pretrain.values()))['heldout_documents']))} documents"]
+    blocks = next(iter(m.pretrain.values()))["heldout_documents"]
+    size = len(blocks) * m.corpus["block_size"]
+    texts = [f"{len(set(blocks))} documents ({size:,} tokens)"]
     if m.scale:
         packages = set(next(iter(m.scale.values()))["heldout_documents"])
         texts.append(f"{len(packages)} packages of Python source")
@@ -83,14 +111,23 @@ def reach(m: Metrics) -> str:
     on_a_gpu = f" On a GPU: `make profile PROFILE={there}`, `make report`."
     return (
         f"**How far this reaches:** one model of {three(m.base['parameters'] / 1e6)}M parameters, "
-        f"held out {' and '.join(texts)}." + (on_a_gpu if m.params.profile != there else "")
+        f"held out {' and '.join(texts)}{one_choice(m)}."
+        + (on_a_gpu if m.params.profile != there else "")
     )
 
 
+def one_choice(m: Metrics) -> str:
+    """Whether every LESA that was trained has the same signs of U's columns."""
+    trained = [*m.budget.values(), *m.scale.values()]
+    signs = {run.get("signs") for run in trained if run["method"] == "lesa"} - {None}
+    return "; every trained LESA has one choice of signs" if len(signs) == 1 else ""
+
+
+LIMITS = (f"in part {Verdict.UNDECIDED}", "as far as measured")
 WORDS = {
     str(Verdict.HOLDS): "hold",
     str(Verdict.FAILS): "do not hold",
-    PARTLY: "hold only in part, by preset, seed, split or size",
+    PARTLY: "hold in part",
     str(Verdict.UNDECIDED): "not decided",
     str(Verdict.CANNOT): "not tested yet",
 }
@@ -134,10 +171,26 @@ def origin(m: Metrics) -> str:
     lesa = m.model_of("lesa")
     if lesa is None:
         return "**What LESA's start is:** no model of this run is made by LESA."
-    said = [*rank(m, lesa), *spread(m), *fitted_on(m), *permuted(m), *by_norm_weight(m)]
+    said = [*unseen(m), *rank(m, lesa), *spread(m), *fitted_on(m), *permuted(m), *by_norm_weight(m)]
     if not start.lesa_starts(m):
         said.append("over seeds and signs not measured yet (`make study NAME=start`)")
     return f"**What LESA's start is:** {' '.join(f'{line[0].upper()}{line[1:]}.' for line in said)}"
+
+
+def unseen(m: Metrics) -> list[str]:
+    """What the predictors are worth on layers that they were not fitted on."""
+    found = [
+        f"{show_interval(interval(c02_generalisation.ratios(blind, 'zero')))} times that of "
+        f"predicting zero with preset `{preset}`"
+        for preset, runs in m.fits_by_preset.items()
+        if m.params.fit.presets[preset].norm_weight
+        and (blind := [r for r in runs.values() if all(c["heldout"] for c in r["kinds"].values())])
+    ]
+    return (
+        [f"on layers not fitted on, the predictors' squared error is {series(found)}"]
+        if found
+        else []
+    )
 
 
 def rank(m: Metrics, lesa: str) -> list[str]:
@@ -168,7 +221,7 @@ def spread(m: Metrics) -> list[str]:
         )
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
-            verb = "follows" if rho > 0 and p < 0.05 else "does not follow"
+            verb = "rises and falls" if rho > 0 and p < 0.05 else "does not rise and fall"
             alike.setdefault(verb, []).append(f"{rho:.2f} with `{lesa.preset}`")
     if not moved:
         return []
@@ -176,7 +229,8 @@ def spread(m: Metrics) -> list[str]:
         "its perplexity turns on the predictor's seed and on the signs of U's columns, which no "
         f"source fixes: {series(moved)}",
         *(
-            f"it {verb} that of one constant row in every gap (rank correlation {series(found)})"
+            f"over the draws it {verb} with that of one constant row put into every gap (rank "
+            f"correlation {series(found)})"
             for verb, found in alike.items()
         ),
     ]
@@ -211,7 +265,8 @@ def permuted(m: Metrics) -> list[str]:
     words = {in_order(gap, "starts lower", "starts higher", LEVEL) for gap in gaps}
     if len(words) != 1:
         return []
-    return [f"with its predictions in one another's gaps it {words.pop()}"]
+    of = counted(len(gaps), "permutation")
+    return [f"with its predictions in one another's gaps it {words.pop()} ({of}, one predictor)"]
 
 
 def by_norm_weight(m: Metrics) -> list[str]:
@@ -308,7 +363,8 @@ def budget_here(m: Metrics) -> str:
     grid = {f"{int(own['max_steps'])} steps" for own in m.grid.values() if "max_steps" in own}
     of = f" of {' or '.join(sorted(grid))}" if grid else ""
     span = " to ".join(number(rate) for rate in sorted({rates[0], rates[-1]}))
-    said = f"{steps:,} steps, {tokens:,} tokens; each model's rate from a grid{of} ({span})"
+    said = f"{steps:,} steps, {tokens:,} tokens; each model's rate the best of a grid{of} (chosen: "
+    said += f"{span})"
     for study, found in (("budget", m.budget), ("scale", m.scale)):
         if lengths := [f"{r.max_steps:,} ({r.tokens:,})" for r in schedules(found, "lesa")]:
             said += f"; study `{study}`, steps (tokens): {', '.join(lengths)}"

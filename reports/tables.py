@@ -242,7 +242,6 @@ RESULTS = (
     "perplexity at initialisation",
     "perplexity after training",
     "loss after training, minus the untouched base's",
-    "whole seconds",
 )
 
 

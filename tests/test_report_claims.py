@@ -221,7 +221,7 @@ def test_a_case_holds_if_all_of_its_findings_do() -> None:
     assert claims.in_short(one + other) == claims.PARTLY
     assert claims.in_short(other) == "holds"
     beaten = [replace(finding, rival=finding.subject) for finding in one]
-    assert claims.in_short(beaten) == "does not hold, llama_pro never beaten"
+    assert claims.in_short(beaten) == "does not hold, LESA beats llama_pro in no case"
 
 
 def test_without_svd_is_not_judged_by_few_draws(tmp_path: Path) -> None:
@@ -456,7 +456,7 @@ def test_the_first_screen_shows_what_decides_a_verdict() -> None:
     assert row(found) == {
         "id": "C1",
         "claim": "short",
-        "verdict here": "does not hold, x never beaten",
+        "verdict here": "does not hold, LESA beats x in no case",
         "paper": "5.27",
         "here": "holds: two: 2; does not hold: one: 1",
     }

@@ -118,6 +118,8 @@ def test_the_re_run_is_compared_in_words(made: tuple[Path, Metrics]) -> None:
 
 # --- the main numbers
 
+TURNS = "here, a step, the methods in turn, without fitting"
+
 
 def headline_rows(m: Metrics) -> dict[tuple[str, str], dict[str, Any]]:
     return {(str(r["measure"]), str(r["of"])): dict(r) for r in headline.table(m, PUBLISHED).rows}
@@ -152,16 +154,16 @@ def test_main_numbers_measured_here(made: tuple[Path, Metrics]) -> None:
         )
         for name in ("lesa", "llama_pro")
     }
-    row = rows[headline.AFTER, "here, 81,920 tokens (study `budget`, 3 seeds)"]
+    row = rows[headline.AFTER, "here, preset `paper`, 81,920 tokens (study `budget`, 3 seeds)"]
     for name, losses in ends.items():
         assert row[headline.METHODS[name]] == pytest.approx(math.exp(losses.mean()))
     gap = row["LESA minus LLaMA Pro"]
     assert isinstance(gap, Interval)
     assert gap.estimate == pytest.approx((ends["lesa"] - ends["llama_pro"]).mean())
     starts = [content(folder, f"start/lesa-paper-{draw}")["block_losses"] for draw in range(8)]
-    before = rows[headline.BEFORE, "here, preset `paper`, 8 draws"]
+    before = rows[headline.BEFORE, "here, preset `paper`, mean loss of 8 draws, 8 below SOLAR"]
     assert before["LESA"] == pytest.approx(math.exp(np.mean(starts)))
-    assert rows[headline.TIME, "here"]["LESA"] == 100
+    assert rows[headline.TIME, TURNS]["LESA"] == 100
     assert rows[headline.CODE, "here"]["LESA"] == "not run"
     assert {found.origin_of(r, "LESA") for r in found.rows if r["of"] == headline.PAPER} == {""}
 
@@ -192,7 +194,8 @@ def test_main_numbers_without_a_study(tmp_path: Path) -> None:
     assert accuracy["LESA minus SOLAR"].estimate == 25.0
     alone = measured.load(folder, params(methods={"base": {"method": "base"}}))
     assert {of for _, of in headline_rows(alone)} == {
-        headline.PAPER, f"others' re-run at {rerun.models()[-1]}", "here"
+        headline.PAPER, "paper, six models of 1.5B to 70B", "here",
+        *(f"others' re-run at {size}" for size in rerun.models()),
     }  # fmt: skip
 
 
@@ -404,9 +407,11 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     share = "Of a predicted matrix's squared norm one direction has 93% to 93%, by kind"
     assert f"{share} (of the base's own 6% to 6%; of a matrix of rank one 100%)" in first
     assert "no source fixes: 22.2 to 30.0 over 8 draws with preset `paper`" in first
-    constant = "that of one constant row in every gap (rank correlation"
-    assert f"It follows {constant} 1.00 with `paper`" in first
-    assert "`base` has the lowest loss; of deepened models `identity`: none beats what" in first
+    constant = "that of one constant row put into every gap (rank correlation"
+    assert f"it rises and falls with {constant} 1.00 with `paper`" in first
+    assert (
+        "`base` has the lowest loss; of deepened models `identity`; it is not seen below" in first
+    )
     metrics = write(tmp_path)
     for model in MODELS:
         for kind in KINDS:
@@ -422,13 +427,13 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
     second = said(tmp_path)
     assert "one direction has 25% to 25%, by kind" in second
-    assert f"It does not follow {constant}" in second
+    assert f"it does not rise and fall with {constant}" in second
     assert "`lesa` has the lowest loss" in second
-    assert "below the base trained whole; LoRA without a new layer was not measured" in second
+    assert "it is below the base trained whole; LoRA without a new layer was not" in second
     lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}
     write_json(metrics / "budget" / "lora-0.json", lora)
     third = said(tmp_path)
-    assert "depth pays, the base trained whole and LoRA without a new layer are above" in third
+    assert "it is below the base trained whole and LoRA without a new layer: depth pays" in third
 
 
 @pytest.mark.parametrize(("raised", "words"), [(-0.1, "lower"), (0.1, "higher")])
@@ -450,7 +455,10 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
         own = {"row": f"{preset}-{on}", "settings": {"fitted_on": on}, "block_losses": other}
         write_json(metrics / "start" / f"{preset}-{on}.json", draw | own)
     text = said(tmp_path)
-    assert f"With its predictions in one another's gaps it starts {words}. " in text
+    assert (
+        f"With its predictions in one another's gaps it starts {words} (1 permutation, one "
+        "predictor). " in text
+    )
     by_document = raised * np.linspace(0.9, 1.1, 24).reshape(12, 2).mean(1)
     half = stats.t.ppf(0.975, 11) * by_document.std(ddof=1) / 12**0.5
     shifted = f"{raised:.3f} [{raised - half:.3f}, {raised + half:.3f}]"

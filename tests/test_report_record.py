@@ -208,7 +208,7 @@ def test_the_summary_counts_what_the_first_screen_says() -> None:
     line, rows = summary.by_verdict(judged), claims.in_brief(judged).rows
     for verdict, words in summary.WORDS.items():
         said = re.search(rf" {re.escape(words)}: (\d+) \((.*?)\)", line)
-        named = said[2].split(", ") if said else []
+        named = [of.split(" ")[0] for of in said[2].split(", ")] if said else []
         of = [row["id"] for row in rows if str(row["verdict here"]).split(", ")[0] == verdict]
         assert named == of, words
         count = counts[outcome.VERDICTS.get(verdict, "differ")]

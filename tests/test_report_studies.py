@@ -37,7 +37,6 @@ from reports import (
 from reports.claims import c05_half_cost, c11_sft_and_code
 from reports.measured import Metrics
 from reports.paired import Interval
-from reports.tables import show_interval
 from tests.test_report_synthetic import (
     DRAWS,
     change,
@@ -270,13 +269,14 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
     (said,) = contest.worth(m)
     assert said == (
-        "**LESA after 245,760 tokens (study `budget`, 3 seeds):** its loss is above LLaMA Pro's "
-        f"({show_interval(gap)} nats). On the way it was above `llama_pro` and `identity` at 4 of "
-        "4 points and below at none."
+        "**LESA up to 245,760 tokens (study `budget`, 3 seeds):** It was above `llama_pro` and "
+        "`identity` at 4 of 4 points and below at none."
     )
+    (line,) = contest.outcome(m)
+    assert "above LLaMA Pro's after 81,920 and 245,760 tokens" in line
     assert contest.advice(m) == (
         "**Which to take:** After 245,760 tokens (study `budget`, 3 seeds) `base` has the lowest "
-        "loss; of deepened models `llama_pro`: none beats what trains without a new layer."
+        "loss; of deepened models `llama_pro`; it is not seen below the base trained whole."
     )
     rows = {row["model"]: row for row in contest.table(m).rows}
     assert list(rows) == ["base", "llama_pro", "identity", "lesa"]  # from the lowest end up
@@ -391,9 +391,12 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
     said, advice = contest.worth(m)[1], contest.advice(m)
     where = "10,485,760 tokens of Python source (study `scale`, 2 seeds)"
-    assert said.startswith(f"**LESA after {where}:** its loss is ")
+    assert said.startswith(f"**LESA up to {where}:** It was ")
     assert "above `identity` at 0 of 20 points and below at 20, first after 524,288 tokens" in said
-    assert "`base` has the lowest loss; of deepened models `llama_pro`: none beats" in advice
+    assert (
+        "`base` has the lowest loss; of deepened models `llama_pro`; it is below LoRA without a new"
+        in advice
+    )
     assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
     assert training_runs.machines(m, "scale", m.scale) == (
         "Runs of 1,280 steps were measured on NVIDIA H100 (metrics/provenance/*.json)."

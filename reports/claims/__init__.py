@@ -161,7 +161,7 @@ def beaten_by(findings: list[Finding]) -> str:
         if finding.rival:
             found.setdefault(finding.rival, set()).add(finding.verdict)
     fails = [rival for rival, verdicts in found.items() if verdicts == {Verdict.FAILS}]
-    return f", {' and '.join(fails)} never beaten" if fails else ""
+    return f", LESA beats {' and '.join(fails)} in no case" if fails else ""
 
 
 def in_short(findings: list[Finding]) -> str:

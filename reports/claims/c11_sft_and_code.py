@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports import rates, scale
 from reports.claims import RIVALS, Finding, below, cannot
-from reports.domains import DOMAINS, GROUPS, difference
+from reports.domains import DOMAINS, GROUPS, NOT_RUN, difference, solved
 from reports.measured import Metrics, files, of_models
 from reports.tables import show_interval
 from reports.training_runs import called
@@ -24,7 +24,11 @@ PAPER = (
 
 
 def findings(m: Metrics) -> list[Finding]:
-    return [*(finding for study in DOMAINS for finding in compared(m, study)), *longer(m)]
+    found = [*(finding for study in DOMAINS for finding in compared(m, study)), *longer(m)]
+    if "lesa" in m.code and solved(m, "lesa") == NOT_RUN:
+        why = "no generated code was run (humaneval.run in pipelines/studies/code/params.yaml)"
+        found.append(cannot("HumanEval pass@1", why, "make study NAME=code"))
+    return found
 
 
 def longer(m: Metrics) -> list[Finding]:
