@@ -19,8 +19,7 @@ from reports.training_runs import difference
 
 METHODS = {"lesa": "LESA", **RIVALS, "base": "base"}
 PAPER = "paper, Llama-3-8B"
-NATS = "; differences in nats"
-BEFORE, AFTER = f"perplexity before training{NATS}", f"perplexity after training{NATS}"
+BEFORE, AFTER = "perplexity before training", "perplexity after training"
 ACCURACY, TIME = "mean accuracy, %", "training time, % of LESA's"
 CODE = "HumanEval pass@1, trained on code, %"
 NO_GAPS = tuple("" for _ in RIVALS)
