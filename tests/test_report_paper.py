@@ -436,6 +436,24 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     assert "it is below the base trained whole and LoRA without a new layer: depth pays" in third
 
 
+def test_predictors_are_told_beside_zero_and_signs_if_they_are_one(
+    made: tuple[Path, Metrics], tmp_path: Path
+) -> None:
+    kinds = [content(made[0], f"fit/paper-{seed}")["kinds"] for seed in SEEDS]
+    ratios = [c["heldout"]["mse"] / c["heldout"]["zero_mse"] for of in kinds for c in of.values()]
+    text = said(made[0])
+    shown = re.search(r"squared error is (\S+) \[\S+ \S+ times that of predicting zero", text)
+    assert shown
+    assert float(shown[1]) == pytest.approx(np.mean(ratios), abs=0.06)
+    assert "one choice of signs" not in text
+    metrics = write(tmp_path)
+    for seed, signs in enumerate(["largest", "largest", 4]):
+        change(metrics, f"budget/lesa-{seed}", "signs", value=signs)
+    assert "one choice of signs" not in said(metrics)
+    change(metrics, "budget/lesa-2", "signs", value="largest")
+    assert "; every trained LESA has one choice of signs." in said(metrics)
+
+
 @pytest.mark.parametrize(("raised", "words"), [(-0.1, "lower"), (0.1, "higher")])
 def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_path: Path) -> None:
     metrics = write(tmp_path)

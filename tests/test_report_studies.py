@@ -397,6 +397,14 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
         "`base` has the lowest loss; of deepened models `llama_pro`; it is below LoRA without a new"
         in advice
     )
+    forgotten = re.search(r"On Wikipedia, .* above the untouched base \((\S+) \[", said)
+    assert forgotten
+    by_hand = [
+        np.mean(m.scale[f"lesa-{seed}"]["steps"][-1]["second_text_block_losses"])
+        - np.mean(m.scale["base-0"]["steps"][0]["second_text_block_losses"])
+        for seed in (0, 1)
+    ]
+    assert float(forgotten[1]) == pytest.approx(np.mean(by_hand), abs=5e-4)
     assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
     assert training_runs.machines(m, "scale", m.scale) == (
         "Runs of 1,280 steps were measured on NVIDIA H100 (metrics/provenance/*.json)."
