@@ -175,10 +175,10 @@ def depth(contest: Contest) -> str:
 def outcome(m: Metrics) -> list[str]:
     """Where LESA stands after training at every budget, beside the baselines and beside noise."""
     found: dict[str, dict[str, list[str]]] = {}
-    for contest in [*of_own_text(m), *longest(m)[1:]]:
+    for contest in studied(m):
         for model, name in BESIDE.items():
             lesa, other = contest.runs.get("lesa"), contest.runs.get(model)
-            if contest.study and lesa and other and (gap := difference(lesa, other)) is not None:
+            if lesa and other and (gap := difference(lesa, other)) is not None:
                 places = found.setdefault(name, {})
                 places.setdefault(placed(gap), []).append(f"{contest.tokens:,}")
     if not found:
@@ -213,10 +213,9 @@ def placed(gap: Interval) -> str:
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
     """Of LESA and noise the models for which a rate beyond those tried may be better."""
-    sought, found = rates.sought(m), dict[str, list[str]]()
+    found: dict[str, list[str]] = {}
     for model in ("lesa", "noise"):
-        own = sought.get(f"{contest.study}-{model}")
-        if model in contest.runs and own and (edge := rates.edge(own[0])):
+        if model in contest.runs and (edge := rates.edge_of(m, contest.study, model)):
             found.setdefault(edge, []).append(model)
     return [
         f"A {edge.removesuffix('est')}er rate may do better for {listed(models)}: the {edge} that "
@@ -254,10 +253,14 @@ def other_text(contest: Contest) -> list[str]:
     return [f"{said} ({show_interval(gap)} nats{beside})"]
 
 
+def studied(m: Metrics) -> list[Contest]:
+    """The studies' budgets, on this run's own text first."""
+    return [contest for contest in [*of_own_text(m), *longest(m)[1:]] if contest.study]
+
+
 def budgets(m: Metrics) -> list[Contest]:
-    """The studies' budgets that LLaMA Pro is in, on this run's own text first."""
-    found = [*of_own_text(m), *longest(m)[1:]]
-    return [contest for contest in found if contest.study and "llama_pro" in contest.runs]
+    """The studies' budgets that LLaMA Pro is in."""
+    return [contest for contest in studied(m) if "llama_pro" in contest.runs]
 
 
 def of_all_budgets(m: Metrics) -> dict[str, Runs]:

@@ -12,7 +12,7 @@ from reports.claims import RIVALS
 from reports.contest import Contest, longest
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
 from reports.paired import Interval, paired
-from reports.paper_tables import PUBLISHED, average, stated
+from reports.paper_tables import PUBLISHED, average, own_tasks, stated
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted
 from reports.training_runs import difference
@@ -22,6 +22,13 @@ PAPER = "paper, Llama-3-8B"
 BEFORE, AFTER = "perplexity before training", "perplexity after training"
 ACCURACY, TIME = "mean accuracy, %", "training time, % of LESA's"
 CODE = "HumanEval pass@1, trained on code, %"
+NOTE = (
+    "± is one standard error, [low, high] a 95% interval. Of several draws or seeds a "
+    "perplexity is that of their mean loss; a difference of perplexities is that of the "
+    "losses, in nats. The base is the untouched one before training, after it one trained "
+    "alike. The paper's numbers, from public notes of it, are of another model and text, the "
+    "re-run's (result files of OpT-DeUS, a rival) of other tasks: compare signs."
+)
 NO_GAPS = tuple("" for _ in RIVALS)
 
 Line = tuple[Row, str]  # a row of the table, and the file that its numbers are from
@@ -66,8 +73,7 @@ def after(m: Metrics, contest: Contest) -> list[Line]:
         gaps = [difference(lesa, of) if of else None for of in found[: len(RIVALS)]]
         of = f"here, preset `{lesa.first['preset']}`, " if lesa.first.get("preset") else "here, "
         of += contest.where(name, *(runs.model for runs in found if runs))
-        sought = rates.sought(m).get(f"{contest.study}-{name}")
-        if sought and (edge := rates.edge(sought[0])):
+        if edge := rates.edge_of(m, contest.study, name):
             of += f", LESA's rate the {edge} tried"
         source = f"metrics/{contest.study}/*.json" if contest.study else files("pretrain", [name])
         lines.append(line(AFTER, of, values, gaps, source))
@@ -89,7 +95,12 @@ def benchmarks(m: Metrics) -> list[Line]:
     names = [method if studied else m.model_of(method) or "" for method in METHODS]
     if (lesa := average(m, names[0], "trained")) is None:
         return []
-    scored = [official.of_model(m, n, "trained") if studied else listed(m, n) for n in names]
+    scored = [
+        official.of_model(m, name, "trained")
+        if studied
+        else {"tasks": own_tasks(m, name, "trained")}
+        for name in names
+    ]
     values = [lesa, *(average(m, name, "trained") for name in names[1:])]
     rivals = scored[1 : len(RIVALS) + 1]
     gaps = [official.difference(scored[0], of) if scored[0] and of else None for of in rivals]
@@ -98,12 +109,6 @@ def benchmarks(m: Metrics) -> list[Line]:
     of += f", {runs.tokens:,} tokens (study `budget`, 1 seed)" if runs else ""
     source = official.SOURCES if studied else files("evaluate/trained", names[:1])
     return [line(ACCURACY, of, values, gaps, source)]
-
-
-def listed(m: Metrics, model: str) -> Json:
-    """What a trained model scored on the tasks of the params, as in a file of study official."""
-    found = m.evaluate["trained"].get(model, {"tasks": {}})["tasks"]
-    return {"tasks": {task: found[task] for task in m.params.evaluate.tasks if task in found}}
 
 
 def times(m: Metrics) -> list[Line]:

@@ -92,6 +92,12 @@ def of_run(m: Metrics, method: str, share: float) -> Ends | None:
     return Ends(perplexity, seconds, model, files("pretrain", [model]))
 
 
+def own_tasks(m: Metrics, model: str, phase: str) -> dict[str, Json]:
+    """What this run's model scored on the tasks of the params, by task."""
+    scored = m.evaluate[phase].get(model, {}).get("tasks", {})
+    return {task: scored[task] for task in m.params.evaluate.tasks if task in scored}
+
+
 def average(m: Metrics, model: str, phase: str) -> Measured | None:
     """Mean accuracy over the benchmarks, in percent: of the study, else of this run's tasks."""
     if (content := official.of_model(m, model, phase)) is not None:
@@ -102,8 +108,7 @@ def average(m: Metrics, model: str, phase: str) -> Measured | None:
             Measured(float(t.mean()), float(t.std(ddof=1) / len(t) ** 0.5)) for t in scores.values()
         ]
     else:
-        scored = m.evaluate[phase].get(model, {}).get("tasks", {})
-        listed = [scored[t]["metrics"] for t in m.params.evaluate.tasks if t in scored]
+        listed = [task["metrics"] for task in own_tasks(m, model, phase).values()]
         known = [metrics["acc"] for metrics in listed if "acc" in metrics]
         found = [Measured(float(acc["value"]), acc.get("stderr")) for acc in known]
     if not found:

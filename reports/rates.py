@@ -39,6 +39,12 @@ def edge(found: Json) -> str:
     return {min(tried): "lowest", max(tried): "highest"}.get(float(found["best"]), "")
 
 
+def edge_of(m: Metrics, study: str, model: str) -> str:
+    """`edge` of what was sought for a model of a study; empty where nothing was."""
+    own = sought(m).get(f"{study}-{model}")
+    return edge(own[0]) if own else ""
+
+
 def limits(m: Metrics, study: str, ours: Runs, theirs: Runs) -> str:
     """How many seeds a difference of two models is over, and if our rate is at an edge."""
     said = counted(len(shared_seeds(ours, theirs)), "seed")

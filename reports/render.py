@@ -218,6 +218,7 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             "random": params.base.source == "random",
             "summary": summary.lines(m, judged),
             "answers": summary.answers(m),
+            "headline_note": headline.NOTE,
             "notes": contest.notes(m, found["ends"]),
             "this_run": summary.this_run(m),
             "agreement": summary.agreement(m, published["main"]),

@@ -180,17 +180,14 @@ def origin(m: Metrics) -> str:
 def unseen(m: Metrics) -> list[str]:
     """What the predictors are worth on layers that they were not fitted on."""
     found = [
-        f"{show_interval(interval(c02_generalisation.ratios(blind, 'zero')))} times that of "
-        f"predicting zero with preset `{preset}`"
-        for preset, runs in m.fits_by_preset.items()
+        f"{show_interval(interval(c02_generalisation.ratios(list(blind.values()), 'zero')))} times "
+        f"that of predicting zero with preset `{preset}`"
+        for preset, blind in c02_generalisation.blind_fits(m).items()
         if m.params.fit.presets[preset].norm_weight
-        and (blind := [r for r in runs.values() if all(c["heldout"] for c in r["kinds"].values())])
     ]
-    return (
-        [f"on layers not fitted on, the predictors' squared error is {series(found)}"]
-        if found
-        else []
-    )
+    if not found:
+        return []
+    return [f"on layers not fitted on, the predictors' squared error is {series(found)}"]
 
 
 def rank(m: Metrics, lesa: str) -> list[str]:

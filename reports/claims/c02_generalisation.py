@@ -44,12 +44,24 @@ def judged(of: str, sources: str, over_train: Array, over_zero: Array) -> list[F
     ]
 
 
+def blind_fits(m: Metrics) -> dict[str, dict[str, Json]]:
+    """Of each preset the fits that were scored on layers that they did not see, by name."""
+    return {
+        preset: blind
+        for preset, runs in m.fits_by_preset.items()
+        if (
+            blind := {
+                name: run
+                for name, run in runs.items()
+                if all(kind["heldout"] for kind in run["kinds"].values())
+            }
+        )
+    }
+
+
 def findings(m: Metrics) -> list[Finding]:
     found = []
-    for preset, runs in m.fits_by_preset.items():
-        blind = {n: r for n, r in runs.items() if all(c["heldout"] for c in r["kinds"].values())}
-        if not blind:
-            continue
+    for preset, blind in blind_fits(m).items():
         of = f"preset {preset}, {len(blind)} seed{'s' if len(blind) > 1 else ''}"
         both = [ratios(list(blind.values()), over) for over in ("fitted", "zero")]
         found += judged(of, files("fit", list(blind)), *both)
