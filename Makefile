@@ -63,7 +63,7 @@ profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qw
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
 	@$(RUN) python -m pipelines.plan "$(PROFILE)"
 
-study: $(STAMP) ## A study, NAME=budget, code, grid, official, rates, removal, scale, sft, start or variants: its cost, then the run
+study: $(STAMP) ## A study, NAME=budget, code, grid, humaneval, official, rates, removal, scale, sft, start or variants: its cost, then the run
 	$(if $(word 2,$(NAME))$(filter-out $(STUDIES),$(or $(NAME),none)),\
 	$(error NAME: no study "$(NAME)"; there are $(STUDIES)))
 	@sed -n '/^# Cost: /,/^[^#]/s/^# //p' pipelines/studies/$(NAME)/dvc.yaml
@@ -71,8 +71,8 @@ study: $(STAMP) ## A study, NAME=budget, code, grid, official, rates, removal, s
 	$(RUN) dvc repro pipelines/studies/$(NAME)/dvc.yaml
 	mkdir -p metrics/$(NAME) && find artifacts/$(NAME) -maxdepth 2 -name '*.json' -exec cp {} metrics/$(NAME)/ \;
 
-studies: ## All studies, one after another; days
-	@for name in $(STUDIES); do $(MAKE) study NAME=$$name || exit; done
+studies: ## All studies but humaneval, which runs what models wrote; days
+	@for name in $(filter-out humaneval,$(STUDIES)); do $(MAKE) study NAME=$$name || exit; done
 
 grid: ## The learning-rate grid of every model; training reads metrics/grid/<model>.json
 	@$(MAKE) study NAME=grid

@@ -37,19 +37,28 @@ def cut(completion: str) -> str:
 
 
 @torch.no_grad()
-def complete(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
-    """The most likely continuation of `prompt`, token by token (greedy): pass@1 of one sample."""
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+def complete(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int) -> list[str]:
+    """The most likely continuation of each prompt, token by token (greedy): pass@1 of one sample.
+
+    The prompts are one batch, the shorter ones padded on the left where attention does not look:
+    but for rounding a prompt's continuation is that which it has alone.
+    """
+    ids = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    width = max(map(len, ids))
+    # Without an end token only a stop string ends a row, and what follows that is cut.
+    padding = 0 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+    padded = [[padding] * (width - len(row)) + row for row in ids]
+    seen = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
     found = model.generate(
-        **inputs,
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(seen, device=model.device),
         do_sample=False,
         max_new_tokens=max_new_tokens,
         stop_strings=STOPS,
         tokenizer=tokenizer,
-        pad_token_id=tokenizer.eos_token_id,
+        pad_token_id=padding,
     )
-    new = found[0, inputs["input_ids"].shape[1] :]
-    return cut(tokenizer.decode(new, skip_special_tokens=True))
+    return [cut(tokenizer.decode(row, skip_special_tokens=True)) for row in found[:, width:]]
 
 
 def program(problem: Problem, completion: str) -> str:

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.measured import Json, Metrics, files, losses_at, of_models
-from reports.paired import Array, Interval, exact_share, interval, paired, ratio
-from reports.record import HUMANEVAL
+from reports.measured import Json, Metrics, files, losses_at
+from reports.paired import Array, Interval, exact_share, interval, paired, ratio, shares_apart
 from reports.tables import Cell, Table
 
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
 PASS_AT_1 = "HumanEval, pass@1"
-# The key is in pipelines/studies/code/params.yaml.
-NOT_RUN = "not run: `humaneval.run`, then `make study NAME=code`"
+NOT_RUN = "not run: `make study NAME=humaneval`"
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def loss(model: Json, domain: Domain, phase: str) -> float:
 
 def table(m: Metrics, study: str) -> Table:
     """Loss on the study's held-out text, and what is forgotten of the run's own."""
-    domain, found = DOMAINS[study], of_models(getattr(m, study))
+    domain, found = DOMAINS[study], getattr(m, study)
     rows: list[dict[str, Cell]] = []
     for name, model in found.items():
         row: dict[str, Cell] = {
@@ -114,39 +112,39 @@ def length(models: list[Json]) -> str:
 
 
 def humaneval_file(model: str) -> str:
-    return f"metrics/code/{HUMANEVAL}{model}.json"
+    return f"metrics/humaneval/{model}.json"
 
 
 def solved(m: Metrics, model: str) -> Cell:
-    """Share of HumanEval's problems that a model of the study solves, or how to measure it."""
-    content = m.code.get(f"{HUMANEVAL}{model}")
-    if content is None or content["pass_at_1"] is None:
-        return NOT_RUN
-    return exact_share(sum(content["passed"]), len(content["passed"]))
+    """Share of HumanEval's problems that a model of the study code solves, or how to measure it."""
+    content = m.humaneval.get(model)
+    return exact_share(sum(content["passed"]), len(content["passed"])) if content else NOT_RUN
+
+
+def solved_minus(m: Metrics, ours: str, theirs: str) -> Interval | None:
+    """Our share of the problems solved minus theirs, paired by problem; None without the same."""
+    one, other = m.humaneval.get(ours), m.humaneval.get(theirs)
+    if not one or not other or one["problems"] != other["problems"]:
+        return None
+    return shares_apart(one["passed"], other["passed"])
 
 
 def humaneval(m: Metrics) -> Table:
     """pass@1 of one greedy sample a problem; no row where no generated code was run."""
-    run = {
-        name.removeprefix(HUMANEVAL): content
-        for name, content in m.code.items()
-        if name.startswith(HUMANEVAL) and content["pass_at_1"] is not None
-    }
-    lesa, rows = run.get("lesa"), []
-    for name, content in run.items():
+    rows: list[dict[str, Cell]] = []
+    for name, content in m.humaneval.items():
         row: dict[str, Cell] = {
             "model": name,
             "problems": len(content["problems"]),
             "pass@1": solved(m, name),
         }
-        if lesa and lesa["problems"] == content["problems"]:
-            ours, theirs = (np.asarray(of["passed"], np.float64) for of in (content, lesa))
-            row["minus LESA's"] = paired(ours, theirs)
+        if (gap := solved_minus(m, name, "lesa")) is not None:
+            row["minus LESA's"] = gap
         rows.append(row)
     return Table(
         "humaneval",
         "HumanEval, share of problems solved by one greedy sample",
-        f"metrics/code/{HUMANEVAL}*.json",
+        "metrics/humaneval/*.json",
         rows,
         lambda row, _: humaneval_file(str(row["model"])),
     )

@@ -125,7 +125,9 @@ def code(m: Metrics) -> Line:
     """HumanEval; not run where nobody asked for it."""
     solved = [domains.solved(m, method) for method in METHODS]
     values = [share.scaled(100) if isinstance(share, Interval) else "not run" for share in solved]
-    return line(CODE, "here", values, NO_GAPS, "metrics/code/*.json")
+    minus = [domains.solved_minus(m, "lesa", rival) for rival in RIVALS]
+    gaps = [gap.scaled(100) if gap else None for gap in minus]
+    return line(CODE, "here", values, gaps, "metrics/humaneval/*.json")
 
 
 def stated_by_the_paper(published: Json) -> dict[str, Line]:

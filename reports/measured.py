@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +41,7 @@ class Metrics:
     rates: dict[str, Json]
     variants: dict[str, Json]
     code: dict[str, Json]
+    humaneval: dict[str, Json]
     sft: dict[str, Json]
     official: dict[str, Json]
     removal: dict[str, Json]
@@ -93,11 +93,6 @@ class Metrics:
         methods = self.params.methods
         made = (model for model, entry in methods.items() if entry.method == name)
         return name if name in methods else next(made, None)
-
-
-def of_models(study: Mapping[str, Json]) -> dict[str, Json]:
-    """Of the study code or sft the trained models, by name."""
-    return {name: content for name, content in study.items() if "heldout" in content}
 
 
 def losses_at(run: Json, index: int) -> Array:
@@ -187,6 +182,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
         rates=study("rates"),
         variants=study("variants"),
         code=study("code"),
+        humaneval=study("humaneval"),
         sft=study("sft"),
         official=study("official"),
         removal=study("removal"),
@@ -200,8 +196,8 @@ def load(folder: str | Path, params: Params) -> Metrics:
         ("start", found.start),
         ("budget", found.budget),
         ("scale", found.scale),
-        ("code", of_models(found.code)),
-        ("sft", of_models(found.sft)),
+        ("code", found.code),
+        ("sft", found.sft),
     ):
         _check_documents(folder / stage, content)
     if (profile := found.base["profile"]) != params.profile:

@@ -15,7 +15,6 @@ from typing_extensions import TypedDict
 Json = dict[str, Any]
 Positive = Annotated[int, Field(gt=0)]
 Numbers = Annotated[list[float], Field(min_length=1)]
-HUMANEVAL = "humaneval-"  # how the files of HumanEval among those of the study code begin
 
 
 class Base(TypedDict):
@@ -210,9 +209,9 @@ class Domain(TypedDict):
 
 class HumanEval(TypedDict):
     model: str
-    pass_at_1: float | None
-    passed: NotRequired[list[bool]]
-    problems: NotRequired[list[str]]
+    max_new_tokens: Positive
+    problems: Annotated[list[str], Field(min_length=1)]
+    passed: Annotated[list[bool], Field(min_length=1)]
 
 
 class Error(TypedDict):
@@ -287,6 +286,7 @@ SHAPES: dict[str, Any] = {
     "budget": StudyRun,
     "scale": StudyRun,
     "code": Domain,
+    "humaneval": HumanEval,
     "sft": Domain,
     "official": Evaluate,
     "removal": Removal,
@@ -305,6 +305,7 @@ NAMES = {
     "budget": "{run}",
     "scale": "{run}",
     "code": "{model}",
+    "humaneval": "{model}",
     "sft": "{model}",
     "official": "{model}-{phase}",
 }
@@ -314,7 +315,7 @@ def shape_of(stage: str, name: str, value: Json) -> Any:
     """The type of a file's content; of two studies, by which of their files it is."""
     if stage == "variants":
         return Parity if "split" in value else Json  # how a variant was trained is not read
-    return HumanEval if name.startswith(HUMANEVAL) else SHAPES[stage]
+    return SHAPES[stage]
 
 
 def wrong(stage: str, name: str, value: Json) -> str | None:
@@ -330,14 +331,15 @@ def wrong(stage: str, name: str, value: Json) -> str | None:
         if first["type"] == "missing":
             return f"{'.'.join(place)} lacks the key {key!r}".lstrip()
         return f"{'.'.join((*place, key))}: {first['msg'].lower()}"
-    pattern = "" if name.startswith(HUMANEVAL) else NAMES.get(stage, "")
-    if pattern and (own := pattern.format(**value)) != name:
+    if (pattern := NAMES.get(stage, "")) and (own := pattern.format(**value)) != name:
         return f"holds what belongs into {stage}/{own}.json"
     numbered = re.fullmatch(r".+-(\d+)", name)
     if stage in ("budget", "scale") and numbered and int(numbered[1]) != value["seed"]:
         return f"seed is {value['seed']} in {name}"
     if "steps" in value and stage != "variants":
         return wrong_steps(value)
+    if stage == "humaneval" and len(value["passed"]) != len(value["problems"]):
+        return "passed and problems must be equally long"
     if "block_losses" in value and len(value["block_losses"]) != len(value["heldout_documents"]):
         return "block_losses and heldout_documents must be equally long"
     return None

@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from reports import domains, measured
+from reports.claims import Verdict, c11_sft_and_code
 from reports.measured import Metrics
-from reports.paired import Interval
+from reports.paired import Interval, shares_apart
 from tests.test_report_synthetic import DOCUMENTS, KINDS, params, save, write
 
 NATS = {"base": (3.0, 2.0), "lesa": (3.5, 2.2), "llama_pro": (3.0, 2.1)}
@@ -87,15 +88,17 @@ def test_losses_are_of_all_held_out_text_together(
     assert rows["lesa"]["minus LESA's"] == Interval(0.0, 0.0, 0.0, 8)
 
 
+def save_humaneval(folder: Path, name: str, passed: list[bool]) -> None:
+    problems = [f"HumanEval/{i}" for i in range(len(passed))]
+    content = {"pass_at_1": float(np.mean(passed)), "problems": problems, "passed": passed}
+    save(folder, f"humaneval/{name}", content | {"max_new_tokens": 256})
+
+
 def test_humaneval_is_shown_when_it_was_run(metrics: Path) -> None:
-    off = {"model": "untouched", "pass_at_1": None, "reason": "off"}
-    save(metrics, "code/humaneval-untouched", off)
     assert domains.humaneval(loaded(metrics)).rows == []
     passed = {"lesa": [True] * 6 + [False] * 4, "base": [True] * 3 + [False] * 7}
     for name, solved in passed.items():
-        problems = [f"HumanEval/{i}" for i in range(10)]
-        content = {"pass_at_1": sum(solved) / 10, "problems": problems, "passed": solved}
-        save(metrics, f"code/humaneval-{name}", content)
+        save_humaneval(metrics, name, solved)
     rows = {row["model"]: row for row in domains.humaneval(loaded(metrics)).rows}
     assert set(rows) == {"base", "lesa"}
     share = rows["base"]["pass@1"]
@@ -104,19 +107,34 @@ def test_humaneval_is_shown_when_it_was_run(metrics: Path) -> None:
     assert (share.estimate, share.low, share.high) == (0.3, exact.low, exact.high)
     gap = rows["base"]["minus LESA's"]
     assert isinstance(gap, Interval)
+    assert gap == shares_apart(passed["base"], passed["lesa"])
     assert gap.estimate == pytest.approx(-0.3)
-    pair = (np.array(passed[name], float) for name in ("base", "lesa"))
-    test = stats.ttest_rel(*pair).confidence_interval()
-    assert (gap.low, gap.high) == pytest.approx((test.low, test.high))
     assert domains.table(loaded(metrics), "code").rows == []
     for name in ("base", "llama_pro"):  # the latter's problems were not run
         save(metrics, f"code/{name}", model(name))
     table = domains.table(loaded(metrics), "code")
     beside = {row["model"]: row for row in table.rows}
     assert beside["base"][domains.PASS_AT_1] == share
-    assert table.origin_of(beside["base"], domains.PASS_AT_1) == "metrics/code/humaneval-base.json"
-    assert "make study NAME=code" in str(beside["llama_pro"][domains.PASS_AT_1])
+    assert table.origin_of(beside["base"], domains.PASS_AT_1) == "metrics/humaneval/base.json"
+    assert "make study NAME=humaneval" in str(beside["llama_pro"][domains.PASS_AT_1])
     assert table.origin_of(beside["llama_pro"], domains.PASS_AT_1) == ""
+
+
+def test_programs_decide_c11_by_themselves(metrics: Path) -> None:
+    """Of 40 problems LESA solves 20 more than one rival and none more than the other."""
+    few, many = [True] * 10 + [False] * 30, [True] * 30 + [False] * 10
+    for name, passed in (("lesa", many), ("llama_pro", few), ("solar", many)):
+        save_humaneval(metrics, name, passed)
+    found = {f.subject: f for f in c11_sft_and_code.written(loaded(metrics))}
+    assert found["HumanEval, pass@1, against llama_pro"].verdict is Verdict.HOLDS
+    assert found["HumanEval, pass@1, against solar"].verdict is Verdict.UNDECIDED
+    assert (
+        "of 40 problems, of which lesa solves 75.0%"
+        in found["HumanEval, pass@1, against solar"].said
+    )
+    (metrics / "humaneval/solar.json").unlink()
+    found = {f.subject: f for f in c11_sft_and_code.written(loaded(metrics))}
+    assert found["HumanEval, pass@1, against solar"].verdict is Verdict.CANNOT
 
 
 def parity(split: str, copies: float | None) -> dict[str, Any]:

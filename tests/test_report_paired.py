@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from reports import paired
@@ -105,3 +109,42 @@ def test_a_share_has_the_exact_binomial_interval() -> None:
     assert (found.estimate, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.025 ** (1 / 20))  # closed form where all succeed
     assert paired.exact_share(5, 5).low < 0.5 < paired.exact_share(6, 6).low
+
+
+def table_of(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    """Pairs of which so many are right in both, in one alone or in neither."""
+    pairs = [(True, True)] * both + [(True, False)] * first + [(False, True)] * second
+    ours, theirs = zip(*pairs, *[(False, False)] * neither, strict=True)
+    return list(ours), list(theirs)
+
+
+def test_paired_shares_have_the_published_interval() -> None:
+    """Newcombe (1998), the table 36, 12, 2, 0 by his method 10."""
+    found = paired.shares_apart(*table_of(36, 12, 2, 0))
+    assert (found.estimate, found.n) == (0.2, 50)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.0569, 0.3404)
+
+
+def test_paired_shares_that_never_differ_are_not_told_to_be_equal() -> None:
+    """With no success at all, Wilson's bound of a share of 0, z²/(n + z²), to either side."""
+    found = paired.shares_apart(*table_of(0, 0, 0, 164))
+    bound = 1.959964**2 / (164 + 1.959964**2)
+    assert (found.estimate, found.low, found.high) == pytest.approx((0, -bound, bound))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_paired_shares_are_mirrored_when_the_models_change_places(pairs: list[Any]) -> None:
+    ours, theirs = zip(*pairs, strict=True)
+    found, other = paired.shares_apart(ours, theirs), paired.shares_apart(theirs, ours)
+    assert found.estimate == pytest.approx(np.mean(ours) - np.mean(theirs))
+    assert (found.low, found.high) == pytest.approx((-other.high, -other.low))
+    assert -1 <= found.low <= found.estimate <= found.high <= 1
+
+
+def test_the_interval_of_paired_shares_covers_as_it_says() -> None:
+    """Shares of 4% and 2% of 164 problems, as HumanEval's of a small model are."""
+    rng, true = np.random.default_rng(0), 0.02
+    counts = rng.multinomial(164, [0.015, 0.025, 0.005, 0.955], size=800)
+    found = [paired.shares_apart(*table_of(*count)) for count in counts.tolist()]
+    covered = np.mean([one.low <= true <= one.high for one in found])
+    assert 0.93 < covered < 0.99

@@ -44,7 +44,7 @@ FILES = sorted(path.relative_to(METRICS).with_suffix("") for path in METRICS.rgl
 SAMPLES = (
     "base", "corpus", "svd", "tasks", "fit/paper-0", "expand/lesa", "pretrain/lesa",
     "evaluate/init/lesa", "grid/lesa", "rates/scale-lesa", "start/llama_pro", "budget/lesa-0",
-    "scale/lesa-0", "code/lesa", "code/humaneval-lesa", "sft/lesa", "official/lesa-trained",
+    "scale/lesa-0", "code/lesa", "humaneval/lesa", "sft/lesa", "official/lesa-trained",
     "removal/base", "benchmarks/training_steps", "provenance/budget-lesa-0",
     "variants/parity-layer-own",
 )  # fmt: skip

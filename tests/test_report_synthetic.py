@@ -85,13 +85,20 @@ def params(**changes: Any) -> Params:
 
 
 # What names a file of a study in its content.
-NAMED = {"budget": "run", "scale": "run", "start": "row", "code": "model", "sft": "model"}
+NAMED = {
+    "budget": "run",
+    "scale": "run",
+    "start": "row",
+    "code": "model",
+    "sft": "model",
+    "humaneval": "model",
+}
 
 
 def save(folder: Path, name: str, value: Any) -> None:
     stage, _, inner = name.partition("/")
     if isinstance(value, dict) and stage in NAMED:
-        value = value | {NAMED[stage]: inner.removeprefix("humaneval-")}
+        value = value | {NAMED[stage]: inner}
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))

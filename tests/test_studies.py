@@ -27,7 +27,6 @@ from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.removal import losses_without
 from lesa.training.sequences import read_examples
 from pipelines.pretrain import CORPUS
-from pipelines.studies.code.humaneval import HumanEval
 from pipelines.study import TrainOverrides, study_params, with_train
 from tests.pipeline import ROOT, smoke, stage, up_to_svd
 
@@ -246,62 +245,100 @@ def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) ->
     assert tree_digest("artifacts/continued/code/identity") == whole[1]
 
 
-def test_humaneval_runs_nothing_unless_asked(code: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    import eval.sandbox as sandbox
-    import pipelines.studies.code.humaneval as module
-
-    def refused(*args: Any) -> None:
-        raise AssertionError("a program was started")
-
-    monkeypatch.setattr(sandbox, "start", refused)
-    monkeypatch.setattr(module, "check_isolation", refused)
-    stage("studies.code.humaneval", code, model="untouched")
-    assert read_json("artifacts/code/humaneval-untouched.json")["pass_at_1"] is None
+PROBLEMS = [
+    {
+        "task_id": f"HumanEval/{i}",
+        "prompt": "def f():\n" + "    # a number\n" * (3 - i),
+        "test": "def check(g):\n    assert g() == 1",
+        "entry_point": "f",
+    }
+    for i in range(4)
+]
 
 
-def test_humaneval_scores_what_was_asked_for(code: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pipelines.studies.code.humaneval as module
+def completions(model: Any, tokenizer: Any, prompts: list[str], tokens: int) -> list[str]:
+    """The longest prompt, HumanEval/0's, gets what is right."""
+    return [f"    return {1 if prompt.count('#') == 3 else 2}\n" for prompt in prompts]
 
-    problems = [
-        {
-            "task_id": f"HumanEval/{i}",
-            "prompt": "def f():\n",
-            "test": "def check(g):\n    assert g() == 1",
-            "entry_point": "f",
-        }
-        for i in range(3)
-    ]
-    written = iter(["    return 1\n", "    return 2\n"])
-    monkeypatch.setattr(module, "problems", lambda: problems)
-    monkeypatch.setattr(module, "complete", lambda *args: next(written))
-    asked = {"run": True, "limit": 2, "max_new_tokens": 8}
-    own_params("code", humaneval=asked)
+
+def test_humaneval_scores_each_problem_by_its_own_completion(
+    here: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever order they are written; and a stop between two batches costs one batch."""
+    import pipelines.studies.humaneval.score as module
+
+    monkeypatch.setattr(module, "problems", lambda: PROBLEMS)
+    own_params("humaneval", settings={"limit": 3, "max_new_tokens": 8, "batch_size": 2})
+    asked: list[int] = []
+
+    def killed(model: Any, tokenizer: Any, prompts: list[str], tokens: int) -> list[str]:
+        asked.append(len(prompts))
+        if len(prompts) == 1:
+            raise KeyboardInterrupt
+        return completions(model, tokenizer, prompts, tokens)
+
+    def counted(model: Any, tokenizer: Any, prompts: list[str], tokens: int) -> list[str]:
+        asked.append(len(prompts))
+        return completions(model, tokenizer, prompts, tokens)
+
     try:
-        stage("studies.code.humaneval", code, model="untouched")
+        monkeypatch.setattr(module, "complete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage("studies.humaneval.score", here[1], model="untouched")
+        monkeypatch.setattr(module, "complete", counted)
+        stage("studies.humaneval.score", here[1], model="untouched")
     except UserError as error:
         pytest.skip(f"HumanEval NOT tested: {error}")
-    found = read_json("artifacts/code/humaneval-untouched.json")
-    assert found["passed"] == [True, False]
-    assert found["pass_at_1"] == 0.5
+    assert asked == [2, 1, 1]
+    found = read_json("artifacts/humaneval/untouched.json")
+    assert found["problems"] == ["HumanEval/0", "HumanEval/1", "HumanEval/2"]
+    assert found["passed"] == [True, False, False]
+    assert found["pass_at_1"] == pytest.approx(1 / 3)
+    assert found["completions"] == ["    return 1\n", "    return 2\n", "    return 2\n"]
 
 
-def test_a_completion_is_transformers_greedy_one(here: tuple[Path, Params]) -> None:
+def test_an_unknown_model_of_humaneval_is_refused(here: tuple[Path, Params]) -> None:
+    own_params("humaneval")
+    line = "^pipelines/studies/humaneval/params.yaml: humaneval: no model 'mine'; there are untouc"
+    with pytest.raises(UserError, match=line):
+        stage("studies.humaneval.score", here[1], model="mine")
+
+
+def test_all_studies_leave_out_the_one_that_runs_generated_code() -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "studies"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert " code " in done.stdout
+    assert "humaneval" not in done.stdout
+
+
+PROMPTS = ("def f():\n", "def add(a, b):\n" * 6, "x = 1")
+
+
+def greedy(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
+    """By whole forward passes over one prompt, with no cache and no padding."""
+    ids = tokenizer(prompt)["input_ids"]
+    for _ in range(tokens):
+        with torch.no_grad():
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == tokenizer.eos_token_id:
+            break
+    return str(tokenizer.decode(ids, skip_special_tokens=True))[len(prompt) :]
+
+
+def test_a_completion_is_the_greedy_one_of_its_prompt_alone(here: tuple[Path, Params]) -> None:
     from eval.humaneval import complete, cut
 
     model: Any = AutoModelForCausalLM.from_pretrained("artifacts/base").eval()
     tokenizer = AutoTokenizer.from_pretrained("artifacts/base")
-    ids = tokenizer("def f():\n")["input_ids"]
-    for _ in range(6):
-        with torch.no_grad():
-            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-    wanted = str(tokenizer.decode(ids, skip_special_tokens=True))[len("def f():\n") :]
-    assert complete(model, tokenizer, "def f():\n", 6) == cut(wanted)
+    wanted = [cut(greedy(model, tokenizer, prompt, 24)) for prompt in PROMPTS]
+    assert len(set(wanted)) == len(PROMPTS)
+    assert complete(model, tokenizer, list(PROMPTS), 24) == wanted
 
 
 @pytest.mark.parametrize(
     ("part", "form", "change", "line"),
     [
-        ("humaneval", HumanEval, {"run": "maybe"}, r"humaneval\.run: .*\(got 'maybe'\)"),
         ("train", TrainOverrides, {"max_steps": 0}, r"train\.max_steps: .*greater than 0"),
         ("text", PythonSource, {"typo": 1}, r"text\.typo: Extra inputs"),
     ],
