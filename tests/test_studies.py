@@ -312,30 +312,6 @@ def test_all_studies_leave_out_the_one_that_runs_generated_code() -> None:
     assert "humaneval" not in done.stdout
 
 
-PROMPTS = ("def f():\n", "def add(a, b):\n" * 6, "x = 1")
-
-
-def greedy(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
-    """By whole forward passes over one prompt, with no cache and no padding."""
-    ids = tokenizer(prompt)["input_ids"]
-    for _ in range(tokens):
-        with torch.no_grad():
-            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-        if ids[-1] == tokenizer.eos_token_id:
-            break
-    return str(tokenizer.decode(ids, skip_special_tokens=True))[len(prompt) :]
-
-
-def test_a_completion_is_the_greedy_one_of_its_prompt_alone(here: tuple[Path, Params]) -> None:
-    from eval.humaneval import complete, cut
-
-    model: Any = AutoModelForCausalLM.from_pretrained("artifacts/base").eval()
-    tokenizer = AutoTokenizer.from_pretrained("artifacts/base")
-    wanted = [cut(greedy(model, tokenizer, prompt, 24)) for prompt in PROMPTS]
-    assert len(set(wanted)) == len(PROMPTS)
-    assert complete(model, tokenizer, list(PROMPTS), 24) == wanted
-
-
 @pytest.mark.parametrize(
     ("part", "form", "change", "line"),
     [
