@@ -226,6 +226,7 @@ def test_a_described_model_holds_for_its_revision_alone(monkeypatch: pytest.Monk
         ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn"),
         ({"model_type": "llama", "num_hidden_layers": 0, "hidden_size": 32}, "0 layers; must be"),
         ({"model_type": "llama", "dtype": "float3"}, "float3"),
+        ({"model_type": "gpt_neox", "rotary_pct": 3.0}, "a model of it that cannot run"),
     ],
 )
 def test_configs_that_will_not_do_are_one_line(config: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lesa.checkpoints.base import Base, describe, local_folder, random_config
-from lesa.checkpoints.check import NOTE
+from lesa.checkpoints.check import NOTE, check_running
 from lesa.checkpoints.families import Family, family_of
 from lesa.checkpoints.reader import read_config
 from lesa.downloads import explained
@@ -121,7 +121,7 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     """Build the model on the meta device and read off its shapes; `where` names the config.
 
     Raises UserError, one line, for a family that is not in the table, a config that transformers
-    refuses, and a model that the method cannot expand.
+    refuses, a model that cannot run, and one that the method cannot expand.
     """
     from transformers import AutoModelForCausalLM
 
@@ -131,6 +131,7 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
         raise UserError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16")
     with explained(f"{where}: transformers makes no model of it"), torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(explicit)
+    check_running(model, where)
     shapes = layer_shapes(model, family, where)
     kinds: dict[str, tuple[int, int]] = {}
     for kind, view in family.views(lambda: explicit, shapes).items():
