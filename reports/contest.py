@@ -309,4 +309,17 @@ def notes(m: Metrics, ends: Table) -> str:
     there = {row["trains"] for row in ends.rows}
     meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
     found = " Rates of the longer budgets were sought in study `rates`." if rates.sought(m) else ""
-    return f"LLaMA Pro's own loss is {series(own)}. Trains {', '.join(meant)}.{found}"
+    fewer = "".join(fewer_seeds(contest, ends) for contest in budgets(m))
+    return f"LLaMA Pro's own loss is {series(own)}. Trains {', '.join(meant)}.{found}{fewer}"
+
+
+def fewer_seeds(contest: Contest, ends: Table) -> str:
+    """Which models of the table have fewer seeds at a budget than others have; else nothing."""
+    seeds = {str(row["model"]): contest.runs[str(row["model"])].by_seed for row in ends.rows}
+    most = max(map(len, seeds.values()))
+    few = {name: len(of) for name, of in seeds.items() if len(of) < most}
+    return "".join(
+        f" With {counted(n, 'seed')} at {contest.tokens:,} tokens: "
+        f"{listed([name for name in few if few[name] == n])}."
+        for n in sorted(set(few.values()))
+    )

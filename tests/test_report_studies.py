@@ -295,6 +295,11 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (rows["base"]["new layers"], rows["lesa"]["new layers"]) == (0, params().gaps.count)
     sought = replace(m, rates={"budget-lesa": {"study": "budget", "model": "lesa"}})
     assert contest.notes(sought, contest.table(sought)).endswith("sought in study `rates`.")
+    fewer = {
+        name: run for name, run in m.budget.items() if run["method"] != "base" or not run["seed"]
+    }
+    one = contest.notes(of_one := replace(m, budget=fewer), contest.table(of_one))
+    assert one.endswith(" With 1 seed at 245,760 tokens: `base`.")
     # The comparison of all methods stays that of its own schedule.
     assert not any("120" in runs.name for runs in budget.main_runs(m))
     by_run = {row["run"]: row for row in budget.table(m).rows}
