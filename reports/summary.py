@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from reports import official, rerun, start
+from reports import official, own_start, rerun, start
 from reports.claims import (
     PARTLY,
     RIVALS,
@@ -43,7 +43,8 @@ def lines(m: Metrics, judged: list[Claim]) -> list[str]:
 
 def answers(m: Metrics) -> list[str]:
     """What follows from the numbers beyond the paper's claims, in lines of the same form."""
-    return [origin(m), *worth(m), *benchmarks(m), *saving(m), advice(m), reach(m)]
+    measured = [*worth(m), *benchmarks(m), *own_start.begins(m), *saving(m)]
+    return [origin(m), *measured, advice(m), reach(m)]
 
 
 def by_verdict(judged: list[Claim]) -> str:

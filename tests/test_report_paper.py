@@ -32,9 +32,9 @@ from reports import (
 from reports.claims import Finding, Verdict
 from reports.markup import slug
 from reports.measured import Metrics
-from reports.paired import Interval
+from reports.paired import Interval, document_means, interval
 from reports.render import HERE
-from reports.tables import Measured
+from reports.tables import Measured, show_interval
 from tests.test_report_synthetic import KINDS, MODELS, SEEDS, blocks, change, params, write
 
 ROOT = Path(__file__).parents[1]
@@ -434,6 +434,30 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     write_json(metrics / "budget" / "lora-0.json", lora)
     third = said(tmp_path)
     assert "it is below the base trained whole and LoRA without a new layer: depth pays" in third
+
+
+def test_the_first_lines_say_whether_the_own_start_keeps_ahead(tmp_path: Path) -> None:
+    """Fitted to the first quarter of the tokens, which count as training."""
+    metrics = write(tmp_path)
+    assert "A start below the base" not in said(tmp_path)
+    own = content(metrics, "budget/llama_pro-0")
+    phases = [{"trains": "outputs", "steps": 10}, {"trains": "new", "steps": 30}]
+    own |= {"run": "fitted_llama_pro-0", "trains": "outputs_then_new", "phases": phases}
+    step, start = own["steps"][1]["step"], own["steps"][0]["block_losses"]
+    assert step == phases[0]["steps"]
+    own["tokens_per_step"] = own["steps"][1]["tokens"] // step
+    lower = [loss - 0.5 for loss in own["steps"][1]["block_losses"]]
+    own["steps"][1]["block_losses"] = lower
+    write_json(metrics / "budget" / "fitted_llama_pro-0.json", own)
+    line = next(line for line in said(tmp_path).splitlines() if "A start below" in line)
+    gap = interval(losses_of(own, lower) - losses_of(own, start))
+    assert f"below LLaMA Pro's start, the base ({show_interval(gap)} nats)" in line
+    assert "it is below LLaMA Pro after 20,480 tokens (-0.5" in line
+    assert "not told apart from LLaMA Pro after 81,920 tokens (0 [0, 0] nats)" in line
+
+
+def losses_of(run: dict[str, Any], blocks: list[float]) -> Any:
+    return document_means(run["heldout_documents"], blocks)
 
 
 def test_predictors_are_told_beside_zero_and_signs_if_they_are_one(
