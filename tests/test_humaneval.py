@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from eval.humaneval import complete, cut
+from eval.humaneval import complete, cut, problems, solves
+from eval.sandbox import check_isolation
 from lesa.checkpoints.base import byte_tokenizer
+from lesa.errors import UserError
 from tests.families import CONFIGS, WINDOW, family_model
 
 TOKENS = 12
@@ -40,3 +42,17 @@ def test_a_completion_is_the_greedy_one_of_its_prompt_alone(name: str) -> None:
     wanted = [cut(greedy(model, tokenizer, prompt)) for prompt in PROMPTS]
     assert len(set(wanted)) == len(PROMPTS)
     assert complete(model, tokenizer, list(PROMPTS), TOKENS) == wanted
+
+
+def test_the_packages_own_solutions_pass_and_no_body_does() -> None:
+    """After prompts that end before the line break."""
+    try:
+        check_isolation()
+        every = problems()
+    except UserError as error:
+        pytest.skip(f"HumanEval's problems NOT tested: {error}")
+    assert len(every) == 164
+    for problem in every[::8]:
+        assert not problem["prompt"].endswith("\n")
+        assert solves(problem, "\n" + problem["canonical_solution"]), problem["task_id"]
+        assert not solves(problem, "\n    pass"), problem["task_id"]
