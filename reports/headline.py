@@ -122,12 +122,16 @@ def times(m: Metrics) -> list[Line]:
 
 
 def code(m: Metrics) -> Line:
-    """HumanEval; not run where nobody asked for it."""
+    """HumanEval after training on code; not run where nobody asked for it."""
     solved = [domains.solved(m, method) for method in METHODS]
     values = [share.scaled(100) if isinstance(share, Interval) else "not run" for share in solved]
     minus = [domains.solved_minus(m, "lesa", rival) for rival in RIVALS]
     gaps = [gap.scaled(100) if gap else None for gap in minus]
-    return line(CODE, "here", values, gaps, "metrics/humaneval/*.json")
+    of, lesa, trained = "here", m.humaneval.get("lesa"), m.code.get("lesa")
+    if lesa and trained:
+        tokens = int(trained["steps"][-1]["tokens"])
+        of += f", {len(lesa['problems'])} problems, {tokens:,} tokens (study `code`, 1 seed)"
+    return line(CODE, of, values, gaps, "metrics/humaneval/*.json")
 
 
 def stated_by_the_paper(published: Json) -> dict[str, Line]:

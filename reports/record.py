@@ -89,11 +89,11 @@ class Expand(TypedDict):
 
 class Point(TypedDict):
     step: int
+    tokens: int
     block_losses: Numbers
 
 
 class Step(Point):
-    tokens: int
     heldout_loss: float
     heldout_perplexity: float
     second_text_block_losses: NotRequired[Numbers]

@@ -222,6 +222,11 @@ def test_a_case_holds_if_all_of_its_findings_do() -> None:
     assert claims.in_short(other) == "holds"
     beaten = [replace(finding, rival=finding.subject) for finding in one]
     assert claims.in_short(beaten) == "does not hold, LESA beats llama_pro in no case"
+    beaten.append(Finding("llama_pro", "", UNDECIDED, "", case="c", rival="llama_pro"))
+    said = "does not hold, LESA beats llama_pro in no case, in part not decided"
+    assert claims.in_short(beaten) == said
+    beaten.append(Finding("llama_pro", "", HOLDS, "", case="a", rival="llama_pro"))
+    assert claims.in_short(beaten) == "does not hold, in part not decided"
 
 
 def test_without_svd_is_not_judged_by_few_draws(tmp_path: Path) -> None:

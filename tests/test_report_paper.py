@@ -32,7 +32,7 @@ from reports import (
 from reports.claims import Finding, Verdict
 from reports.markup import slug
 from reports.measured import Metrics
-from reports.paired import Interval, document_means, interval
+from reports.paired import Interval, document_means, interval, shares_apart
 from reports.render import HERE
 from reports.tables import Measured, show_interval
 from tests.test_report_synthetic import KINDS, MODELS, SEEDS, blocks, change, params, write
@@ -197,6 +197,24 @@ def test_main_numbers_without_a_study(tmp_path: Path) -> None:
         headline.PAPER, "paper, six models of 1.5B to 70B", "here",
         *(f"others' re-run at {size}" for size in rerun.models()),
     }  # fmt: skip
+
+
+def test_humaneval_stands_beside_the_papers_once_it_was_run(made: tuple[Path, Metrics]) -> None:
+    assert headline_rows(made[1])[headline.CODE, "here"]["LESA"] == "not run"
+    passed = {"lesa": [True, False, False, False], "solar": [True, True, True, False]}
+    m = replace(
+        made[1],
+        code={"lesa": {"steps": [{"tokens": 2048}]}},
+        humaneval={n: {"problems": list("abcd"), "passed": found} for n, found in passed.items()},
+    )
+    of = "here, 4 problems, 2,048 tokens (study `code`, 1 seed)"
+    row = headline_rows(m)[headline.CODE, of]
+    assert (row["LESA"].estimate, row["SOLAR"].estimate) == (25.0, 75.0)
+    assert row["LLaMA Pro"] == "not run"
+    gap = row["LESA minus SOLAR"]
+    known = shares_apart(passed["lesa"], passed["solar"])
+    assert (gap.estimate, gap.low, gap.high) == (-50.0, 100 * known.low, 100 * known.high)
+    assert row["LESA minus LLaMA Pro"] is None
 
 
 # --- the paper's tables

@@ -155,12 +155,16 @@ def judge(m: Metrics) -> list[Claim]:
 
 
 def beaten_by(findings: list[Finding]) -> str:
-    """The rivals against which every finding of a claim of several rivals fails."""
+    """The rivals that LESA is nowhere seen to beat, of a claim of several rivals."""
     found: dict[str, set[Verdict]] = {}
     for finding in findings:
         if finding.rival:
             found.setdefault(finding.rival, set()).add(finding.verdict)
-    fails = [rival for rival, verdicts in found.items() if verdicts == {Verdict.FAILS}]
+    fails = [
+        rival
+        for rival, verdicts in found.items()
+        if Verdict.FAILS in verdicts and Verdict.HOLDS not in verdicts
+    ]
     return f", LESA beats {' and '.join(fails)} in no case" if fails else ""
 
 
