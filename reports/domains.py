@@ -131,16 +131,15 @@ def solved_minus(m: Metrics, ours: str, theirs: str) -> Interval | None:
 
 def humaneval(m: Metrics) -> Table:
     """pass@1 of one greedy sample a problem; no row where no generated code was run."""
-    rows: list[dict[str, Cell]] = []
-    for name, content in m.humaneval.items():
-        row: dict[str, Cell] = {
+    rows: list[dict[str, Cell]] = [
+        {
             "model": name,
             "problems": len(content["problems"]),
             "pass@1": solved(m, name),
+            "minus LESA's": "" if name == "lesa" else solved_minus(m, name, "lesa"),
         }
-        if name != "lesa" and (gap := solved_minus(m, name, "lesa")) is not None:
-            row["minus LESA's"] = gap
-        rows.append(row)
+        for name, content in m.humaneval.items()
+    ]
     return Table(
         "humaneval",
         "HumanEval, share of problems solved by one greedy sample",
