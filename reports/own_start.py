@@ -18,7 +18,7 @@ def begins(m: Metrics) -> list[str]:
     own, rival = called(m.budget, OWN), called(m.budget, RIVAL)
     if own is None or rival is None or not (seeds := shared_seeds(own, rival)):
         return []
-    fitted_to = int(own.first["phases"][0]["steps"]) * int(own.first["tokens_per_step"])
+    fitted_to = own.tokens * int(own.first["phases"][0]["steps"]) // own.max_steps
     starts = [
         f"{placed(gap)} {whose} {nats(gap)}"
         for name, whose in STARTS.items()

@@ -119,6 +119,10 @@ class Pretrain(Training):
     tokens_per_second: float
 
 
+class Phase(TypedDict):
+    steps: Positive
+
+
 class StudyRun(Training):
     run: str
     method: str
@@ -127,6 +131,7 @@ class StudyRun(Training):
     trains: str
     max_steps: Positive
     gaps: Json | None
+    phases: NotRequired[Annotated[list[Phase], Field(min_length=1)]]
     second_text_documents: NotRequired[list[str]]
 
 

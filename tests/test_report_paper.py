@@ -463,7 +463,6 @@ def test_the_first_lines_say_whether_the_own_start_keeps_ahead(tmp_path: Path) -
     own |= {"run": "fitted_llama_pro-0", "trains": "outputs_then_new", "phases": phases}
     step, start = own["steps"][1]["step"], own["steps"][0]["block_losses"]
     assert step == phases[0]["steps"]
-    own["tokens_per_step"] = own["steps"][1]["tokens"] // step
     lower = [loss - 0.5 for loss in own["steps"][1]["block_losses"]]
     own["steps"][1]["block_losses"] = lower
     write_json(metrics / "budget" / "fitted_llama_pro-0.json", own)
