@@ -18,7 +18,7 @@ from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Params, Positive, Strict
 from pipelines.stage import run_stage
-from pipelines.study import params_file, study_params
+from pipelines.study import entry, params_file, study_params
 from pipelines.tracking import Tracker
 
 METRIC = "acc"
@@ -59,11 +59,7 @@ def whole(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    checkpoints: dict[str, Scored] = study_params("official", "official", dict[str, Scored])
-    if args.checkpoint not in checkpoints:
-        known = ", ".join(checkpoints)
-        raise UserError(f"official: {args.checkpoint}: not in its params.yaml; there are {known}")
-    scored = checkpoints[args.checkpoint]
+    scored: Scored = entry("official", "official", Scored, args.checkpoint)
     tasks: dict[str, int] = study_params("official", "tasks", dict[str, Positive])
     data: str = study_params("official", "mirror", str)  # a folder in the hub's layout
     try:

@@ -24,7 +24,7 @@ from pipelines.phases import Phase, Schedule, Texts, Training, blocks_in, train_
 from pipelines.pretrain import CORPUS
 from pipelines.rows import BASE, SVD, chosen, write_row
 from pipelines.stage import run_stage
-from pipelines.study import params_file, study_params, with_train
+from pipelines.study import entry, params_file, study_params, with_train
 from pipelines.tracking import Tracker
 
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -115,17 +115,14 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     study, name = args.study, args.model
-    rows: dict[str, Sought] = study_params("rates", study, dict[str, Sought])
-    if name not in rows:
-        known = ", ".join(rows)
-        raise UserError(f"{params_file('rates')}: {study}.{name}: missing; there are {known}")
+    sought: Sought = entry("rates", study, Sought, name)
     if study == "scale":
         params = with_train(params, "scale", "batch", scale.Batch)
     texts = {
         "budget": replace(budget.TEXTS, heldout=CORPUS / "validation"),
         "scale": replace(scale.TEXTS, heldout=scale.TEXT / "validation"),
     }
-    seek(study, name, rows[name], texts[study], params, log)
+    seek(study, name, sought, texts[study], params, log)
 
 
 if __name__ == "__main__":

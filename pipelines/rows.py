@@ -30,6 +30,7 @@ from lesa.params import (
 from lesa.upscaling import expand
 from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
+from pipelines.study import listed, params_file
 
 BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
 GROUPED = ("start",)  # studies whose rows stand in groups, each of which is a stage
@@ -107,7 +108,7 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
     A value is a row, or in the studies GROUPED a group of rows by their names. Raises UserError
     naming the row.
     """
-    path = Path(f"pipelines/studies/{study}/params.yaml")
+    path = params_file(study)
     tree = read_tree(path)
     presets = cache(lambda: load().fit.presets)  # read if a row has a fit
 
@@ -142,10 +143,7 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
 
 def chosen(study: str, kind: type[R], name: str) -> Any:
     """The row or group `name` of a study. Raises UserError if there is none."""
-    listed = rows_of(study, kind)
-    if name not in listed:
-        raise UserError(f"{study}: {name}: not in its params.yaml; there are {', '.join(listed)}")
-    return listed[name]
+    return listed(rows_of(study, kind), name, f"{params_file(study)}: {study}")
 
 
 def bases(fit: Fitted, folder: Path) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from lesa.errors import UserError
-from lesa.params import Count, Params, Positive, Strict, parse, read_tree, reason
+from lesa.params import Count, Name, Params, Positive, Strict, parse, read_tree, reason
 
 
 class TrainOverrides(Strict):
@@ -39,6 +40,21 @@ def study_params(name: str, part: str, form: Any) -> Any:
     except ValidationError as error:
         key = ".".join([part, *map(str, error.errors()[0]["loc"])])
         raise UserError(f"{path}: {key}: {reason(error)}") from None
+
+
+def entry(name: str, part: str, form: Any, chosen: str) -> Any:
+    """What `chosen` is in the mapping `part` of the study `name`, validated as a `form`.
+
+    Raises UserError as `study_params`, and where there is none of that name.
+    """
+    return listed(study_params(name, part, dict[Name, form]), chosen, f"{params_file(name)}: {part}")
+
+
+def listed(entries: Mapping[str, Any], chosen: str, where: str) -> Any:
+    """`entries[chosen]`. Raises UserError, naming those that there are, if there is none."""
+    if chosen not in entries:
+        raise UserError(f"{where}.{chosen}: missing; there are {', '.join(entries)}")
+    return entries[chosen]
 
 
 def with_train(params: Params, name: str, part: str, form: type[Strict]) -> Params:

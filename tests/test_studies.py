@@ -299,7 +299,7 @@ def test_humaneval_scores_each_problem_by_its_own_completion(
 
 def test_an_unknown_model_of_humaneval_is_refused(here: tuple[Path, Params]) -> None:
     own_params("humaneval")
-    line = "^pipelines/studies/humaneval/params.yaml: humaneval: no model 'mine'; there are untouc"
+    line = "^pipelines/studies/humaneval/params.yaml: humaneval.mine: missing; there are untouc"
     with pytest.raises(UserError, match=line):
         stage("studies.humaneval.score", here[1], model="mine")
 
@@ -342,7 +342,8 @@ def test_a_schedule_without_a_point_at_half_is_refused(here: tuple[Path, Params]
 
 def test_an_unknown_model_is_refused(here: tuple[Path, Params]) -> None:
     code_params()
-    with pytest.raises(UserError, match=r"^code: none: not in its params\.yaml; there are base, "):
+    line = r"code/params\.yaml: code\.none: missing; there are base, "
+    with pytest.raises(UserError, match=line):
         stage("studies.code.train", here[1], model="none")
 
 

@@ -10,14 +10,13 @@ from tqdm import tqdm
 
 from eval.humaneval import Problem, complete, problems, solves
 from eval.sandbox import check_isolation
-from lesa.errors import UserError
 from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
 from lesa.machine import compute_device
 from lesa.params import Params, Positive, Strict
 from lesa.training.pretrain import load_model
 from pipelines.closure import code_digest
 from pipelines.stage import run_stage
-from pipelines.study import params_file, study_params
+from pipelines.study import entry, study_params
 from pipelines.tracking import Tracker
 
 
@@ -79,13 +78,8 @@ def scores(checkpoint: Path, own: Settings, unfinished: Path) -> dict[str, Any]:
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    checkpoints: dict[str, Scored] = study_params("humaneval", "humaneval", dict[str, Scored])
-    if args.model not in checkpoints:
-        known = ", ".join(checkpoints)
-        raise UserError(
-            f"{params_file('humaneval')}: humaneval: no model {args.model!r}; there are {known}"
-        )
-    folder = Path(checkpoints[args.model].folder)
+    scored: Scored = entry("humaneval", "humaneval", Scored, args.model)
+    folder = Path(scored.folder)
     own: Settings = study_params("humaneval", "settings", Settings)
     code = code_digest("pipelines.studies.humaneval.score")
     key = key_of(tree_digest(folder), own.model_dump(), code)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lesa.errors import UserError
-from lesa.params import Count, Name, Params, Strict
+from lesa.params import Count, Params, Strict
 from pipelines.continued import Job, Learner, continue_training
 from pipelines.stage import run_stage
-from pipelines.study import TrainOverrides, study_params, with_train
+from pipelines.study import TrainOverrides, entry, with_train
 from pipelines.tracking import Tracker
 
 
@@ -22,10 +21,9 @@ class Variant(Strict):
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    name, listed = args.variant, study_params("variants", "variants", dict[Name, Variant])
-    if name not in listed:
-        raise UserError(f"variants: {name}: not in its params.yaml; there are {', '.join(listed)}")
-    variant, params = listed[name], with_train(params, "variants", "train", TrainOverrides)
+    name = args.variant
+    variant: Variant = entry("variants", "variants", Variant, name)
+    params = with_train(params, "variants", "train", TrainOverrides)
     train = params.train.model_copy(update={"seed": variant.seed})
     job = Job(
         study="variants",
