@@ -6,7 +6,7 @@ Okabe-Ito colours; every line also differs by dash and marker, so black-and-whit
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,16 @@ class Drawn:
         return f"{own}{self.points}</svg>"
 
 
+# The first have their styles in every figure, so that a model is found again.
+MODELS = ("lesa", "llama_pro", "solar", "base", "noise", "lora", "llama_pro_lora", "identity")
+
+
+def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A line's style by the model's name."""
+    every = dict.fromkeys([*MODELS, *names])
+    return {name: line_style(index) for index, name in enumerate(every)}
+
+
 def line_style(index: int) -> dict[str, Any]:
     """Colour, dash and marker of the index-th line; no two of the first 56 agree in all."""
     return {
@@ -88,7 +98,8 @@ def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
     """Held-out loss: the whole run, and its second half enlarged."""
     figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     whole, late = figure.subplots(1, 2)
-    for i, name in enumerate(m.models):
+    styles = model_styles(m.models)
+    for name in m.models:
         p = m.pretrain[name]
         steps = p["steps"]
         x = np.array([s["tokens"] for s in steps], dtype=float)
@@ -98,9 +109,9 @@ def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
             x = x / p["tokens_per_second"]
         y = np.array([s["heldout_loss"] for s in steps])
         every = max(1, len(x) // 8)
-        whole.plot(x, y, label=name, markevery=every, **line_style(i))
+        whole.plot(x, y, label=name, markevery=every, **styles[name])
         half = np.array([s["step"] for s in steps]) >= steps[-1]["step"] / 2
-        late.plot(x[half], y[half], label=name, markevery=every, **line_style(i))
+        late.plot(x[half], y[half], label=name, markevery=every, **styles[name])
     _label_losses(figure, whole, late, "training seconds" if by_seconds else "training tokens")
     return figure
 
@@ -113,17 +124,24 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
     legend_below(figure, whole)
 
 
+def of_all_budgets(m: Metrics, study: list[Runs]) -> list[Runs]:
+    """Of a study's runs those of models that every budget has; all, where there is one budget."""
+    shared = contest.of_all_budgets(m)
+    return [runs for runs in study if not shared or runs.model in shared]
+
+
 def seeds_curves(study: list[Runs]) -> Figure:
     """Held-out loss of a study's runs by tokens, named from the highest end to the lowest; a band
     from the lowest to the highest seed where there are several."""
     study = sorted(study, key=lambda runs: -runs.final_loss)
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     whole, late = figure.subplots(1, 2)
-    for i, runs in enumerate(study):
+    styles = model_styles(runs.model for runs in study)
+    for runs in study:
         x = np.array(list(runs.points), dtype=float)
         seeds = runs.curve(list(runs.by_seed)).mean(2)  # (points, seeds)
         for axes, kept in ((whole, x >= 0), (late, x >= x[-1] / 2)):
-            style = line_style(i)
+            style = styles[runs.model]
             every = max(1, int(kept.sum()) // 8)
             axes.plot(x[kept], seeds[kept].mean(1), label=runs.model, markevery=every, **style)
             low, high = seeds[kept].min(1), seeds[kept].max(1)
@@ -144,9 +162,10 @@ def start_distributions(m: Metrics) -> Figure:
         rows = np.full(len(one.rows), i)
         axes.plot(one.perplexities, rows, "o", markersize=4, alpha=0.6, gid=one.name)
         axes.plot(np.median(one.perplexities), i, "|", color="black", markersize=14)
-    for i, method in enumerate(("base", "solar")):
+    styles = model_styles(())
+    for method in ("base", "solar"):
         if (single := start.of_method(m, method)) is not None:
-            style = line_style(i) | {"marker": "None"}
+            style = styles[method] | {"marker": "None"}
             axes.axvline(float(single.perplexities[0]), label=method, **style)
     axes.set(xscale="log", xlabel="held-out perplexity before training (bar: median)")
     axes.set_yticks(range(len(drawn)), [one.name for one in drawn])
@@ -281,12 +300,11 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
         ]
         if m.budget:
             said = f"{by_tokens}, study `budget`{bands}"
-            curves = seeds_curves(budget.main_runs(m))
+            curves = seeds_curves(of_all_budgets(m, budget.main_runs(m)))
             drawn.append(write("budget", curves, folder, said, budget.SOURCES))
         if longer := budget.longer_runs(m):
             said = f"{by_tokens}, the longer schedule of study `budget`{bands}"
-            compared = contest.of_all_budgets(m)
-            curves = seeds_curves([runs for runs in longer if runs.model in compared])
+            curves = seeds_curves(of_all_budgets(m, longer))
             drawn.append(write("budget_longer", curves, folder, said, budget.SOURCES))
         if m.scale:
             said = f"{by_tokens} of Python source, study `scale`{bands}"

@@ -21,6 +21,7 @@ from reports.figures import (
     Drawn,
     legend_below,
     line_style,
+    model_styles,
     shown,
     styled,
     tsne_plane,
@@ -30,6 +31,7 @@ from reports.measured import Json, Metrics, files
 
 Array = npt.NDArray[np.float64]
 GATE = "gate_proj"  # the kind of the paper's figure
+PAPERS = ("lesa", "llama_pro", "solar", "base")  # the paper's three, and the base trained alone
 WINDOW = 8  # steps of a training curve that are averaged, at most an eighth of the run
 
 
@@ -87,14 +89,16 @@ def training_loss(m: Metrics) -> Figure | None:
     """Training loss by step; of several seeds their mean, with a band from lowest to highest."""
     if not (curves := training_curves(m)):
         return None
+    curves = {name: runs for name, runs in curves.items() if name in PAPERS} or curves
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
-    for i, (name, runs) in enumerate(curves.items()):
+    styles = model_styles(curves)
+    for name, runs in curves.items():
         steps = min(len(run["train"]) for run in runs)
         rows = [run["train"][:steps] for run in runs]
         found = [smoothed([r["step"] for r in of], [r["loss"] for r in of]) for of in rows]
         x, seeds = found[0][0], np.stack([means for _, means in found])
-        style = line_style(i)
+        style = styles[name]
         axes.plot(x, seeds.mean(0), label=name, markevery=max(1, len(x) // 8), **style)
         band: Any = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
         axes.fill_between(x, seeds.min(0), seeds.max(0), **band)
@@ -144,6 +148,7 @@ def independent() -> Figure:
     grid = figure.subplots(2, len(sizes), sharex=True)
     steps = rerun.budgets()
     x = [rerun.percent(step) for step in steps]
+    styles = model_styles(rerun.NAMES)
     for column, size in enumerate(sizes):
         above, below = grid[0][column], grid[1][column]
         accurate: list[float] = []
@@ -152,7 +157,7 @@ def independent() -> Figure:
             found = [rerun.accuracy(size, method, step) for step in steps]
             accuracies = np.array([one.value for one in found if one])
             words = np.array([rerun.perplexity(size, method, step) for step in steps])
-            style = line_style(list(rerun.NAMES).index(method))
+            style = styles[method]
             above.plot(x, accuracies, label=rerun.NAMES[method], **style)
             below.plot(x, words, **style)
             if method == rerun.LESA:
