@@ -46,7 +46,7 @@ class Format:
     anchor: tuple[str, str] = ("", "")  # of a link within the report; `{}` stands for its name
 
     def __call__(self, text: str) -> str:
-        (tokens,) = MARKDOWN.parseInline(one_line(text))
+        (tokens,) = MARKDOWN.parseInline(one_line(starred(text)))
         out: list[str] = []
         ends: list[str] = []  # what closes the links that are open
         for token in tokens.children or []:
@@ -128,6 +128,11 @@ def target(source: str, metrics: Path) -> str:
 def literal(text: str) -> str:
     """Markdown in which stars are stars: two of them would set what is between them in italics."""
     return text.replace("*", r"\*")
+
+
+def starred(text: str) -> str:
+    """Markdown in which those of `metrics/start/*.json` are, wherever files are named."""
+    return SOURCE.sub(lambda match: match[0] if match[0][0] in "`[" else literal(match[0]), text)
 
 
 def linked(text: str, metrics: Path) -> str:

@@ -46,6 +46,14 @@ def test_nothing_in_a_sentence_is_typst(text: str) -> None:
     assert " ".join(shown.split()) == markup.plain(text)
 
 
+@pytest.mark.parametrize("form", [markup.plain, markup.typst, markup.latex])
+def test_stars_of_files_set_nothing_in_italics(form: markup.Format) -> None:
+    """A cell names files as a source does, and means its own emphasis elsewhere."""
+    said = form("*so* in metrics/budget/*.json, metrics/start/*.json, `a*b*c`")
+    assert said.count("/*.json") == 2
+    assert said.replace("a*b*c", "").count(form.em[0] or "emph") == bool(form.em[0])
+
+
 def test_anchors_are_those_of_code_hosts() -> None:
     assert markup.slug("The paper's claims: `C1`–C11") == "the-papers-claims-c1c11"
     assert markup.slug("Published numbers (published, Llama-3-8B)") == (
