@@ -10,7 +10,7 @@ from reports import budget, start
 from reports.claims import in_order
 from reports.measured import Json, Metrics
 from reports.paired import Interval
-from reports.tables import minus_untouched, number, show_interval
+from reports.tables import counted, minus_untouched, number, show_interval
 from reports.training_runs import IDENTITY_STARTS, called, new_layers, on_the_way, told_apart
 
 # What stands in for LESA's prediction, or for what its predictor is fitted on.
@@ -29,7 +29,7 @@ def controls(m: Metrics) -> list[str]:
         ]
         gaps = [(other.name, start.difference(lesa, other)) for other in others]
         title = f"LESA with preset `{lesa.preset}` minus its controls, before training"
-        out += by_verdict(title, gaps, "nats")
+        out += by_verdict(title, gaps)
     return out
 
 
@@ -37,17 +37,17 @@ def against_base(m: Metrics) -> list[str]:
     """What training each deepened model gains over the base that was left as it is."""
     found = [(name, minus_untouched(m, run, -1)) for name, run in m.pretrain.items()]
     gaps = [(name, gap) for name, gap in found if gap is not None]
-    return by_verdict("After training, held-out loss against the untouched base's", gaps, "nats")
+    return by_verdict("After training, held-out loss against the untouched base's", gaps)
 
 
-def by_verdict(title: str, gaps: Iterable[tuple[str, Interval]], unit: str) -> list[str]:
-    """One sentence that sorts differences by what their intervals say."""
+def by_verdict(title: str, gaps: Iterable[tuple[str, Interval]]) -> list[str]:
+    """One sentence that sorts differences in nats by what their intervals say."""
     found: dict[str, list[str]] = {"lower": [], "higher": [], "not decided": []}
     for name, gap in gaps:
         word = in_order(gap, "lower", "higher", "not decided")
         found[word].append(f"`{name}` {show_interval(gap)}")
     said = [f"{word}: {', '.join(names)}" for word, names in found.items() if names]
-    return [f"{title}: {'; '.join(said)} {unit}."] if said else []
+    return [f"{title}: {'; '.join(said)} nats."] if said else []
 
 
 def starts(m: Metrics) -> list[str]:
@@ -75,19 +75,18 @@ def starts(m: Metrics) -> list[str]:
 
 
 def overtaking(study: Mapping[str, Json]) -> list[str]:
-    """Whether LESA is below an identity start at any budget of a study."""
+    """Whether LESA is below an identity start at any point of training in a study."""
     out = []
     lesa = called(study, "lesa")
     for name in IDENTITY_STARTS if lesa else ():
         if lesa is None or (other := called(study, name)) is None:
             continue
-        if gaps := on_the_way(lesa, other):
+        if gaps := {n: gap for n, gap in on_the_way(lesa, other).items() if n}:
             lower, higher = told_apart(gaps)
-            first = f"first after {number(min(lower))} tokens" if lower else "at no budget measured"
-            open_ones = len(gaps) - len(lower) - len(higher)
+            first = f", first after {number(min(lower))} tokens" if lower else ""
             out.append(
-                f"LESA is below `{name}` {first}: lower at {len(lower)} of {len(gaps)} points, "
-                f"higher at {len(higher)}, not decided at {open_ones}."
+                f"Over {lesa.max_steps:,} steps LESA is below `{name}` at {len(lower)} of "
+                f"{counted(len(gaps), 'point')} after the start{first}, above it at {len(higher)}."
             )
     return out
 
@@ -100,7 +99,7 @@ def other_growths(m: Metrics) -> list[str]:
     return [
         line
         for new, gaps in found.items()
-        for line in by_verdict(f"With {new} new layers, final loss minus LLaMA Pro's", gaps, "nats")
+        for line in by_verdict(f"With {new} new layers, final loss minus LLaMA Pro's", gaps)
     ]
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from reports import controls, rates
 from reports.budget import longer_runs, main_runs
 from reports.claims import Verdict, above, in_order
-from reports.controls import listed, series
 from reports.measured import Metrics
 from reports.paired import Interval
-from reports.tables import Row, Table, counted, number, show_interval
+from reports.tables import (
+    NOT_MEASURED,
+    Row,
+    Table,
+    counted,
+    listed,
+    number,
+    series,
+    show_interval,
+    size,
+)
 from reports.training_runs import (
     IDENTITY_STARTS,
     NONE_ADDED,
@@ -39,8 +49,10 @@ OWN = {
 BESIDE = {
     "llama_pro": "LLaMA Pro's",
     "solar": "SOLAR's",
-    "noise": "that of Gaussian noise of its matrices' norms",
+    "noise": "that of a model with Gaussian noise of equal norms in place of its predictions",
 }
+LEVEL = "not told apart from"  # an interval that spans zero
+ALONE = ", so with intervals over documents alone"
 TRAINED = {
     "new": "the new layers",
     "all": "every layer",
@@ -144,12 +156,14 @@ def which(contest: Contest) -> str:
     level = level_with(best, contest.runs)
     deep = level_with(deepest, contest.deep) if deepest != best else []
     said = f"After {contest.where(best, deepest, *level, *deep)} {named(best)} has the lowest loss"
-    if level:
-        said += f", not told apart from {listed(level)}"
-    if deepest != best:
-        said += f"; of deepened models {named(deepest)}"
-        said += f", not told apart from {listed(deep)}" if deep else ""
-    return said + depth(contest)
+    if deepest == best:
+        return said + depth(contest) + too_near(level)
+    said += f"{too_near(level)}. Of deepened models it is {named(deepest)}"
+    return said + depth(contest) + too_near(deep)
+
+
+def too_near(models: list[str]) -> str:
+    return f"; not told apart from it: {listed(models)}" if models else ""
 
 
 def depth(contest: Contest) -> str:
@@ -169,26 +183,28 @@ def depth(contest: Contest) -> str:
         return ""
     if not others:
         sides[0] += f"; {series(missing)} was not measured" if missing else ": depth pays"
-    return f"; it is {' and '.join(sides)}"
+    return f", which is {' and '.join(sides)}"
 
 
 def outcome(m: Metrics) -> list[str]:
     """Where LESA stands after training at every budget, beside the baselines and beside noise."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for contest in studied(m):
-        for model, name in BESIDE.items():
+    said = []
+    for model, name in BESIDE.items():
+        found: dict[str, list[tuple[str, str]]] = {}  # size and tokens of the gaps, by side
+        for contest in studied(m):
             lesa, other = contest.runs.get("lesa"), contest.runs.get(model)
             if lesa and other and (gap := difference(lesa, other)) is not None:
-                places = found.setdefault(name, {})
-                places.setdefault(placed(gap), []).append(f"{contest.tokens:,}")
-    if not found:
-        return []
-    said = []
-    for name, places in found.items():
-        (first, tokens), *others = places.items()
-        line = f"{first} {name} after {series(tokens)} tokens"
-        said.append(line + "".join(f", {of} it after {series(n)}" for of, n in others))
-    return [f"**In short:** LESA's loss is {'; '.join(said)}."]
+                found.setdefault(placed(gap), []).append((size(gap), f"{contest.tokens:,}"))
+        sides = [sided(side, of, "it" if i else name) for i, (side, of) in enumerate(found.items())]
+        said += [" and ".join(sides)] * bool(sides)
+    return [f"**In short:** LESA's loss is {'; '.join(said)}."] if said else []
+
+
+def sided(side: str, gaps: list[tuple[str, str]], name: str) -> str:
+    """`above LLaMA Pro's by 0.054 and 0.055 nats after 49,152 and 262,144 tokens`."""
+    sizes, tokens = map(list, zip(*gaps, strict=True))
+    by = "" if side == LEVEL else f" by {series(sizes)} nats"
+    return f"{side} {name}{by} after {series(tokens)} tokens"
 
 
 def worth(m: Metrics) -> list[str]:
@@ -200,7 +216,8 @@ def worth(m: Metrics) -> list[str]:
         if not contest.study or lesa is None or llama_pro is None:
             continue
         if shared_seeds(lesa, llama_pro):
-            said = [*ahead(contest), *controls.ends(m, contest.study, contest.runs)]
+            said = [*ahead(contest), *place_and_start(contest)]
+            said += controls.ends(m, contest.study, contest.runs)
             said += [*other_text(contest), *at_an_edge(m, contest)]
             where = contest.where("lesa", "llama_pro")
             lines.append(f"**LESA up to {where}:** {'. '.join(said)}.")
@@ -208,7 +225,7 @@ def worth(m: Metrics) -> list[str]:
 
 
 def placed(gap: Interval) -> str:
-    return in_order(gap, "below", "above", "not told apart from")
+    return in_order(gap, "below", "above", LEVEL)
 
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
@@ -236,7 +253,21 @@ def ahead(contest: Contest) -> list[str]:
             words = f"at {len(higher)} of {len(gaps)} points and below {at}"
             found.setdefault(words, []).append(name)
     parts = [f"above {listed(names)} {words}" for words, names in found.items()]
-    return [f"It was {', '.join(parts)}"] if parts else []
+    return [f"After the start it is {', '.join(parts)}"] if parts else []
+
+
+def place_and_start(contest: Contest) -> list[str]:
+    """How much of LESA's distance to LLaMA Pro is where its layers stand, and how much what they
+    start as: `identity` has copies of layers, as LLaMA Pro has, in LESA's gaps."""
+    lesa, identity, llama_pro = (contest.runs.get(n) for n in ("lesa", "identity", "llama_pro"))
+    if lesa is None or identity is None or llama_pro is None:
+        return []
+    gaps = (difference(a, b) for a, b in pairwise((lesa, identity, llama_pro)))
+    of_start, of_place = (show_interval(gap) if gap else NOT_MEASURED for gap in gaps)
+    return [
+        f"Of its distance to LLaMA Pro {of_place} nats are the place of its layers (`identity`, "
+        f"copies there, minus LLaMA Pro) and {of_start} their start (LESA minus `identity`)"
+    ]
 
 
 def other_text(contest: Contest) -> list[str]:
@@ -308,9 +339,18 @@ def notes(m: Metrics, ends: Table) -> str:
     own = [number(contest.runs["llama_pro"].final_loss) for contest in budgets(m)]
     there = {row["trains"] for row in ends.rows}
     meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
-    found = " Rates of the longer budgets were sought in study `rates`." if rates.sought(m) else ""
+    found = " Rates of the longer budgets were sought in study `rates`" if rates.sought(m) else ""
+    found += f"{of_lesa(budgets(m)[0])}." if found else ""
     fewer = "".join(fewer_seeds(contest, ends) for contest in budgets(m))
     return f"LLaMA Pro's own loss is {series(own)}. Trains {', '.join(meant)}.{found}{fewer}"
+
+
+def of_lesa(contest: Contest) -> str:
+    """Whether noise has LESA's rate at a budget, of which no rate was sought for it."""
+    found = [contest.runs[name] for name in ("lesa", "noise") if name in contest.runs]
+    if len({float(runs.first["learning_rate"]) for runs in found}) != 1 or len(found) < 2:
+        return ""
+    return f"; at {contest.tokens:,} tokens `noise` has LESA's"
 
 
 def fewer_seeds(contest: Contest, ends: Table) -> str:
@@ -319,7 +359,7 @@ def fewer_seeds(contest: Contest, ends: Table) -> str:
     most = max(map(len, seeds.values()))
     few = {name: len(of) for name, of in seeds.items() if len(of) < most}
     return "".join(
-        f" With {counted(n, 'seed')} at {contest.tokens:,} tokens: "
+        f" With {counted(n, 'seed')} at {contest.tokens:,} tokens{ALONE if n == 1 else ''}: "
         f"{listed([name for name in few if few[name] == n])}."
         for n in sorted(set(few.values()))
     )

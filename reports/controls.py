@@ -8,7 +8,7 @@ from reports import rates
 from reports.budget import SOURCES, longer_runs
 from reports.claims import in_order
 from reports.measured import Metrics
-from reports.tables import Row, Table
+from reports.tables import Row, Table, listed, series
 from reports.training_runs import Runs, difference, file_of, on_the_cpu, shared_seeds
 
 # Models of study `budget`, and what each has in place of LESA's predictions; what else makes a
@@ -29,16 +29,12 @@ REPLACED = {
     "identity": "copies of the layer below, outputs zeroed",
     "original_layers": "no new layer: as many of the base's own train",
 }
+ENDS = {  # of one control, of several
+    "below": ("ends below it", "end below it"),
+    "above": ("ends above it", "end above it"),
+    "level": ("is not told apart from it", "are not told apart from it"),
+}
 NO_CONTROLS = ("lesa_again", "lesa_official", "identity", "original_layers")
-
-
-def series(names: list[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-
-
-def listed(models: list[str]) -> str:
-    return series([f"`{model}`" for model in models])
 
 
 def lesa_beside(m: Metrics, runs: Mapping[str, Runs], name: str) -> Runs:
@@ -64,17 +60,16 @@ def limits(m: Metrics, study: str, runs: Mapping[str, Runs], names: list[str]) -
 
 def ends(m: Metrics, study: str, runs: Mapping[str, Runs]) -> list[str]:
     """Which controls end below LESA, which above it, and which are not told apart from it."""
-    below, above, level = "ends below it", "ends above it", "is not told apart from it"
-    found: dict[str, list[str]] = {below: [], above: [], level: []}
+    found: dict[str, list[str]] = {"below": [], "above": [], "level": []}
     names = [name for name in REPLACED if name in runs and name not in NO_CONTROLS]
     for name in names:
         if (gap := difference(runs[name], lesa_beside(m, runs, name))) is not None:
-            found[in_order(gap, below, above, level)].append(name)
+            found[in_order(gap, "below", "above", "level")].append(name)
     few = f" ({said})" if (said := limits(m, study, runs, names)) else ""
-    parts = [f"{place}: {listed(of)}" for place, of in found.items() if of]
-    in_table = REPLACED.keys() & beside_lesa(m).keys()
-    link = "[What stands in](#table-controls)" if in_table else "What stands in"
-    return [f"{link} for its predictions{few} {'; '.join(parts)}"] if parts else []
+    parts = [f"{listed(of)} {ENDS[place][len(of) > 1]}" for place, of in found.items() if of]
+    where = {"budget": "controls", "scale": "scale"}[study]
+    link = f"Of [what stands in](#table-{where}) for its predictions{few}"
+    return [f"{link} {'; '.join(parts)}"] if parts else []
 
 
 def beside_lesa(m: Metrics) -> dict[str, Runs]:

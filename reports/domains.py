@@ -14,7 +14,8 @@ from reports.tables import Cell, Table
 
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
 PASS_AT_1 = "HumanEval, pass@1"
-NOT_RUN = "not run: `make study NAME=humaneval`"
+PERCENT = f"{PASS_AT_1}, %"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,21 @@ class Domain:
     text: str
     size: str
     nats: float
+    groups: str
 
 
 DOMAINS = {
-    "code": Domain("code", "bits a byte", "the packages held out", "bytes", math.log(2)),
-    "sft": Domain("SFT", "nats a token", "the completions held out", "targets", 1.0),
+    "code": Domain(
+        "code", "bits a byte", "the packages held out", "bytes", math.log(2), "packages"
+    ),
+    "sft": Domain("SFT", "nats a token", "the completions held out", "targets", 1.0, "modules"),
 }
 
 
 def difference(
     ours: Json, theirs: Json, domain: Domain, phases: tuple[str, str] = ("end", "end")
 ) -> tuple[Interval, str]:
-    """Our held-out loss minus theirs, in the domain's unit, and what was resampled.
+    """Our held-out loss minus theirs, in the domain's unit, and what its observations are.
 
     phases: of ours and of theirs, "start" or "end" of the training.
     """
@@ -48,7 +52,9 @@ def difference(
     index = [order[owner] for owner in owners]
     excess = np.subtract(ours["nats"][phases[0]], theirs["nats"][phases[1]]) / domain.nats
     sizes = np.bincount(index, weights=ours[domain.size])
-    return ratio(np.bincount(index, weights=excess), sizes), "groups" if grouped else "examples"
+    return ratio(
+        np.bincount(index, weights=excess), sizes
+    ), domain.groups if grouped else "examples"
 
 
 def loss(model: Json, domain: Domain, phase: str) -> float:
@@ -77,9 +83,9 @@ def table(m: Metrics, study: str) -> Table:
             forgotten = paired(losses_at(model, -1), losses_at(found["base"], 0))
             row["loss on the run's own text, minus the untouched base's"] = forgotten
         if study == "code":
-            row[PASS_AT_1] = solved(m, name)
+            row[PERCENT] = solved(m, name)
         rows.append(row)
-    rows = without_not_run(rows, PASS_AT_1)
+    rows = without_not_run(rows, PERCENT)
     return Table(
         f"domain_{study}",
         f"Training on {domain.name}{length(list(found.values()))}: loss on {domain.text}, "
@@ -88,7 +94,7 @@ def table(m: Metrics, study: str) -> Table:
         rows,
         lambda row, column: (
             humaneval_file(str(row["model"]))
-            if column == PASS_AT_1
+            if column == PERCENT
             else f"metrics/{study}/{row['model']}.json"
         ),
     )
@@ -116,17 +122,18 @@ def humaneval_file(model: str) -> str:
 
 
 def solved(m: Metrics, model: str) -> Cell:
-    """Share of HumanEval's problems that a model of the study code solves, or how to measure it."""
-    content = m.humaneval.get(model)
-    return exact_share(sum(content["passed"]), len(content["passed"])) if content else NOT_RUN
+    """Percent of HumanEval's problems that a model of the study code solves."""
+    if (content := m.humaneval.get(model)) is None:
+        return NOT_RUN
+    return exact_share(sum(content["passed"]), len(content["passed"])).scaled(100)
 
 
 def solved_minus(m: Metrics, ours: str, theirs: str) -> Interval | None:
-    """Our share of the problems solved minus theirs, paired by problem; None without the same."""
+    """Our percent of the problems solved minus theirs, paired by problem; None without the same."""
     one, other = m.humaneval.get(ours), m.humaneval.get(theirs)
     if not one or not other or one["problems"] != other["problems"]:
         return None
-    return shares_apart(one["passed"], other["passed"])
+    return shares_apart(one["passed"], other["passed"]).scaled(100)
 
 
 def humaneval(m: Metrics) -> Table:
@@ -135,14 +142,14 @@ def humaneval(m: Metrics) -> Table:
         {
             "model": name,
             "problems": len(content["problems"]),
-            "pass@1": solved(m, name),
-            "minus LESA's": "" if name == "lesa" else solved_minus(m, name, "lesa"),
+            "pass@1, %": solved(m, name),
+            "minus LESA's, points": "" if name == "lesa" else solved_minus(m, name, "lesa"),
         }
         for name, content in m.humaneval.items()
     ]
     return Table(
         "humaneval",
-        "HumanEval, share of problems solved by one greedy sample",
+        "HumanEval, problems solved by one greedy sample",
         "metrics/humaneval/*.json",
         rows,
         lambda row, _: humaneval_file(str(row["model"])),

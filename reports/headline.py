@@ -11,7 +11,7 @@ from reports import domains, official, rates, rerun, start
 from reports.claims import RIVALS
 from reports.contest import Contest, longest
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
-from reports.paired import Interval, paired
+from reports.paired import paired
 from reports.paper_tables import PUBLISHED, average, own_tasks, stated
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted
@@ -123,10 +123,8 @@ def times(m: Metrics) -> list[Line]:
 
 def code(m: Metrics) -> Line:
     """HumanEval after training on code; not run where nobody asked for it."""
-    solved = [domains.solved(m, method) for method in METHODS]
-    values = [share.scaled(100) if isinstance(share, Interval) else "not run" for share in solved]
-    minus = [domains.solved_minus(m, "lesa", rival) for rival in RIVALS]
-    gaps = [gap.scaled(100) if gap else None for gap in minus]
+    values = [domains.solved(m, method) for method in METHODS]
+    gaps = [domains.solved_minus(m, "lesa", rival) for rival in RIVALS]
     of, lesa, trained = "here", m.humaneval.get("lesa"), m.code.get("lesa")
     if lesa and trained:
         tokens = int(trained["steps"][-1]["tokens"])

@@ -16,6 +16,17 @@ from reports.record import wrong
 PHASES = ("init", "trained")
 HELDOUT = ("ids", "groups", "bytes", "targets")  # of what studies code and sft hold out
 TRAINED = ("budget", "scale")  # the studies of training runs
+STUDIES = (
+    *TRAINED,
+    "start",
+    "rates",
+    "variants",
+    "code",
+    "humaneval",
+    "sft",
+    "official",
+    "removal",
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,12 @@ def whole_seconds(run: Json) -> float:
     return float(run["seconds"]) + float(run["prefix_seconds"])
 
 
+def fit_seconds(m: Metrics, model: str) -> float:
+    """Seconds of fitting the predictors that a model of this run reads, all kinds one by one."""
+    kinds = [kind for fit in m.params.methods[model].needs for kind in m.fit[fit]["kinds"].values()]
+    return sum(float(kind["seconds"]) for kind in kinds)
+
+
 def files(stage: str, names: list[str]) -> str:
     """How captions name a stage's metrics files: `metrics/pretrain/{base,lesa}.json`."""
     inner = names[0] if len(names) == 1 else "{" + ",".join(names) + "}"
@@ -176,30 +193,14 @@ def load(folder: str | Path, params: Params) -> Metrics:
         tasks=present("", ["tasks"]).get("tasks", {"left_out": {}}),
         grid=present("grid", params.models),
         benchmarks=present("benchmarks", sorted(p.stem for p in folder.glob("benchmarks/*.json"))),
-        start=study("start"),
-        budget=study("budget"),
-        scale=study("scale"),
-        rates=study("rates"),
-        variants=study("variants"),
-        code=study("code"),
-        humaneval=study("humaneval"),
-        sft=study("sft"),
-        official=study("official"),
-        removal=study("removal"),
+        **{name: study(name) for name in STUDIES},
         provenance=present(
             "provenance",
             sorted(p.stem for s in TRAINED for p in folder.glob(f"provenance/{s}-*.json")),
         ),
     )
-    for stage, content in (
-        ("pretrain", found.pretrain),
-        ("start", found.start),
-        ("budget", found.budget),
-        ("scale", found.scale),
-        ("code", found.code),
-        ("sft", found.sft),
-    ):
-        _check_documents(folder / stage, content)
+    for stage in ("pretrain", "start", "budget", "scale", "code", "sft"):
+        _check_documents(folder / stage, getattr(found, stage))
     if (profile := found.base["profile"]) != params.profile:
         raise UserError(
             f"{folder / 'base.json'}: is of profile {profile!r}, and params.yaml of "

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lesa.files import whole_folder, write_json
-from reports.claims import Claim, Verdict, in_short, judge
+from reports.claims import Claim, Verdict, judge
 from reports.measured import Metrics, perplexity_at, whole_seconds
 
 POINTS = 64  # of a spectrum
@@ -29,7 +29,7 @@ def rounded(value: float) -> float:
 
 def numbers(m: Metrics, judged: list[Claim]) -> dict[str, Any]:
     """Perplexities of each model, seconds of all training, and how many claims came out how."""
-    found = (in_short(claim.findings).partition(",")[0] for claim in judged)
+    found = (claim.verdict.partition(",")[0] for claim in judged)
     counts = Counter(VERDICTS.get(verdict, "differ") for verdict in found)
     return {
         "perplexity": {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from reports.contest import nats, placed
-from reports.controls import series
 from reports.measured import Metrics
-from reports.tables import counted
+from reports.tables import counted, series
 from reports.training_runs import called, difference, shared_seeds
 
 RIVAL = "llama_pro"  # in whose places it stands, and whose start has the base's loss

@@ -30,7 +30,7 @@ from reports.training_runs import (
 NAMES = {"lesa": "LESA", **RIVALS, "base": "untouched base"}
 STARTED = ("base", "lesa", "solar")  # whose perplexities before training the paper compares
 PUBLISHED = "reports/published.yaml"
-PASS_AT_1_HERE = "HumanEval pass@1 here"
+PASS_AT_1_HERE = "HumanEval pass@1 here, %"
 
 
 def stated(value: str | None) -> str:
@@ -237,10 +237,9 @@ def command(profile: str | None) -> str:
 
 def without_svd(m: Metrics, published: Json) -> Table:
     """LESA, LESA on raw weights and LLaMA Pro, before training and at the end."""
-    presets = [s.preset for s in start.starts(m) if s.method == "lesa" and s.plain]
-    order = [preset for preset in m.params.fit.presets if preset in presets]
-    lesa = plain(m, "lesa", order[0] if order else None)
-    raw = next((s for s in start.starts(m) if is_raw(s, order)), None)
+    lesa = next((one for preset in m.params.fit.presets if (one := start.of_lesa(m, preset))), None)
+    every_raw = (one for one in start.starts(m) if one.raw)
+    raw = next((one for one in every_raw if lesa is None or one.preset == lesa.preset), None)
     found = {"lesa": lesa, "lesa_raw": raw, "llama_pro": start.of_method(m, "llama_pro")}
     names = NAMES | {"lesa": "LESA", "lesa_raw": "LESA without SVD"}
     rows: list[dict[str, Cell]] = [
@@ -263,17 +262,6 @@ def without_svd(m: Metrics, published: Json) -> Table:
         rows,
         lambda _, column: budget.SOURCES if "at the end" in column else start.SOURCES,
     )
-
-
-def is_raw(one: start.Start, presets: list[str]) -> bool:
-    return (one.method, one.settings, one.options) == ("lesa", "without SVD", "") and (
-        not presets or one.preset == presets[0]
-    )
-
-
-def plain(m: Metrics, method: str, preset: str | None) -> start.Start | None:
-    found = (s for s in start.starts(m) if (s.method, s.preset) == (method, preset) and s.plain)
-    return next(found, None)
 
 
 def minus(one: start.Start | None, other: start.Start | None) -> Cell:
@@ -317,7 +305,7 @@ def freezing(m: Metrics, published: Json) -> Table:
                 "published": stated(published.get(trains)),
                 "steps": steps,
                 "seeds": len(runs.by_seed) if runs else None,
-                "final loss here": final(runs),
+                "final loss here": runs.final_loss if runs else None,
                 "minus that of new layers alone": "" if trains == "new" else None,
                 "fluctuation, times": "" if trains == "new" else None,
             }
@@ -335,16 +323,12 @@ def freezing(m: Metrics, published: Json) -> Table:
     )
 
 
-def final(runs: Runs | None) -> float | None:
-    return float(runs.at(runs.tokens, list(runs.by_seed)).mean()) if runs else None
-
-
 def norm_weight(m: Metrics, published: Json) -> Table:
     """λ, the weight of the norm term, against the size of the predictions and the loss."""
     rows: list[dict[str, Cell]] = []
     for preset in m.first_runs:
         settings = m.params.fit.presets[preset]
-        lesa = plain(m, "lesa", preset)
+        lesa = start.of_lesa(m, preset)
         found: list[start.Start | None] = [*varied(m, preset)]
         for one in found or [None]:
             own = one is None or one.plain
@@ -410,7 +394,7 @@ def sft_and_code(m: Metrics, published: list[Json]) -> Table:
             "SFT average, published": stated(said["average"]),
             "share of LESA's, published": stated(said["share"]),
             "SFT loss here, minus LESA's": minus_lesa(m, "sft", said["method"]),
-            "HumanEval pass@1, published": stated(said["pass_at_1"]),
+            "HumanEval pass@1, published, %": stated(said["pass_at_1"]),
             PASS_AT_1_HERE: domains.solved(m, said["method"]),
             "bits a byte of code here, minus LESA's": minus_lesa(m, "code", said["method"]),
         }

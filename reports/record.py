@@ -316,8 +316,8 @@ NAMES = {
 }
 
 
-def shape_of(stage: str, name: str, value: Json) -> Any:
-    """The type of a file's content; of two studies, by which of their files it is."""
+def shape_of(stage: str, value: Json) -> Any:
+    """The type of a file's content; of the study variants, by what it holds."""
     if stage == "variants":
         return Parity if "split" in value else Json  # how a variant was trained is not read
     return SHAPES[stage]
@@ -329,7 +329,7 @@ def wrong(stage: str, name: str, value: Json) -> str | None:
     name: without its ending; empty for a stage of one file.
     """
     try:
-        TypeAdapter(shape_of(stage, name, value)).validate_python(value, strict=True)
+        TypeAdapter(shape_of(stage, value)).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         *place, key = map(str, first["loc"])

@@ -17,6 +17,7 @@ from reports.paired import Array, Interval, exact_share, interval
 from reports.tables import Cell, Table
 
 SOURCES = "metrics/start/*.json"
+RAW = "without SVD"
 FEWEST = 6  # draws: of five, all below SOLAR's would not put the interval of a share above 1/2
 
 
@@ -45,6 +46,11 @@ class Start:
         return not self.settings and not self.options
 
     @property
+    def raw(self) -> bool:
+        """Whether it is LESA without the SVD, and as its preset otherwise."""
+        return (self.method, self.settings, self.options) == ("lesa", RAW, "")
+
+    @property
     def losses(self) -> Array:
         """Mean loss of each draw (draws,)."""
         return np.array([start_losses(row).mean() for row in self.rows])
@@ -65,7 +71,7 @@ class Start:
 
 def _settings(row: Json) -> str:
     said = [f"{key}={value}" for key, value in sorted((row["settings"] or {}).items())]
-    return " ".join([*said, *(["without SVD"] if row["raw"] else [])])
+    return " ".join([*said, *([RAW] if row["raw"] else [])])
 
 
 def _options(m: Metrics, row: Json) -> str:
@@ -109,6 +115,11 @@ def of_method(m: Metrics, method: str) -> Start | None:
     """The start of a method as the params have it."""
     found = (s for s in starts(m) if s.method == method and s.plain)
     return next(found, None)
+
+
+def of_lesa(m: Metrics, preset: str | None) -> Start | None:
+    """LESA's start as a preset has it."""
+    return next((start for start in of_preset(m, "lesa", preset) if start.plain), None)
 
 
 def of_preset(m: Metrics, method: str, preset: str | None) -> list[Start]:
@@ -242,7 +253,7 @@ def methods(m: Metrics) -> Table:
 
 
 def _structure(row: Json) -> list[Json]:
-    return [kind for kind in row.get("new_weight_structure", {}).values() if kind]
+    return [kind for kind in row["new_weight_structure"].values() if kind]
 
 
 def _mean(structure: list[Json], key: str) -> float | None:

@@ -17,14 +17,12 @@ from reports.claims import (
     Verdict,
     c02_generalisation,
     in_order,
-    in_short,
 )
 from reports.contest import advice, longest, nats, of_own_text, outcome, placed, worth
-from reports.controls import series
 from reports.measured import Json, Metrics, files
 from reports.paired import interval
 from reports.speed import time_ratio
-from reports.tables import Measured, Table, counted, number, show, show_interval
+from reports.tables import Measured, Table, counted, number, series, show, show_interval
 from reports.training_runs import difference, schedules
 
 PAPER = (
@@ -32,7 +30,6 @@ PAPER = (
     "from their neighbours, and says that this starts lower, costs less and ends better than "
     "LLaMA Pro and SOLAR."
 )
-LEVEL = "is not told apart from LESA"  # an interval that spans zero
 
 
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
@@ -49,7 +46,7 @@ def answers(m: Metrics) -> list[str]:
 
 def by_verdict(judged: list[Claim]) -> str:
     """How many claims have which verdict, and which."""
-    verdicts = {claim.id: in_short(claim.findings).split(", ") for claim in judged}
+    verdicts = {claim.id: claim.verdict.split(", ") for claim in judged}
     said = []
     for verdict, words in WORDS.items():
         of = [
@@ -172,7 +169,8 @@ def origin(m: Metrics) -> str:
     lesa = m.model_of("lesa")
     if lesa is None:
         return "**What LESA's start is:** no model of this run is made by LESA."
-    said = [*unseen(m), *rank(m, lesa), *spread(m), *fitted_on(m), *permuted(m), *by_norm_weight(m)]
+    said = [*unseen(m), *rank(m, lesa), *spread(m), *beside_random(m), *fitted_on(m), *permuted(m)]
+    said += by_norm_weight(m)
     if not start.lesa_starts(m):
         said.append("over seeds and signs not measured yet (`make study NAME=start`)")
     return f"**What LESA's start is:** {' '.join(f'{line[0].upper()}{line[1:]}.' for line in said)}"
@@ -188,7 +186,9 @@ def unseen(m: Metrics) -> list[str]:
     ]
     if not found:
         return []
-    return [f"on layers not fitted on, the predictors' squared error is {series(found)}"]
+    return [
+        f"on layers that they were not fitted on, the predictors' squared error is {series(found)}"
+    ]
 
 
 def rank(m: Metrics, lesa: str) -> list[str]:
@@ -234,6 +234,24 @@ def spread(m: Metrics) -> list[str]:
     ]
 
 
+RANDOM = {
+    "noise": "that of Gaussian noise of its matrices' norms",
+    "spectrum": "that of random matrices of its singular values",
+}
+
+
+def beside_random(m: Metrics) -> list[str]:
+    """Whether it starts below random matrices of its norms, and of its singular values."""
+    gaps = [
+        f"{placed(gap)} {words} {nats(gap)}"
+        for lesa in start.lesa_starts(m)[:1]
+        for method, words in RANDOM.items()
+        for other in start.of_preset(m, method, lesa.preset)[:1]
+        for gap in [start.difference(lesa, other)]
+    ]
+    return [f"its loss is {series(gaps)}, of one draw"] if gaps else []
+
+
 FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "Gaussian noise"}
 
 
@@ -260,7 +278,10 @@ def permuted(m: Metrics) -> list[str]:
         for lesa in start.lesa_starts(m)[:1]
         for other in start.of_preset(m, "lesa_permuted", lesa.preset)
     ]
-    words = {in_order(gap, "starts lower", "starts higher", LEVEL) for gap in gaps}
+    words = {
+        in_order(gap, "starts lower", "starts higher", "is not told apart from LESA")
+        for gap in gaps
+    }
     if len(words) != 1:
         return []
     of = counted(len(gaps), "permutation")
@@ -389,8 +410,8 @@ def agreement(m: Metrics, published: list[Json]) -> str:
             for size in rerun.models()[::-1]
             if rerun.minus_lesa(size, method, rerun.LAST)
         ]
-        said.append(f"over {name} by {', '.join(leads)}, where the paper has {paper:.2f}")
-    return f"LESA ends {'; '.join(said)} points of mean accuracy. {here_too(m)}"
+        said.append(f"above {name} by {', '.join(leads)}, where the paper has {paper:.2f}")
+    return f"In mean accuracy LESA ends {'; '.join(said)}, in points. {here_too(m)}"
 
 
 def lead(size: str, method: str, paper: float) -> str:

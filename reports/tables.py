@@ -46,6 +46,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count > 1)}"
 
 
+def series(names: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def listed(models: list[str]) -> str:
+    return series([f"`{model}`" for model in models])
+
+
 def decimals(error: float) -> int:
     """How many decimals a number with this error has: two digits of an error up to 3.54, else one
     (the rule of the Particle Data Group's reviews)."""
@@ -54,15 +63,23 @@ def decimals(error: float) -> int:
 
 
 def show_interval(cell: Interval) -> str:
-    """`-0.043 [-0.061, -0.025]`: half the width sets the digits."""
+    """`-0.043 [-0.061, -0.025]`: half the width sets the digits. An end that would read 0 and is
+    not has digits until it does not: on which side of 0 it is decides."""
     half = (cell.high - cell.low) / 2
     ends = (cell.estimate, cell.low, cell.high)
     if math.isfinite(half) and half > 1e-6:
         digits = decimals(half)
+        while any(end and abs(end) >= half / 1000 and not round(end, digits) for end in ends[1:]):
+            digits += 1
         shown = [f"{end:,.{digits}f}" for end in ends]
     else:
         shown = [number(end) for end in ends]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def size(cell: Interval) -> str:
+    """How large a difference is, with the digits of `show_interval`."""
+    return show_interval(cell).partition(" ")[0].removeprefix("-")
 
 
 def show(cell: Cell) -> str:

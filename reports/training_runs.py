@@ -18,10 +18,10 @@ from lesa.params import Places
 from reports.claims import Verdict, above, below
 from reports.measured import Json, Metrics, losses_at, whole_seconds
 from reports.paired import Array, Interval, document_means, paired, resampled
-from reports.tables import Row, Table
+from reports.tables import Row, Table, series
 
 SECOND = "second_text_block_losses"
-IDENTITY_STARTS = ("llama_pro", "identity")
+IDENTITY_STARTS = ("llama_pro", "identity", "llama_pro_upper", "opt_deus_code")
 
 
 @dataclass(frozen=True)
@@ -317,25 +317,27 @@ def on_the_cpu(m: Metrics, study: str, runs: Runs) -> bool:
     return all(origin["machine"]["device"] == "cpu" for origin in origins)
 
 
-def machines(m: Metrics, study: str, found: Mapping[str, Json]) -> str:
+def machines(m: Metrics, study: str) -> str:
     """On which machines a study's runs were measured, as a sentence; nothing if all ran on a CPU,
     as the rest of the report did, or if it is not known."""
     names: dict[str, dict[int, list[str]]] = {}  # of runs, by device and steps
-    for name, run in sorted(found.items()):
+    for name, run in sorted(getattr(m, study).items()):
         if (origin := m.provenance.get(f"{study}-{name}")) is not None:
             of_device = names.setdefault(origin["machine"]["device"], {})
             of_device.setdefault(int(run["max_steps"]), []).append(f"`{name}`")
     if not set(names) - {"cpu"}:
         return ""
 
-    def counted(device: str, steps: int) -> str:
+    def ran(device: str, steps: int) -> str:
         """Of steps that several devices ran, the runs of all but the one with most are named."""
-        most = max(names, key=lambda other: len(names[other].get(steps, [])))
-        return f"{steps:,}" + ("" if device == most else f" ({', '.join(names[device][steps])})")
+        sharing = [other for other in names if steps in names[other]]
+        if device == max(sharing, key=lambda other: len(names[other][steps])):
+            return f"the {'other ' if sharing[1:] else ''}runs of {steps:,} steps"
+        return f"of {steps:,} steps {series(names[device][steps])}"
 
     said = [
-        f"{', '.join(counted(device, n) for n in sorted(names[device]))} steps "
-        f"{'' if i else 'were measured '}on {'a CPU' if device == 'cpu' else device}"
-        for i, device in enumerate(sorted(names, key=lambda device: min(names[device])))
+        f"on {'a CPU' if device == 'cpu' else device} "
+        f"{series([ran(device, steps) for steps in sorted(names[device])])}"
+        for device in sorted(names, key=lambda device: min(names[device]))
     ]
-    return f"Runs of {', those of '.join(said)} (metrics/provenance/*.json)."
+    return f"Measured {'; '.join(said)} (metrics/provenance/*.json)."

@@ -12,7 +12,7 @@ import pytest
 
 from lesa.params import Params
 from reports import claims, measured, paper_tables
-from reports.claims import Finding, Verdict
+from reports.claims import Finding, Verdict, c10_norm_term
 from reports.claims.c01_continuity import verdict as of_p
 from reports.paired import Interval
 from tests.test_report_synthetic import (
@@ -153,7 +153,6 @@ CASES: list[Case] = [
     ("c10_norm_term", "preset paper, seed 0", HOLDS, norm_ratios(0.5, 0.24)),
     ("c10_norm_term", "preset paper, seed 0", FAILS, norm_ratios(0.5, 0.25)),
     ("c10_norm_term", "preset paper, seed 0", UNDECIDED, norm_ratios(0.5, 0.1, 0.5)),
-    ("c10_norm_term", "preset paper, study start, seed 0", HOLDS, []),
     ("c10_norm_term", "worse as a model: preset paper", HOLDS, []),
     ("c11_sft_and_code", "code, against solar", CANNOT, []),
     ("c11_sft_and_code", "SFT, against llama_pro", CANNOT, []),
@@ -217,7 +216,7 @@ def test_a_case_holds_if_all_of_its_findings_do() -> None:
     """LESA starts at the lowest loss of three if it starts below both."""
     one = [Finding("solar", "", HOLDS, "", case="a"), Finding("llama_pro", "", FAILS, "", case="a")]
     other = [Finding(of, "", HOLDS, "", case="b") for of in ("solar", "llama_pro")]
-    assert claims.in_short(one) == claims.overall(one) == "does not hold"
+    assert claims.in_short(one) == "does not hold"
     assert claims.in_short(one + other) == claims.PARTLY
     assert claims.in_short(other) == "holds"
     beaten = [replace(finding, rival=finding.subject) for finding in one]
@@ -240,16 +239,20 @@ def test_without_svd_is_not_judged_by_few_draws(tmp_path: Path) -> None:
             assert finding.said.endswith(f", {draws}")
 
 
-def test_a_claim_has_the_verdict_its_findings_share() -> None:
-    def said(*verdicts: tuple[str, Verdict, bool]) -> str:
-        return claims.overall([Finding(of, "", v, "", beside) for of, v, beside in verdicts])
+def test_a_draw_that_is_a_fit_of_this_run_is_counted_once(tmp_path: Path) -> None:
+    m = measured.load(metrics_with(tmp_path, norm_ratios(0.5, 0.24)), with_no_norm_term())
+    drawn = "preset paper, seed 0, signs largest, study start"
+    alone = {f.subject: f.verdict for f in c10_norm_term.of_starts(m, set())}
+    assert alone[drawn] is HOLDS
+    judged = {f.subject for f in c10_norm_term.findings(m)}
+    assert "preset paper, seed 0" in judged
+    assert drawn not in judged
 
-    assert said(("a", HOLDS, False), ("b", HOLDS, False), ("c", FAILS, True)) == "holds"
-    assert said(("a", UNDECIDED, False)) == "not decided"
-    assert (
-        said(("a", HOLDS, False), ("b", FAILS, False), ("c", HOLDS, False))
-        == "differs: holds for a; c, does not hold for b"
-    )
+
+def test_what_stands_beside_is_not_judged() -> None:
+    found = [Finding(of, "", HOLDS, "") for of in "ab"] + [Finding("c", "", FAILS, "", beside=True)]
+    assert claims.in_short(found) == "holds"
+    assert claims.in_short([Finding("a", "", UNDECIDED, "")]) == "not decided"
 
 
 def test_an_identity_start_is_named_as_one(tmp_path: Path) -> None:
@@ -293,7 +296,7 @@ def test_time_is_whole(tmp_path: Path) -> None:
     # By hand: medians 2.4 and 2.0 + 0.5, then 2.4 and 2.0; LESA's place stands for identity's.
     assert finding.said.startswith("0.9600 [")
     assert " 1.200 [" in finding.said
-    assert "-4% of its time is where its layers stand" in finding.said
+    assert "the place of its layers costs -4% of its time" in finding.said
     assert "identity, copies in LESA's gaps" not in findings("c06_training_time", metrics)
     path = metrics / "benchmarks/training_steps.json"
     content = json.loads(path.read_text())
@@ -366,11 +369,11 @@ def test_code_and_sft_are_paired_by_group(study: str, tmp_path: Path) -> None:
     unit = {"code": -0.1 / 100 / np.log(2), "sft": -0.1 / 30}[study]
     said = found[f"{name}, against llama_pro"].said
     assert float(said.split()[3]) == pytest.approx(unit, rel=0.02)
-    assert said.endswith("by 12 groups")
+    assert said.endswith(f"over 12 {'packages' if study == 'code' else 'modules'}")
     for model in ("lesa", "llama_pro", "solar"):  # two groups are too few
         change(metrics, f"{study}/{model}", "heldout", "groups", value=["a", "b"] * 12)
     said = findings("c11_sft_and_code", metrics)[f"{name}, against llama_pro"].said
-    assert said.endswith("by 24 examples")
+    assert said.endswith("over 24 examples")
 
 
 def test_variants_are_judged_by_either_split(tmp_path: Path) -> None:
@@ -455,7 +458,7 @@ def test_the_first_screen_shows_what_decides_a_verdict() -> None:
     ]
 
     def row(findings: list[Finding]) -> dict[str, Any]:
-        claim = claims.Claim("C1", "long", "short", "section", "5.27", "rule", "", findings)
+        claim = claims.Claim("C1", "long", "short", "section", "5.27", "rule", findings)
         return dict(claims.in_brief([claim]).rows[0])
 
     assert row(found) == {

@@ -62,7 +62,7 @@ def test_losses_are_of_all_held_out_text_together(
         save(metrics, f"{study}/{name}", model(name))
     table = domains.table(loaded(metrics), study)
     assert ", 8 steps, 8,192 tokens, seed 0: loss on" in table.caption
-    assert domains.PASS_AT_1 not in table.header  # it was run for none
+    assert domains.PERCENT not in table.header  # it was run for none
     rows = {row["model"]: row for row in table.rows}
     assert set(rows) == set(NATS)
     nats = {name: model(name)["heldout"]["nats"] for name in NATS}
@@ -101,24 +101,24 @@ def test_humaneval_is_shown_when_it_was_run(metrics: Path) -> None:
         save_humaneval(metrics, name, solved)
     rows = {row["model"]: row for row in domains.humaneval(loaded(metrics)).rows}
     assert set(rows) == {"base", "lesa"}
-    assert rows["lesa"]["minus LESA's"] == ""
-    share = rows["base"]["pass@1"]
+    assert rows["lesa"]["minus LESA's, points"] == ""
+    share = rows["base"]["pass@1, %"]
     assert isinstance(share, Interval)
     exact = stats.binomtest(3, 10).proportion_ci()
-    assert (share.estimate, share.low, share.high) == (0.3, exact.low, exact.high)
-    gap = rows["base"]["minus LESA's"]
+    assert (share.low, share.high) == (100 * exact.low, 100 * exact.high)
+    gap = rows["base"]["minus LESA's, points"]
     assert isinstance(gap, Interval)
-    assert gap == shares_apart(passed["base"], passed["lesa"])
-    assert gap.estimate == pytest.approx(-0.3)
+    assert gap == shares_apart(passed["base"], passed["lesa"]).scaled(100)
+    assert (share.estimate, gap.estimate) == pytest.approx((30, -30))
     assert domains.table(loaded(metrics), "code").rows == []
     for name in ("base", "llama_pro"):  # the latter's problems were not run
         save(metrics, f"code/{name}", model(name))
     table = domains.table(loaded(metrics), "code")
     beside = {row["model"]: row for row in table.rows}
-    assert beside["base"][domains.PASS_AT_1] == share
-    assert table.origin_of(beside["base"], domains.PASS_AT_1) == "metrics/humaneval/base.json"
-    assert "make study NAME=humaneval" in str(beside["llama_pro"][domains.PASS_AT_1])
-    assert table.origin_of(beside["llama_pro"], domains.PASS_AT_1) == ""
+    assert beside["base"][domains.PERCENT] == share
+    assert table.origin_of(beside["base"], domains.PERCENT) == "metrics/humaneval/base.json"
+    assert beside["llama_pro"][domains.PERCENT] == "not run"
+    assert table.origin_of(beside["llama_pro"], domains.PERCENT) == ""
 
 
 def test_programs_decide_c11_by_themselves(metrics: Path) -> None:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from reports import paired
 from reports.paired import Interval
+from reports.tables import show_interval, size
 
 RNG = np.random.default_rng(5)
 
@@ -148,3 +149,21 @@ def test_the_interval_of_paired_shares_covers_as_it_says() -> None:
     found = [paired.shares_apart(*table_of(*count)) for count in counts.tolist()]
     covered = np.mean([one.low <= true <= one.high for one in found])
     assert 0.93 < covered < 0.99
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (Interval(-0.0431, -0.0612, -0.0250, 9), "-0.043 [-0.061, -0.025]"),
+        (
+            Interval(0.48, 0.039, 0.920, 9),
+            "0.48 [0.04, 0.92]",
+        ),  # 0.5 [0.0, 0.9] would decide nothing
+        (Interval(0.0064, 0.0002, 0.0126, 9), "0.0064 [0.0002, 0.0126]"),
+        (Interval(0.5, 0.0, 1.0, 9), "0.5 [0.0, 1.0]"),  # an end at 0 is no other
+        (Interval(0.5, -1e-9, 1.0, 9), "0.5 [-0.0, 1.0]"),  # nor is one as near as rounding
+    ],
+)
+def test_an_interval_shows_on_which_side_of_zero_it_ends(found: Interval, shown: str) -> None:
+    assert show_interval(found) == shown
+    assert size(found) == shown.partition(" ")[0].lstrip("-")

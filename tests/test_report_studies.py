@@ -268,15 +268,24 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     known = paired.interval(by_document)
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
     (said,) = contest.worth(m)
+    of_place, of_start = (
+        tables.show_interval(
+            paired.interval(np.subtract(losses[a], losses[b]).reshape(3, 12, 2).mean(2))
+        )
+        for a, b in (("identity", "llama_pro"), ("lesa", "identity"))
+    )
     assert said == (
-        "**LESA up to 245,760 tokens (study `budget`, 3 seeds):** It was above `llama_pro` and "
-        "`identity` at 4 of 4 points and below at none."
+        "**LESA up to 245,760 tokens (study `budget`, 3 seeds):** After the start it is above "
+        "`llama_pro` and `identity` at 4 of 4 points and below at none. Of its distance to LLaMA "
+        f"Pro {of_place} nats are the place of its layers (`identity`, copies there, minus LLaMA "
+        f"Pro) and {of_start} their start (LESA minus `identity`)."
     )
     (line,) = contest.outcome(m)
-    assert "above LLaMA Pro's after 81,920 and 245,760 tokens" in line
+    assert "above LLaMA Pro's by 0.05 and 0.249 nats after 81,920 and 245,760 tokens" in line
     assert contest.advice(m) == (
         "**Which to take:** After 245,760 tokens (study `budget`, 3 seeds) `base` has the lowest "
-        "loss; of deepened models `llama_pro`; it is not seen below the base trained whole."
+        "loss. Of deepened models it is `llama_pro`, which is not seen below the base trained "
+        "whole."
     )
     rows = {row["model"]: row for row in contest.table(m).rows}
     assert list(rows) == ["base", "llama_pro", "identity", "lesa"]  # from the lowest end up
@@ -299,7 +308,9 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
         name: run for name, run in m.budget.items() if run["method"] != "base" or not run["seed"]
     }
     one = contest.notes(of_one := replace(m, budget=fewer), contest.table(of_one))
-    assert one.endswith(" With 1 seed at 245,760 tokens: `base`.")
+    assert one.endswith(
+        " With 1 seed at 245,760 tokens, so with intervals over documents alone: `base`."
+    )
     # The comparison of all methods stays that of its own schedule.
     assert not any("120" in runs.name for runs in budget.main_runs(m))
     by_run = {row["run"]: row for row in budget.table(m).rows}
@@ -308,19 +319,19 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     gap = by_run["lesa_120"]["minus the trained base's"]
     assert isinstance(gap, Interval)
     assert gap.estimate == pytest.approx(np.subtract(losses["lesa"], losses["base"]).mean())
-    assert training_runs.machines(m, "budget", m.budget) == (
-        "Runs of 40 steps were measured on a CPU, those of 120 steps on NVIDIA H100 "
+    assert training_runs.machines(m, "budget") == (
+        "Measured on a CPU the runs of 40 steps; on NVIDIA H100 the runs of 120 steps "
         "(metrics/provenance/*.json)."
     )
 
 
 def test_one_machine_is_not_mentioned(made: tuple[Path, Metrics], tmp_path: Path) -> None:
     """Nor one that is not known; the CPU is what the rest of the report ran on."""
-    assert training_runs.machines(made[1], "budget", made[1].budget) == ""
+    assert training_runs.machines(made[1], "budget") == ""
     metrics = write(tmp_path)
     machine(metrics, "budget-lesa-0", "cpu")
     m = measured.load(metrics, params())
-    assert training_runs.machines(m, "budget", m.budget) == ""
+    assert training_runs.machines(m, "budget") == ""
 
 
 def test_what_is_forgotten_is_told_by_the_base_of_the_same_schedule(tmp_path: Path) -> None:
@@ -396,10 +407,10 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
     said, advice = contest.worth(m)[1], contest.advice(m)
     where = "10,485,760 tokens of Python source (study `scale`, 2 seeds)"
-    assert said.startswith(f"**LESA up to {where}:** It was ")
+    assert said.startswith(f"**LESA up to {where}:** After the start it is ")
     assert "above `identity` at 0 of 20 points and below at 20, first after 524,288 tokens" in said
     assert (
-        "`base` has the lowest loss; of deepened models `llama_pro`; it is below LoRA without a new"
+        "`base` has the lowest loss. Of deepened models it is `llama_pro`, which is below L"
         in advice
     )
     forgotten = re.search(r"On Wikipedia, .* above the untouched base \((\S+) \[", said)
@@ -410,9 +421,12 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
         for seed in (0, 1)
     ]
     assert float(forgotten[1]) == pytest.approx(np.mean(by_hand), abs=5e-4)
-    assert conclusions.overtaking(m.scale)[1].startswith("LESA is below `identity` first after")
-    assert training_runs.machines(m, "scale", m.scale) == (
-        "Runs of 1,280 steps were measured on NVIDIA H100 (metrics/provenance/*.json)."
+    assert conclusions.overtaking(m.scale)[1] == (
+        "Over 1,280 steps LESA is below `identity` at 20 of 20 points after the start, first after "
+        "524,288 tokens, above it at 0."
+    )
+    assert training_runs.machines(m, "scale") == (
+        "Measured on NVIDIA H100 the runs of 1,280 steps (metrics/provenance/*.json)."
     )
 
 
@@ -499,8 +513,8 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
             save(metrics, f"budget/{name}_120-{seed}", run | {"run": f"{name}_120-{seed}"})
     m = measured.load(metrics, params())
     assert contest.worth(m)[0].endswith(
-        "[What stands in](#table-controls) for its predictions (LESA's rate) ends below it: "
-        "`average`; ends above it: `noise`; is not told apart from it: `lesa_shuffled`."
+        "Of [what stands in](#table-controls) for its predictions (LESA's rate) `average` ends "
+        "below it; `noise` ends above it; `lesa_shuffled` is not told apart from it."
     )
     rows = {row["model"]: row for row in controls.table(m).rows}
     assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
@@ -513,7 +527,7 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
     before = rows["average"]["before training"]
     assert isinstance(before, Interval)
     assert before.estimate == pytest.approx(np.mean(added) + 0.1)
-    assert [controls.series(list(names)) for names in ("a", "ab", "abc")] == [
+    assert [tables.series(list(names)) for names in ("a", "ab", "abc")] == [
         "a",
         "a and b",
         "a, b and c",
@@ -537,7 +551,7 @@ def test_a_control_of_one_seed_is_compared_with_lesa_on_its_machine(tmp_path: Pa
         assert isinstance(end, Interval)
         assert end.estimate == pytest.approx(known)
     assert (
-        "for its predictions (one seed and LESA's rate) ends above it: `noise`"
+        "for its predictions (one seed and LESA's rate) `noise` ends above it"
         in (contest.worth(m)[0])
     )
 

@@ -72,8 +72,11 @@ class Claim:
     section: str
     paper: str
     rule: str
-    verdict: str
     findings: list[Finding]
+
+    @property
+    def verdict(self) -> str:
+        return in_short(self.findings)
 
 
 def cannot(subject: str, why: str, command: str, beside: bool = False) -> Finding:
@@ -126,27 +129,13 @@ def by_case(findings: list[Finding]) -> set[Verdict]:
     return {every(verdicts) for verdicts in cases.values()}
 
 
-def overall(findings: list[Finding]) -> str:
-    """The verdict that all cases share, else what differs."""
-    if len(found := by_case(findings)) == 1:
-        return str(*found)
-    judged = [finding for finding in findings if not finding.beside]
-    subjects = {
-        verdict: [f.subject for f in judged if f.verdict == verdict]
-        for verdict in Verdict
-        if any(f.verdict == verdict for f in judged)
-    }
-    listed = ", ".join(f"{verdict} for {'; '.join(of)}" for verdict, of in subjects.items())
-    return f"differs: {listed}"
-
-
 def judge_one(name: str, m: Metrics) -> Claim:
     """The claim of the module `name`, with its verdict on this run."""
     module = import_module(f"{__name__}.{name}")
     found = attempted(module.findings, m)
     id_ = f"C{int(name[1:3])}"
     said = (module.CLAIM, module.SHORT, module.SECTION, module.PAPER, module.RULE)
-    return Claim(id_, *said, overall(found), found)
+    return Claim(id_, *said, found)
 
 
 def judge(m: Metrics) -> list[Claim]:
@@ -197,7 +186,8 @@ def grouped(findings: list[Finding]) -> str:
 
 def deciding(findings: list[Finding]) -> list[Finding]:
     """Of several rivals the first finding against each, whatever it says; else the first of each
-    verdict that the claim comes to."""
+    verdict that the claim comes to. A claim's findings begin with those of most draws, or of the
+    longest training."""
     shown = in_short(findings).partition(",")[0]
     wanted = (Verdict.HOLDS, Verdict.FAILS) if shown == PARTLY else (shown,)
     found: dict[str, Finding] = {}
@@ -214,12 +204,12 @@ def in_brief(claims: list[Claim]) -> Table:
         shown = deciding(claim.findings)
         mixed = len({finding.verdict for finding in shown}) > 1
         said = [f"{f'{f.verdict}: ' * mixed}{f.brief}" for f in shown]
-        verdict = in_short(claim.findings)
-        found: Row = {"id": claim.id, "claim": claim.short, "verdict here": verdict}
+        found: Row = {"id": claim.id, "claim": claim.short, "verdict here": claim.verdict}
         rows.append(found | {"paper": claim.paper, "here": "; ".join(said)})
     return Table(
         "verdicts",
-        "The paper's claims, the verdict here and what decides it, of several numbers the first",
+        "The paper's claims, the verdict here and what decides it: of several numbers against one "
+        "rival that of most draws, or of the longest training",
         "reports/claims",
         rows,
     )
@@ -236,7 +226,7 @@ def table(claims: list[Claim]) -> Table:
                 "id": claim.id,
                 "claim": claim.claim,
                 "paper's number": claim.paper,
-                "verdict": in_short(claim.findings),
+                "verdict": claim.verdict,
                 "found here": grouped(claim.findings),
                 "shown in": f"[{claim.section}](#{slug(claim.section)})",
                 "metrics": ", ".join(

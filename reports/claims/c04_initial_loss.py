@@ -21,7 +21,7 @@ PAPER = "training-loss curves alone; no number stated"
 
 
 def findings(m: Metrics) -> list[Finding]:
-    return [*attempted(default_run, m), *draws(m), beats_others(m)]
+    return [*draws(m), *attempted(default_run, m), beats_others(m)]
 
 
 def default_run(m: Metrics) -> list[Finding]:

@@ -16,8 +16,8 @@ SECTION = "Perplexity before training"
 RULE = (
     "for each preset, the probability that a draw of predictor seed and signs is below SOLAR: "
     "above 1/2 by its Clopper-Pearson interval; draws that share a seed or signs count as "
-    "independent, as the F tests in the table of draws have it; the run's own difference stands "
-    "beside it"
+    "independent: how many of each seed's are below SOLAR stands with it, and the run's own "
+    "difference beside it"
 )
 PAPER = "below for six models of 1.5B to 70B; their perplexities are not stated"
 
@@ -59,9 +59,19 @@ def draws(m: Metrics) -> list[Finding]:
         said = (
             f"{round(share.estimate * share.n)} of {share.n} draws below SOLAR "
             f"({number(float(solar.perplexities[0]))}), {show_interval(share)}; median "
-            f"{number(float(np.median(lesa.perplexities)))}"
+            f"{number(float(np.median(lesa.perplexities)))}{by_seed(lesa, solar)}"
         )
         short = f"share of {share.n} draws below SOLAR {show_interval(share)}"
         verdict = above(share, 0.5)
         found.append(Finding(f"preset {lesa.preset}", said, verdict, start.SOURCES, number=short))
     return found
+
+
+def by_seed(lesa: start.Start, solar: start.Start) -> str:
+    """How many draws of each predictor seed are below SOLAR: a seed that made the start would have
+    all of its draws on one side."""
+    found: dict[int, list[bool]] = {}
+    for row, loss in zip(lesa.rows, lesa.losses, strict=True):
+        found.setdefault(int(row["seed"]), []).append(bool(loss < solar.losses[0]))
+    said = [f"{sum(below)} of {len(below)}" for _, below in sorted(found.items())]
+    return f"; by predictor seed {', '.join(said)}" if len(found) > 1 else ""

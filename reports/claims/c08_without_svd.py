@@ -9,22 +9,21 @@ from reports.claims import Finding, Verdict, above, below, cannot
 from reports.measured import Metrics, files
 from reports.paired import Interval
 from reports.tables import counted, show_interval
-from reports.training_runs import difference, of_steps, schedules
+from reports.training_runs import difference, of_steps, schedules, shared_seeds
 
-RAW = "without SVD"
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
 SHORT = "without SVD it is worse, but beats LLaMA Pro"
 SECTION = "Ablations"
-FEWEST = 3  # draws of seed and signs
+FEWEST = 3  # draws of seed and signs, or seeds
 RULE = (
     "loss minus LESA's above 0, and minus LLaMA Pro's below 0, each by its interval; not decided "
-    f"by fewer than {FEWEST} draws"
+    f"by fewer than {FEWEST} draws, or seeds of training"
 )
 PAPER = "not stated"
 
 
 def findings(m: Metrics) -> list[Finding]:
-    return [*at_end(m), *at_start(m)]
+    return [*at_start(m), *at_end(m)]
 
 
 def both(when: str, worse: Interval | None, better: Interval | None, study: str) -> list[Finding]:
@@ -45,13 +44,9 @@ def both(when: str, worse: Interval | None, better: Interval | None, study: str)
 
 def at_start(m: Metrics) -> list[Finding]:
     found = []
-    llama_pro, every = start.of_method(m, "llama_pro"), start.starts(m)
-    for raw in every:
-        if raw.method != "lesa" or (raw.settings, raw.options) != (RAW, ""):
-            continue
-        lesa = next(
-            (s for s in every if (s.method, s.preset) == ("lesa", raw.preset) and s.plain), None
-        )
+    llama_pro = start.of_method(m, "llama_pro")
+    for raw in (one for one in start.starts(m) if one.raw):
+        lesa = start.of_lesa(m, raw.preset)
         halves = both(
             f"at the start, preset {raw.preset}",
             start.difference(raw, lesa) if lesa else None,
@@ -59,23 +54,27 @@ def at_start(m: Metrics) -> list[Finding]:
             "start",
         )
         found += [
-            of_draws(half, len(start.matched(raw, other))) if other else half
+            of_several(half, len(start.matched(raw, other)), "draw") if other else half
             for half, other in zip(halves, (lesa, llama_pro), strict=True)
         ]
     return found or [cannot("the start", "not measured", "make study NAME=start")]
 
 
-def of_draws(finding: Finding, draws: int) -> Finding:
-    """An interval over documents says little of other draws of seed and signs."""
-    said = f"{finding.said}, {counted(draws, 'draw')}"
-    verdict = finding.verdict if draws >= FEWEST else Verdict.UNDECIDED
+def of_several(finding: Finding, count: int, noun: str) -> Finding:
+    """An interval over documents says little of other draws of seed and signs, or other seeds."""
+    said = f"{finding.said}, {counted(count, noun)}"
+    verdict = finding.verdict if count >= FEWEST else Verdict.UNDECIDED
     return replace(finding, said=said, verdict=verdict)
 
 
 def at_end(m: Metrics) -> list[Finding]:
     found = []
-    for raw in schedules(m.budget, "lesa_raw"):
-        others = (of_steps(m.budget, name, raw.max_steps) for name in ("lesa", "llama_pro"))
+    for raw in schedules(m.budget, "lesa_raw")[::-1]:
+        others = [of_steps(m.budget, name, raw.max_steps) for name in ("lesa", "llama_pro")]
         worse, better = (difference(raw, other) if other else None for other in others)
-        found += both(f"after {raw.max_steps} steps", worse, better, "budget")
+        halves = both(f"after {raw.max_steps} steps", worse, better, "budget")
+        found += [
+            of_several(half, len(shared_seeds(raw, other)), "seed") if other else half
+            for half, other in zip(halves, others, strict=True)
+        ]
     return found or [cannot("the end of training", "not measured", "make study NAME=budget")]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import signal, stats
 
-from reports import budget
+from reports import budget, rates
 from reports.claims import CannotTestError, Finding, above
 from reports.measured import Json, Metrics
-from reports.paired import Array, Interval
+from reports.paired import LEVEL, Array, Interval
 from reports.tables import counted, show_interval
 from reports.training_runs import Runs, alike, difference, schedules, shared_seeds
 
@@ -26,23 +26,24 @@ PAPER = "training-loss curves alone; no number stated"
 
 def findings(m: Metrics) -> list[Finding]:
     found = []
-    for name in ("lesa", "lesa_official"):
-        for frozen in schedules(m.budget, name):
+    for name in budget.LESA:
+        for frozen in schedules(m.budget, name)[::-1]:
             steps = frozen.max_steps
             for trains, words in OTHERS.items():
                 if (free := alike(m.budget, frozen, trains, steps)) is not None:
-                    found += compared(f"{name}, {words} trained, {steps} steps", free, frozen)
+                    found += compared(m, f"{name}, {words} trained, {steps} steps", free, frozen)
     if not found:
         raise CannotTestError("no run trains LESA's other layers", "make study NAME=budget")
     return found
 
 
-def compared(subject: str, free: Runs, frozen: Runs) -> list[Finding]:
+def compared(m: Metrics, subject: str, free: Runs, frozen: Runs) -> list[Finding]:
     if (gap := difference(free, frozen)) is None:
         return []
     ratio, of = fluctuation(free, frozen), counted(len(shared_seeds(free, frozen)), "seed")
     if (rate := free.first["learning_rate"]) != (own := frozen.first["learning_rate"]):
         of += f", rate {rate:g} against {own:g}"
+        of += "" if rate_sought(m, free) else ", not sought for it"
     slower = f"final loss minus that of new layers alone {show_interval(gap)} nats, {of}"
     rougher = f"standard deviation of the training loss around its line, {show_interval(ratio)} "
     rougher += f"times, {of}"
@@ -50,6 +51,11 @@ def compared(subject: str, free: Runs, frozen: Runs) -> list[Finding]:
         Finding(f"slower: {subject}", slower, above(gap), budget.SOURCES),
         Finding(f"fluctuates: {subject}", rougher, above(ratio, 1), budget.SOURCES),
     ]
+
+
+def rate_sought(m: Metrics, runs: Runs) -> bool:
+    """Whether the study `rates` sought the rate of the runs for their model and schedule."""
+    return f"budget-{runs.name}" in rates.sought(m)
 
 
 def residuals(run: Json) -> Array:
@@ -70,7 +76,7 @@ def fluctuation(free: Runs, frozen: Runs) -> Interval:
         np.concatenate([residuals(runs.by_seed[seed]) for seed in seeds]) for runs in (free, frozen)
     )
     ratio, r = float(a.var() / b.var()), float(np.corrcoef(a, b)[0, 1])
-    t = float(stats.t.ppf(0.975, len(a) - 2))
+    t = float(stats.t.ppf((1 + LEVEL) / 2, len(a) - 2))
     k = 1 + 2 * (1 - r**2) * t**2 / (len(a) - 2)
     low, high = (np.sqrt(ratio * (k + side * np.sqrt(k**2 - 1))) for side in (-1, 1))
     return Interval(ratio**0.5, float(low), float(high), len(a))

@@ -23,7 +23,8 @@ PAPER = "not stated"
 
 
 def findings(m: Metrics) -> list[Finding]:
-    found = [*of_fits(m), *of_starts(m)]
+    fits = of_fits(m)
+    found = [*fits, *of_starts(m, {finding.subject for finding in fits})]
     if not found:
         raise CannotTestError(
             "no two fits differ in λ = 0 and λ > 0 alone", "make study NAME=start"
@@ -71,8 +72,9 @@ def of_fits(m: Metrics) -> list[Finding]:
     return found
 
 
-def of_starts(m: Metrics) -> list[Finding]:
-    """Draws of the study: the ratios again, and what a model of such predictions loses."""
+def of_starts(m: Metrics, fitted: set[str]) -> list[Finding]:
+    """Draws of the study: the ratios of those that are no fit of this run, whose subjects are
+    `fitted`, and what a model of such predictions loses."""
     lesa = [s for s in start.starts(m) if s.method == "lesa" and not s.options]
     found = []
     for without in (s for s in lesa if s.settings == WITHOUT):
@@ -82,7 +84,10 @@ def of_starts(m: Metrics) -> list[Finding]:
             subject = f"worse as a model: preset {with_term.preset}"
             found.append(Finding(subject, said, above(gap), start.SOURCES, beside=True))
             for rows in start.pairs(without, with_term):
+                draw = f"preset {with_term.preset}, seed {rows[1]['seed']}"
+                if rows[1]["signs"] == "largest" and draw in fitted:
+                    continue
                 zero, some = (np.array(list(row["norm_ratio"].values())) for row in rows)
-                subject = f"preset {with_term.preset}, study start, seed {rows[1]['seed']}"
+                subject = f"{draw}, signs {rows[1]['signs']}, study start"
                 found.append(compared(subject, zero, some, start.SOURCES))
     return found

@@ -14,8 +14,8 @@ CLAIM = "After SFT, and in the code domain, LESA stays ahead"
 SHORT = "LESA stays ahead after SFT and on code"
 SECTION = "After SFT and on code"
 RULE = (
-    "held-out loss minus each baseline's below 0 by its interval, paired and resampled by package "
-    f"or module, or by file or example where there are fewer than {GROUPS}; HumanEval's share "
+    "held-out loss minus each baseline's below 0 by its interval, a package or module being one "
+    f"observation, or a file or example where there are fewer than {GROUPS}; HumanEval's share "
     "solved above theirs by Newcombe's interval of paired shares"
 )
 PAPER = (
@@ -26,7 +26,7 @@ PAPER = (
 
 def findings(m: Metrics) -> list[Finding]:
     on_text = [finding for study in DOMAINS for finding in compared(m, study)]
-    return [*on_text, *longer(m), *written(m)]
+    return [*longer(m), *on_text, *written(m)]
 
 
 def written(m: Metrics) -> list[Finding]:
@@ -37,7 +37,7 @@ def written(m: Metrics) -> list[Finding]:
         if (gap := solved_minus(m, "lesa", other)) is None:
             found.append(cannot(of, "no generated code was run", "make study NAME=humaneval"))
             continue
-        said = f"lesa minus {other} {show_interval(gap.scaled(100))} points of {gap.n} problems"
+        said = f"lesa minus {other} {show_interval(gap)} points of {gap.n} problems"
         said += f", of which lesa solves {sum(m.humaneval['lesa']['passed']) / gap.n:.1%}"
         sources = files("humaneval", ["lesa", other])
         found.append(Finding(of, said, above(gap), sources, case="HumanEval", rival=rival))
@@ -70,6 +70,6 @@ def compared(m: Metrics, study: str) -> list[Finding]:
         gap, by = difference(content["lesa"], content[other], domain)
         said = f"lesa minus {other} {show_interval(gap)} {domain.unit} of {domain.text}"
         sources = files(study, ["lesa", other])
-        said += f", by {gap.n} {by}"
+        said += f", over {gap.n} {by}"
         found.append(Finding(of, said, below(gap), sources, case=domain.name, rival=rival))
     return found
