@@ -47,7 +47,8 @@ def entry(name: str, part: str, form: Any, chosen: str) -> Any:
 
     Raises UserError as `study_params`, and where there is none of that name.
     """
-    return listed(study_params(name, part, dict[Name, form]), chosen, f"{params_file(name)}: {part}")
+    entries = study_params(name, part, dict[Name, form])
+    return listed(entries, chosen, f"{params_file(name)}: {part}")
 
 
 def listed(entries: Mapping[str, Any], chosen: str, where: str) -> Any:

@@ -242,7 +242,7 @@ def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
 
 
 def ahead(contest: Contest) -> list[str]:
-    """At how many points after the start LESA was below an identity start, alike ones together."""
+    """At how many points after the start LESA is above or below each identity start."""
     found: dict[str, list[str]] = {}
     for name in IDENTITY_STARTS:
         if (other := contest.runs.get(name)) is None:

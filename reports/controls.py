@@ -91,6 +91,9 @@ def table(m: Metrics) -> Table:
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
             "before training": difference(runs[name], lesa, 0, 0),
             f"after {runs['lesa'].tokens:,} tokens": difference(runs[name], lesa),
+            "after them, minus `identity`": ""
+            if name == "identity" or "identity" not in runs
+            else difference(runs[name], runs["identity"]),
         }
         for name in REPLACED
         if name in runs

@@ -282,7 +282,7 @@ def styled() -> Iterator[None]:
         yield
 
 
-def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
+def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
     """Write every figure into `folder`; the result is keyed by figure name."""
     pretrain, svd = files("pretrain", m.models), "metrics/svd.json"
     first = "; of a mixture's experts the first" if len(shown(m)) < len(m.svd) else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from reports import domains, official, rates, rerun, start
+from reports import domains, official, opt_deus, rates, start
 from reports.claims import RIVALS
 from reports.contest import Contest, longest
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
@@ -24,10 +24,11 @@ ACCURACY, TIME = "mean accuracy, %", "training time, % of LESA's"
 CODE = "HumanEval pass@1, trained on code, %"
 NOTE = (
     "± is one standard error, [low, high] a 95% interval. Of several draws or seeds a "
-    "perplexity is that of their mean loss; a difference of perplexities is that of the "
-    "losses, in nats. The base is the untouched one before training, after it one trained "
-    "alike. The paper's numbers, from public notes of it, are of another model and text, the "
-    "re-run's (result files of OpT-DeUS, a rival) of other tasks: compare signs."
+    "perplexity is that of their mean loss, which a few bad draws can carry above SOLAR's while "
+    "most are below; a difference of perplexities is that of the losses, in nats. The base is the "
+    "untouched one before training, after it one trained alike. The paper's numbers, from public "
+    "notes of it, are of another model and text, the re-run's (result files of OpT-DeUS, a rival) "
+    "of other tasks: compare signs."
 )
 NO_GAPS = tuple("" for _ in RIVALS)
 
@@ -82,11 +83,11 @@ def after(m: Metrics, contest: Contest) -> list[Line]:
 
 def again(size: str) -> Line:
     """Benchmarks of the independent re-run of the paper, at one of its sizes."""
-    methods = (rerun.LESA, *RIVALS, "base_all_layers_trained")
-    values = [rerun.accuracy(size, of, rerun.LAST) for of in methods]
-    minus = [rerun.minus_lesa(size, rival, rerun.LAST) for rival in RIVALS]
+    methods = (opt_deus.LESA, *RIVALS, "base_all_layers_trained")
+    values = [opt_deus.accuracy(size, of, opt_deus.LAST) for of in methods]
+    minus = [opt_deus.minus_lesa(size, rival, opt_deus.LAST) for rival in RIVALS]
     gaps = [Measured(-gap.value, gap.stderr) if gap else None for gap in minus]
-    return line(ACCURACY, f"others' re-run at {size}", values, gaps, rerun.SOURCES)
+    return line(ACCURACY, f"others' re-run at {size}", values, gaps, opt_deus.SOURCES)
 
 
 def benchmarks(m: Metrics) -> list[Line]:
@@ -169,7 +170,7 @@ def table(m: Metrics, published: Json) -> Table:
         paper[AFTER],
         *(found for contest in longest(m) for found in after(m, contest)),
         paper[ACCURACY],
-        *map(again, rerun.models()[::-1]),
+        *map(again, opt_deus.models()[::-1]),
         *benchmarks(m),
         paper[TIME],
         *times(m),

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports import budget, rerun
+from reports import budget, opt_deus
 from reports.figures import (
     WIDTH,
     Drawn,
@@ -143,24 +143,24 @@ def _over_zero(curve: list[Mapping[str, float]], key: str) -> list[float]:
 
 def independent() -> Figure:
     """The re-run's accuracy and perplexity by budget; SOLAR's first points are cut off."""
-    sizes = rerun.models()[::-1]
+    sizes = opt_deus.models()[::-1]
     figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
     grid = figure.subplots(2, len(sizes), sharex=True)
-    steps = rerun.budgets()
-    x = [rerun.percent(step) for step in steps]
-    styles = model_styles(rerun.NAMES)
+    steps = opt_deus.budgets()
+    x = [opt_deus.percent(step) for step in steps]
+    styles = model_styles(opt_deus.NAMES)
     for column, size in enumerate(sizes):
         above, below = grid[0][column], grid[1][column]
         accurate: list[float] = []
         perplexed: list[float] = []
-        for method in rerun.methods(size):
-            found = [rerun.accuracy(size, method, step) for step in steps]
+        for method in opt_deus.methods(size):
+            found = [opt_deus.accuracy(size, method, step) for step in steps]
             accuracies = np.array([one.value for one in found if one])
-            words = np.array([rerun.perplexity(size, method, step) for step in steps])
+            words = np.array([opt_deus.perplexity(size, method, step) for step in steps])
             style = styles[method]
-            above.plot(x, accuracies, label=rerun.NAMES[method], **style)
+            above.plot(x, accuracies, label=opt_deus.NAMES[method], **style)
             below.plot(x, words, **style)
-            if method == rerun.LESA:
+            if method == opt_deus.LESA:
                 errors = np.array([one.stderr or 0.0 for one in found if one])
                 band: Any = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
                 above.fill_between(x, accuracies - errors, accuracies + errors, **band)
@@ -176,7 +176,7 @@ def independent() -> Figure:
     return figure
 
 
-def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
+def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
     """Write what was measured into `folder`; the result is keyed by figure name."""
     fits, trained = files("fit", list(m.first_runs.values())), files("pretrain", m.models)
     with styled():
@@ -207,7 +207,7 @@ def draw(m: Metrics, folder: Path) -> dict[str, Drawn]:
                 independent(),
                 "The independent re-run: mean accuracy of seven tasks (band: one standard error of "
                 "LESA's) and WikiText's perplexity; SOLAR's first points are off the scale",
-                rerun.SOURCES,
+                opt_deus.SOURCES,
             ),
         ]
         drawn = [

@@ -18,13 +18,13 @@ from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted
 from reports.training_runs import (
     Runs,
-    alike,
     called,
     difference,
     file_of,
     median_seconds,
     schedules,
     shared_seeds,
+    trained_otherwise,
 )
 
 NAMES = {"lesa": "LESA", **RIVALS, "base": "untouched base"}
@@ -295,7 +295,7 @@ def freezing(m: Metrics, published: Json) -> Table:
         for trains, words in {"new": "new layers alone", **c09_without_freezing.OTHERS}.items():
             runs = frozen
             if frozen and trains != "new":
-                runs = alike(m.budget, frozen, trains, frozen.max_steps)
+                runs = trained_otherwise(m.budget, frozen, trains, frozen.max_steps)
             if runs is None and frozen in budgets[1:]:
                 continue
             steps = frozen.max_steps if frozen else None

@@ -174,7 +174,7 @@ def rank_correlation(m: Metrics, start: Start) -> tuple[float, float, int] | Non
     return float(test.statistic), float(test.pvalue), len(found)
 
 
-def alike(start: Start, key: str) -> float | None:
+def f_test_p(start: Start, key: str) -> float | None:
     """p of a one-way F test: are draws of one `key`, seed or signs, nearer in loss than others?
 
     None where no two draws share one, or all do. Shares of draws below a value are counted as if
@@ -209,8 +209,8 @@ def distributions(m: Metrics) -> Table:
                 "share below SOLAR": below_share(start, solar) if solar else None,
                 "rank correlation with the constant row": correlation[0] if correlation else None,
                 "p": correlation[1] if correlation else None,
-                "F test over seeds, p": alike(start, "seed"),
-                "F test over signs, p": alike(start, "signs"),
+                "F test over seeds, p": f_test_p(start, "seed"),
+                "F test over signs, p": f_test_p(start, "signs"),
             }
         )
     return Table(

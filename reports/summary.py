@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from reports import official, own_start, rerun, start
+from reports import official, opt_deus, own_start, start
 from reports.claims import (
     PARTLY,
     RIVALS,
@@ -407,8 +407,8 @@ def agreement(m: Metrics, published: list[Json]) -> str:
         paper = averages["lesa"] - averages[method]
         leads = [
             f"{lead(size, method, paper)} at {size}"
-            for size in rerun.models()[::-1]
-            if rerun.minus_lesa(size, method, rerun.LAST)
+            for size in opt_deus.models()[::-1]
+            if opt_deus.minus_lesa(size, method, opt_deus.LAST)
         ]
         said.append(f"above {name} by {', '.join(leads)}, where the paper has {paper:.2f}")
     return f"In mean accuracy LESA ends {'; '.join(said)}, in points. {here_too(m)}"
@@ -416,7 +416,7 @@ def agreement(m: Metrics, published: list[Json]) -> str:
 
 def lead(size: str, method: str, paper: float) -> str:
     """LESA's lead in points with its error, and whether it has the sign of the paper's."""
-    gap = rerun.minus_lesa(size, method, rerun.LAST)
+    gap = opt_deus.minus_lesa(size, method, opt_deus.LAST)
     if gap is None or gap.stderr is None:
         return "not measured"
     told = abs(gap.value) > 1.96 * gap.stderr

@@ -143,7 +143,9 @@ def beside(m: Metrics, study: list[Runs], runs: Runs, method: str, trains: str) 
     )
 
 
-def alike(found: Mapping[str, Json], lesa: Runs, trains: str, max_steps: int) -> Runs | None:
+def trained_otherwise(
+    found: Mapping[str, Json], lesa: Runs, trains: str, max_steps: int
+) -> Runs | None:
     """Runs of LESA's method and preset that train other layers, or for other steps."""
     key = (lesa.first["method"], lesa.first["preset"], trains, max_steps)
     for runs in groups(found):

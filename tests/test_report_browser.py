@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from reports import rerun, tries
+from reports import opt_deus, tries
 from reports.render import render
 from tests.test_report_synthetic import MODELS, change, params, write
 
@@ -167,7 +167,7 @@ def test_every_number_of_a_table_leads_to_a_file(browser: Browser, folder: Path)
         e => e.innerText != "not measured").map(e => [e.closest("figure").id,
             e.innerText, e.querySelector("a")?.getAttribute("href")])""")
     assert len(found) > 500
-    shipped = {Path(source).name: Path(source) for source in (rerun.SOURCES, tries.SOURCES)}
+    shipped = {Path(source).name: Path(source) for source in (opt_deus.SOURCES, tries.SOURCES)}
     shipped["../params.yaml"] = Path("params.yaml")
     for table, text, href in found:
         assert href, (table, text)

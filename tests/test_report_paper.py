@@ -23,9 +23,9 @@ from reports import (
     contest,
     headline,
     measured,
+    opt_deus,
     paper_figures,
     paper_tables,
-    rerun,
     summary,
     training_runs,
 )
@@ -82,9 +82,9 @@ def by_hand() -> dict[tuple[str, ...], tuple[float, float, float]]:
 
 def test_every_result_of_the_re_run_is_there() -> None:
     expected = by_hand()
-    rows = rerun.every().rows
+    rows = opt_deus.every().rows
     assert len(rows) == len(expected) == 87
-    names = {shown: method for method, shown in rerun.NAMES.items()}
+    names = {shown: method for method, shown in opt_deus.NAMES.items()}
     for row in rows:
         key = (row["model"], row["phase"], names[str(row["method"])], str(row["step"]))
         accuracy, error, words = expected[key]  # type: ignore[index]
@@ -98,7 +98,7 @@ def test_differences_to_lesa_have_the_error_of_two_independent_means() -> None:
     expected = by_hand()
     ours = expected["11.5B", "pretrain", "llama_pro", "12100"]
     lesa = expected["11.5B", "pretrain", "lesa_official", "12100"]
-    row = next(row for row in rerun.table("11.5B").rows if row["method"] == "LLaMA Pro")
+    row = next(row for row in opt_deus.table("11.5B").rows if row["method"] == "LLaMA Pro")
     gap = row["minus LESA's at 100%"]
     assert isinstance(gap, Measured)
     assert gap.value == pytest.approx(ours[0] - lesa[0])
@@ -135,7 +135,7 @@ def test_main_numbers_of_the_paper_with_what_follows_from_them(
     assert rows[headline.ACCURACY, headline.PAPER]["LESA minus SOLAR"] == "16.44"
     assert rows[headline.TIME, headline.PAPER]["SOLAR"] == "166"
     assert rows[headline.CODE, headline.PAPER]["LLaMA Pro"] == "10.98"
-    size = rerun.models()[-1]
+    size = opt_deus.models()[-1]
     again = rows[headline.ACCURACY, f"others' re-run at {size}"]["LESA minus SOLAR"]
     assert isinstance(again, Measured)
     assert again.value == pytest.approx(4.57, abs=5e-3)
@@ -195,7 +195,7 @@ def test_main_numbers_without_a_study(tmp_path: Path) -> None:
     alone = measured.load(folder, params(methods={"base": {"method": "base"}}))
     assert {of for _, of in headline_rows(alone)} == {
         headline.PAPER, "paper, six models of 1.5B to 70B", "here",
-        *(f"others' re-run at {size}" for size in rerun.models()),
+        *(f"others' re-run at {size}" for size in opt_deus.models()),
     }  # fmt: skip
 
 

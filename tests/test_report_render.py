@@ -47,8 +47,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
             (folder / f"{name}.svg").write_text(empty)
         return {name: figures.Drawn(name, name, name, empty) for name in names}
 
-    monkeypatch.setattr(figures, "draw", draw)
-    monkeypatch.setattr(paper_figures, "draw", lambda m, folder: {})
+    monkeypatch.setattr(figures, "write_all", draw)
+    monkeypatch.setattr(paper_figures, "write_all", lambda m, folder: {})
 
 
 def contents(folder: Path) -> dict[str, bytes]:

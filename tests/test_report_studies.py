@@ -89,11 +89,11 @@ def test_draws_that_share_a_seed_are_found_alike() -> None:
     between = 4 * ((losses.mean(axis=1) - losses.mean()) ** 2).sum() / 4
     within = ((losses - losses.mean(axis=1, keepdims=True)) ** 2).sum() / 15
     expected = stats.f.sf(between / within, 4, 15)
-    assert start.alike(far, "seed") == pytest.approx(expected)
-    assert expected < 1e-6 < 0.05 < (start.alike(near, "seed") or 0.0)
-    assert (start.alike(far, "signs") or 0.0) > 0.5
+    assert start.f_test_p(far, "seed") == pytest.approx(expected)
+    assert expected < 1e-6 < 0.05 < (start.f_test_p(near, "seed") or 0.0)
+    assert (start.f_test_p(far, "signs") or 0.0) > 0.5
     alone = start.Start("lesa", "paper", "", "", near.rows[:1])
-    assert start.alike(alone, "seed") is None
+    assert start.f_test_p(alone, "seed") is None
 
 
 def test_starts_are_told_apart_by_what_made_them(made: tuple[Path, Metrics]) -> None:

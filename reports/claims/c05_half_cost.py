@@ -20,7 +20,14 @@ from reports.measured import Json, Metrics, files, fit_seconds, losses_at, whole
 from reports.paired import Interval, paired
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import number, show_interval
-from reports.training_runs import Runs, alike, difference, median_seconds, of_steps, schedules
+from reports.training_runs import (
+    Runs,
+    difference,
+    median_seconds,
+    of_steps,
+    schedules,
+    trained_otherwise,
+)
 
 CLAIM = "LESA at half the steps beats both baselines at full steps: under half the cost"
 SHORT = "half of LESA's steps beat both baselines at half the cost"
@@ -84,7 +91,7 @@ def studied(m: Metrics) -> list[Finding]:
 def of_schedule(m: Metrics, study: str, text: str, lesa: Runs) -> list[Finding]:
     """text: what the study's own text is called, where it is not this run's."""
     found, runs = [], getattr(m, study)
-    short = alike(runs, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
+    short = trained_otherwise(runs, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
     for other in RIVALS:
         theirs = of_steps(runs, other, lesa.max_steps)
         if theirs is None or theirs.tokens != lesa.tokens:

@@ -10,7 +10,7 @@ from reports.claims import CannotTestError, Finding, above
 from reports.measured import Json, Metrics
 from reports.paired import LEVEL, Array, Interval
 from reports.tables import counted, show_interval
-from reports.training_runs import Runs, alike, difference, schedules, shared_seeds
+from reports.training_runs import Runs, difference, schedules, shared_seeds, trained_otherwise
 
 OTHERS = {"all": "every layer", "new_then_all": "new layers first, then every layer"}
 CLAIM = "Without freezing the original layers the loss falls more slowly and fluctuates"
@@ -30,7 +30,7 @@ def findings(m: Metrics) -> list[Finding]:
         for frozen in schedules(m.budget, name)[::-1]:
             steps = frozen.max_steps
             for trains, words in OTHERS.items():
-                if (free := alike(m.budget, frozen, trains, steps)) is not None:
+                if (free := trained_otherwise(m.budget, frozen, trains, steps)) is not None:
                     found += compared(m, f"{name}, {words} trained, {steps} steps", free, frozen)
     if not found:
         raise CannotTestError("no run trains LESA's other layers", "make study NAME=budget")
