@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks import measure
 from benchmarks.shapes import DEFAULT, Shape, sizes
-from lesa.errors import UserError
+from lesa.errors import UserError, fail
 from lesa.files import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -27,8 +27,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.base import default_base, work_folder
+from benchmarks.base import default_base, run, work_folder
 from benchmarks.measure import compare, report, save, side
 from benchmarks.profiling import PRODUCTS, shares, spent
 from benchmarks.shapes import Shape
@@ -192,16 +192,16 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with work_folder() as folder:
 
-        def run(name: str) -> Any:
+        def part(name: str) -> Any:
             shutil.rmtree(folder / name, ignore_errors=True)
             tiny = ["--tiny"] if args.tiny else []
             return side(MODULE, "--side", name, "--folder", str(folder), *tiny)
 
-        inputs = run("prepare").result
-        sides = {name: lambda name=name: run(name) for name in ("project", "published")}
+        inputs = part("prepare").result
+        sides = {name: lambda name=name: part(name) for name in ("project", "published")}
         found = compare("fit", sides, args.repetitions)
-        weights = run("differences").result
-        bound = run("profile").result
+        weights = part("differences").result
+        bound = part("profile").result
     for kind, row in weights.items():
         print(f"{kind}: weights differ by {row['difference']:.2e}, largest {row['largest']:.2e}")
     # What is left of the published loop's time if everything but the products took none.
@@ -214,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

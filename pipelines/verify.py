@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lesa import params as parameters
-from lesa.errors import UserError
+from lesa.errors import UserError, fail
 from pipelines import locks, rerun
 from reports import consistency, rebuilt
 
@@ -59,8 +59,7 @@ def main() -> int:
         if args.stages:
             failed += rerun.rerun(ROOT, args.stages)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        fail(str(error))
     print(f"{failed} lines differ" if failed else "everything agrees")
     return 1 if failed else 0
 
