@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks import measure
 from benchmarks.shapes import DEFAULT, Shape, sizes
-from lesa.errors import UserError, fail
+from lesa.errors import UserError, one_line
 from lesa.files import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -24,10 +24,8 @@ PIPELINE_BASE = ROOT / "artifacts" / "base"
 
 def run(main: Callable[[], None]) -> None:
     """A benchmark as a command: exit status 2 and one line for bad input, as the stages do."""
-    try:
+    with one_line():
         main()
-    except UserError as error:
-        fail(str(error))
 
 
 @contextmanager
