@@ -25,7 +25,7 @@ class UserError(Exception):
 class CheckError(Exception):
     """A result that is no model: one line that names the checkpoint and says why.
 
-    The command `lesa` prints the line and exits with status 1.
+    Commands and stages print the line and exit with status 1, without a traceback.
     """
 
 
