@@ -14,10 +14,10 @@ from pathlib import Path
 import yaml
 
 import lesa
-from pipelines.closure import imported
+from pipelines.closure import PACKAGES, imported
 
 ROOT = Path(__file__).parents[1]
-OWN = {"lesa", "baselines", "eval", "pipelines", "reports", "benchmarks", "tests"}
+OWN = {*PACKAGES, "benchmarks", "tests"}
 ELSEWHERE = {"torch", "mergekit"}  # of Makefile, and of the benchmarks' own environment
 
 
