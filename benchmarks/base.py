@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import measure
-from benchmarks.shapes import DEFAULT, Shape, sizes
+from benchmarks.shapes import DEFAULT, Shape, sizes, upper_gaps
 from lesa.errors import UserError, one_line
 from lesa.files import read_json
 
@@ -73,3 +73,10 @@ def default_base(work: Path) -> tuple[Path, str]:
     if has_shape(PIPELINE_BASE, DEFAULT):
         return PIPELINE_BASE, str(PIPELINE_BASE.relative_to(ROOT))
     return random_checkpoint(DEFAULT, work / "base"), "random weights of the default model's shape"
+
+
+def deepened(base: Path, method: str, out: Path) -> Path:
+    """`out`, with the default's 15 new layers by a method that reads the base alone."""
+    gaps = upper_gaps(DEFAULT.layers).model_dump_json()
+    measure.side("benchmarks.sides.expansion", method, gaps, str(base), str(out))
+    return out
