@@ -67,7 +67,7 @@ def test_nothing_stays_mapped_or_open(copy: Path) -> None:
     assert not [path for path in opened if path.startswith(str(copy))]
 
 
-def test_split() -> None:
+def test_a_tensors_name_tells_its_layer_and_the_rest() -> None:
     llama, gpt2 = FAMILIES["llama"], FAMILIES["gpt2"]
     assert llama.split("model.layers.17.mlp.up_proj.weight") == (17, "mlp.up_proj.weight")
     assert llama.split("model.norm.weight") is None

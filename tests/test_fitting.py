@@ -235,7 +235,7 @@ def test_finished_work_starts_no_worker(
     )
 
 
-def test_splits() -> None:
+def test_every_nth_triple_is_held_out_where_there_are_so_many() -> None:
     found = fitting.splits(8, 3)
     assert found["train"].fitted == found["train"].scored == [1, 2, 3, 4, 5, 6]
     assert found["heldout"].fitted == [1, 2, 4, 5]

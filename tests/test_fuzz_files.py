@@ -87,7 +87,7 @@ CONFIG_KEYS = (
 
 @examples(150)
 @given(st.sampled_from(CONFIG_KEYS), VALUES)
-def test_configs(original: Path, key: str, value: Any) -> None:
+def test_a_config_of_any_values_is_read_or_refused(original: Path, key: str, value: Any) -> None:
     """What is accepted has numbers that a model can be made of, and can be written as JSON."""
     config = json.loads((original / "config.json").read_text()) | {key: value}
     found = answered(lambda: read_config(config, "config.json"))
@@ -119,7 +119,9 @@ def test_damaged_checkpoint_files(
 
 @examples(80)
 @given(st.data())
-def test_indexes(copy: Callable[[], Path], data: st.DataObject) -> None:
+def test_an_index_of_any_values_is_followed_or_refused(
+    copy: Callable[[], Path], data: st.DataObject
+) -> None:
     folder = copy()
     index = json.loads((folder / INDEX).read_text())
     where = index["weight_map"]
@@ -152,7 +154,9 @@ def with_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 @examples(80)
 @given(st.data())
-def test_headers(copy: Callable[[], Path], data: st.DataObject) -> None:
+def test_a_header_of_any_values_is_read_or_refused(
+    copy: Callable[[], Path], data: st.DataObject
+) -> None:
     """Other types, shapes, places and names in the header of a shard."""
     folder = copy()
     sizes = st.lists(st.sampled_from([0, 1, 32, 64, 2**31, 2**63, -1, 1.5]), max_size=4)
@@ -309,7 +313,7 @@ PIQA = {"goal": "g", "sol1": "a", "sol2": "b", "label": 0}
 
 @examples(60)
 @given(st.data())
-def test_mirrors(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_mirror_of_any_rows_is_counted_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     """Rows that lack a field or have a value of another kind."""
     folder = tmp_path / "data" / "baber/piqa"
     folder.mkdir(parents=True, exist_ok=True)

@@ -132,7 +132,9 @@ def test_llama_pro_trains_its_copies(tiny32: Path, tmp_path: Path) -> None:
     assert trainable == {name for name in tensors_of(folder) if name.startswith(new)}
 
 
-def test_curve(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
+def test_the_curve_has_every_step_and_every_evaluation(
+    averaged: Path, blocks: Dataset, tmp_path: Path
+) -> None:
     chosen = settings(max_steps=7, eval_every=3, gradient_accumulation_steps=2)
     logged: list[tuple[dict[str, float], int]] = []
     _, curve = train(
