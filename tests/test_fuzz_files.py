@@ -27,7 +27,8 @@ from lesa.files import whole_folder
 from lesa.params import PathBase
 from lesa.text.documents import file_documents, local_file
 from lesa.text.wikitext import articles
-from tests.families import load, save_family, stored
+from tests.conftest import tensors_of
+from tests.families import load, save_family
 from tests.fuzzing import LEAVES, ODD_NAMES, VALUES, answered, as_json, damaged, examples
 
 
@@ -69,9 +70,9 @@ def is_prepared_whole(folder: Path, out: Path) -> None:
         return True
 
     if answered(work):
-        found, wanted = dict(load(out).named_parameters()), stored(folder)
+        found, wanted = dict(load(out).named_parameters()), tensors_of(folder)
         assert all(bool(tensor.isfinite().all()) for tensor in found.values())
-        assert stored(out).keys() == wanted.keys()
+        assert tensors_of(out).keys() == wanted.keys()
     assert out.is_dir() or not out.exists()
     assert not list(out.parent.glob(".*.partial"))
 
@@ -138,7 +139,7 @@ def test_an_index_of_any_values_is_followed_or_refused(
     (folder / INDEX).write_text(as_json(index))
     found = answered(lambda: read_all(folder))
     if found is not None:
-        wanted = stored(folder)
+        wanted = tensors_of(folder)
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
 
 
@@ -189,7 +190,7 @@ def test_weights_that_are_no_numbers(
     copy: Callable[[], Path], tmp_path: Path, name: str, number: float
 ) -> None:
     folder = copy()
-    tensors = stored(folder)
+    tensors = tensors_of(folder)
     tensors[name].view(-1)[-1] = number
     rewritten(folder, tensors)
     with pytest.raises(UserError, match=rf"{name} holds numbers that are not finite"):
@@ -202,7 +203,7 @@ def test_weights_of_other_types(
     copy: Callable[[], Path], tmp_path: Path, name: str, dtype: torch.dtype
 ) -> None:
     folder = copy()
-    tensors = stored(folder)
+    tensors = tensors_of(folder)
     tensors[name] = tensors[name].to(dtype)
     rewritten(folder, tensors)
     with pytest.raises(UserError, match=rf"{name} is of {dtype}; expected floating point"):
