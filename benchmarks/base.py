@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks import measure
-from benchmarks.shapes import DEFAULT, Shape, sizes
-from lesa.errors import UserError
+from benchmarks.shapes import DEFAULT, Shape, sizes, upper_gaps
+from lesa.errors import UserError, one_line
 from lesa.files import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -24,11 +24,8 @@ PIPELINE_BASE = ROOT / "artifacts" / "base"
 
 def run(main: Callable[[], None]) -> None:
     """A benchmark as a command: exit status 2 and one line for bad input, as the stages do."""
-    try:
+    with one_line():
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 @contextmanager
@@ -76,3 +73,10 @@ def default_base(work: Path) -> tuple[Path, str]:
     if has_shape(PIPELINE_BASE, DEFAULT):
         return PIPELINE_BASE, str(PIPELINE_BASE.relative_to(ROOT))
     return random_checkpoint(DEFAULT, work / "base"), "random weights of the default model's shape"
+
+
+def deepened(base: Path, method: str, out: Path) -> Path:
+    """`out`, with the default's 15 new layers by a method that reads the base alone."""
+    gaps = upper_gaps(DEFAULT.layers).model_dump_json()
+    measure.side("benchmarks.sides.expansion", method, gaps, str(base), str(out))
+    return out

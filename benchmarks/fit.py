@@ -19,13 +19,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.base import default_base, work_folder
+from benchmarks.base import default_base, run, work_folder
 from benchmarks.measure import compare, report, save, side
 from benchmarks.profiling import PRODUCTS, shares, spent
 from benchmarks.shapes import Shape
 
 MODULE = "benchmarks.fit"
 SEED = 0
+PRODUCT_RUNS = 100  # of a step's matrix products, for the median of their time
 OPERATIONS = {
     "aten::mm": PRODUCTS,
     "aten::addmm": PRODUCTS,
@@ -40,6 +41,7 @@ def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
     """Make `folder`/base and `folder`/svd; the result says of what."""
     from benchmarks.sides import checkpoint
     from lesa.checkpoints.reader import Checkpoint
+    from lesa.commands.presets import RANK_TOLERANCE
     from lesa.method.basis import from_gram, gram, save_basis
 
     link, origin = folder / "base", "random"
@@ -53,7 +55,7 @@ def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
     (folder / "svd").mkdir()
     for kind in base.kinds:
         total = gram(base.matrix(kind, i) for i in range(base.num_layers))
-        save_basis(from_gram(total, 1e-6), folder / "svd" / f"{kind}.safetensors")
+        save_basis(from_gram(total, RANK_TOLERANCE), folder / "svd" / f"{kind}.safetensors")
     return {
         "weights": origin,
         "layers": base.num_layers,
@@ -70,12 +72,12 @@ def preset(tiny: bool) -> Any:
 
 def project(folder: Path, tiny: bool) -> dict[str, Any]:
     from lesa.machine import set_threads
-    from lesa.method.fitting import Job, fit_kinds
+    from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds
 
     set_threads()  # as a stage does
-    settings, none = preset(tiny), 10**6  # no triple has that number: none is held out
-    (folder / "project").mkdir()
-    job = Job(folder / "base", folder / "svd", folder / "project", settings, SEED, none)
+    out = folder / "project"
+    out.mkdir()
+    job = Job(folder / "base", folder / "svd", out, preset(tiny), SEED, ALL_TRIPLES)
     kinds = fit_kinds(job, "fit")
     return {"losses": {kind: found["train"]["loss"] for kind, found in kinds.items()}}
 
@@ -153,7 +155,7 @@ def profile(folder: Path, tiny: bool) -> dict[str, Any]:
     return {"shares": shares(taken), "products_seconds": seconds / threads}
 
 
-def products_seconds(d2: int, hidden_size: int, batch_size: int, runs: int = 100) -> float:
+def products_seconds(d2: int, hidden_size: int, batch_size: int) -> float:
     """Median seconds of one step's eight matrix products, forward and backward."""
     import torch
 
@@ -164,7 +166,7 @@ def products_seconds(d2: int, hidden_size: int, batch_size: int, runs: int = 100
     sizes += [(n, d2, h), (n, h, h)]
     pairs = [(torch.randn(m, k), torch.randn(k, c)) for m, k, c in sizes]
     taken = []
-    for _ in range(runs):
+    for _ in range(PRODUCT_RUNS):
         start = time.perf_counter()
         for one, other in pairs:
             one @ other
@@ -192,16 +194,16 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with work_folder() as folder:
 
-        def run(name: str) -> Any:
+        def part(name: str) -> Any:
             shutil.rmtree(folder / name, ignore_errors=True)
             tiny = ["--tiny"] if args.tiny else []
             return side(MODULE, "--side", name, "--folder", str(folder), *tiny)
 
-        inputs = run("prepare").result
-        sides = {name: lambda name=name: run(name) for name in ("project", "published")}
+        inputs = part("prepare").result
+        sides = {name: lambda name=name: part(name) for name in ("project", "published")}
         found = compare("fit", sides, args.repetitions)
-        weights = run("differences").result
-        bound = run("profile").result
+        weights = part("differences").result
+        bound = part("profile").result
     for kind, row in weights.items():
         print(f"{kind}: weights differ by {row['difference']:.2e}, largest {row['largest']:.2e}")
     # What is left of the published loop's time if everything but the products took none.
@@ -214,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

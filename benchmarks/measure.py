@@ -24,7 +24,8 @@ from typing import Any
 import psutil
 
 from benchmarks.summary import compared
-from lesa.machine import processor, processor_line
+from lesa.files import write_json
+from lesa.machine import processor, processor_line, usable_cores
 
 RESULTS = Path(__file__).parents[1] / "metrics" / "benchmarks"  # where the report finds them
 ENDED = 0.02  # seconds between two looks whether a side has ended, and at its own memory
@@ -163,7 +164,7 @@ def median(found: Sequence[Measurement]) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """Where a measurement was made: nothing that names the machine itself."""
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "processor": processor(),
         "instructions": instructions(),
@@ -184,7 +185,5 @@ def instructions() -> str:
 def save(name: str, found: dict[str, Any]) -> Path:
     """Write `metrics/benchmarks/<name>.json`: what was found, and on what machine."""
     path = RESULTS / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine(), **found}, indent=2, sort_keys=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_json(path, {"machine": machine(), **found})
     return path

@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure, summary
-from benchmarks.base import default_base, run, work_folder
-from benchmarks.shapes import DEFAULT, layer_bytes, upper_gaps
+from benchmarks.base import deepened, default_base, run, work_folder
+from benchmarks.shapes import DEFAULT, layer_bytes
 from benchmarks.summary import Comparison
 
 STEPS = 14  # of a run: three to warm up, the others timed
-
-
-def deepened(base: Path, work: Path) -> Path:
-    """The default's 15 new layers, each its neighbours' mean: their weights change no work."""
-    gaps, out = upper_gaps(DEFAULT.layers).model_dump_json(), work / "deepened"
-    measure.side("benchmarks.sides.expansion", "average", gaps, str(base), str(out))
-    return out
 
 
 def loss_differences(comparison: Comparison) -> list[float]:
@@ -60,7 +53,9 @@ def main() -> None:
     args = parser.parse_args()
     with work_folder(needed_bytes=4 * DEFAULT.layers * layer_bytes(DEFAULT)) as work:
         base, origin = default_base(work)
-        found = compare(deepened(base, work), args.steps, args.repetitions)
+        # Each new layer its neighbours' mean: weights change no work.
+        folder = deepened(base, "average", work / "deepened")
+        found = compare(folder, args.steps, args.repetitions)
     # Machines with bfloat16 and those without measure different things.
     name = f"pretrain-{found['dtype']}"
     measure.save(name, {"weights": origin, "shape": asdict(DEFAULT), **found})

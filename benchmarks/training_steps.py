@@ -9,12 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.base import default_base, run, work_folder
-from benchmarks.shapes import DEFAULT, layer_bytes, upper_gaps
+from benchmarks.base import deepened, default_base, run, work_folder
+from benchmarks.shapes import DEFAULT, layer_bytes
 
 STEPS = 12  # of each: two to warm up, the others timed
 WARM_UP = 2
@@ -22,16 +21,6 @@ WARM_UP = 2
 # their neighbours' mean, so that nothing need be fitted.
 METHODS = {"lesa": "average", "llama_pro": "llama_pro", "solar": "solar", "identity": "identity"}
 Side = subprocess.Popen[str]
-
-
-def deepened(base: Path, work: Path) -> dict[str, Path]:
-    """A checkpoint of each method, in folders of their own below `work`."""
-    gaps, folders = upper_gaps(DEFAULT.layers).model_dump_json(), {}
-    for name, method in METHODS.items():
-        folders[name] = work / name / "init"
-        argv = (method, gaps, str(base), str(folders[name]))
-        measure.side("benchmarks.sides.expansion", *argv)
-    return folders
 
 
 def said(side: Side) -> dict[str, Any]:
@@ -93,7 +82,7 @@ def main() -> None:
     with work_folder(needed_bytes=8 * DEFAULT.layers * layer_bytes(DEFAULT)) as work:
         base, origin = default_base(work)
         argv = [sys.executable, "-m", "benchmarks.sides.training_steps"]
-        folders = deepened(base, work)
+        folders = {n: deepened(base, method, work / n / "init") for n, method in METHODS.items()}
         sides = {name: [*argv, str(folder), str(steps)] for name, folder in folders.items()}
         found = in_turn(sides, steps)
     taken = methods(found, steps)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from lesa.redaction import redacted
@@ -22,7 +25,7 @@ class UserError(Exception):
 class CheckError(Exception):
     """A result that is no model: one line that names the checkpoint and says why.
 
-    The command `lesa` prints the line and exits with status 1.
+    Commands and stages print the line and exit with status 1, without a traceback.
     """
 
 
@@ -30,3 +33,17 @@ def fail(message: str, status: int = 2) -> NoReturn:
     """End a command with one line on stderr."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """End a command with one line: status 2 for bad input, and for what the system refuses, said of
+    the working folder where it names no file; 1 for a result that is no model."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error))
+    except CheckError as error:
+        fail(str(error), 1)
+    except OSError as error:
+        fail(f"{error.filename or os.getcwd()}: {error.strerror or error}")

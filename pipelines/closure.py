@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("lesa", "baselines", "eval", "reports", "pipelines")
+PACKAGES = ("lesa", "baselines", "eval", "reports", "pipelines")
 TABLES = {"baselines", "reports/claims"}  # folders that import all of their files
 # Files whose code changes no output, with what they import.
 WITHOUT_EFFECT = {
@@ -38,7 +38,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def source_of(name: str) -> Path | None:
     """The file of a dotted name; None where it is not a module of the project."""
-    if name.partition(".")[0] not in ROOMS:
+    if name.partition(".")[0] not in PACKAGES:
         return None
     path = ROOT.joinpath(*name.split("."))
     if path.with_suffix(".py").is_file():

@@ -191,11 +191,11 @@ def earlier_inputs(locks: Locks) -> Iterator[str]:
     """A line for the stages of a lock that read an earlier version of committed files, alike in
     which."""
     here = (e for e in unlike_files(locks) if (locks.root / e.path).exists())
-    for lock, names, stages in alike(entry for entry in here if is_earlier(locks, entry)):
+    for lock, names, stages in stages_by_paths(entry for entry in here if is_earlier(locks, entry)):
         yield f"{lock}: read an earlier version of {names}: {stages}"
 
 
-def alike(entries: Iterable[Entry]) -> Iterator[tuple[str, str, str]]:
+def stages_by_paths(entries: Iterable[Entry]) -> Iterator[tuple[str, str, str]]:
     """Each lock, paths, and its stages that have entries of these and no other paths."""
     paths: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
@@ -312,7 +312,7 @@ def unknown_code(locks: Locks) -> Iterator[str]:
 
 def older_code(locks: Locks) -> Iterator[str]:
     """A line for the stages of a lock that ran with other code than is here, alike in which."""
-    for lock, code, stages in alike(unlike(locks)):
+    for lock, code, stages in stages_by_paths(unlike(locks)):
         yield f"{lock}: ran with other code than is here ({code}): {stages}"
 
 

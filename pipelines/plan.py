@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from baselines import method_of
 from lesa.checkpoints.base import describe
-from lesa.errors import UserError, fail
+from lesa.errors import UserError, one_line
 from lesa.files import gib
 from lesa.params import Params, load, parse
 from lesa.planning import method_costs, model_costs
@@ -245,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="pipelines.plan")
     parser.add_argument("profile")
     name = parser.parse_args().profile
-    try:
+    with one_line():
         params = on_this_machine(parse(compose(name), f"conf/{name}.yaml"))
         config, where = find_config(params.base, CONFIGS, ARTIFACTS / "base")
         a = architecture(config, where)
@@ -253,10 +253,6 @@ def main() -> None:
         text, found, total = report(params, a, where, machine, already)
         print(text, flush=True)
         check(found, machine, total - already)
-    except UserError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename or Path.cwd()}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from baselines import check_methods
-from lesa.errors import UserError, fail
+from lesa.errors import UserError, one_line
 from lesa.files import write_text
 from lesa.params import parse
 
@@ -81,15 +81,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="pipelines.profile")
     parser.add_argument("profile")
     profile = parser.parse_args().profile
-    try:
+    with one_line():
         merged = compose(profile)
-    except UserError as error:
-        fail(str(error))
-    if profile == "default":
-        write_text("params.yaml", Path("conf/default.yaml").read_text())
-    else:
-        head = f"# Written by `make profile PROFILE={profile}` from conf/; edit freely.\n"
-        write_text("params.yaml", head + OmegaConf.to_yaml(OmegaConf.create(merged)))
+        if profile == "default":
+            write_text("params.yaml", Path("conf/default.yaml").read_text())
+        else:
+            head = f"# Written by `make profile PROFILE={profile}` from conf/; edit freely.\n"
+            write_text("params.yaml", head + OmegaConf.to_yaml(OmegaConf.create(merged)))
     print(f"params.yaml: profile {profile}")
     if profile not in ("default", "smoke"):
         print("learning rates in metrics/grid are not tuned for this model: run `make grid` first")

@@ -15,7 +15,7 @@ from lesa.checkpoints.base import copy_checkpoint
 from lesa.checkpoints.writer import CARD, PLAN_FILE
 from lesa.commands.evaluate import load as load_model
 from lesa.downloads import explained
-from lesa.errors import CheckError, UserError, fail
+from lesa.errors import CheckError, UserError, one_line
 from lesa.files import whole_folder, write_text
 from lesa.params import Params, load
 from lesa.training.blocks import load_blocks, tokens_of
@@ -79,17 +79,11 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--push", metavar="REPO", help="upload to this repository of the hub")
     args = parser.parse_args()
-    try:
+    with one_line():
         folder = release(args.model, load())
         print(f"release: {folder}", flush=True)
         if args.push:
             print(f"pushed: {push(folder, args.push)}")
-    except UserError as error:
-        fail(str(error))
-    except CheckError as error:
-        fail(str(error), 1)
-    except OSError as error:
-        fail(f"{error.filename or Path.cwd()}: {error.strerror or error}")
 
 
 if __name__ == "__main__":

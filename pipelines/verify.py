@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lesa import params as parameters
-from lesa.errors import UserError
+from lesa.errors import one_line
 from pipelines import locks, rerun
 from reports import consistency, rebuilt
 
@@ -54,13 +54,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="pipelines.verify", description=__doc__)
     parser.add_argument("stages", nargs="*", help="stages of dvc.yaml to run again, or `all`")
     args = parser.parse_args()
-    try:
+    with one_line():
         failed = verify()
         if args.stages:
             failed += rerun.rerun(ROOT, args.stages)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(f"{failed} lines differ" if failed else "everything agrees")
     return 1 if failed else 0
 

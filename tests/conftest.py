@@ -20,13 +20,13 @@ VOCABULARY = 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def save_random(model: Any, folder: Path, dtype: torch.dtype, seed: int = 1) -> Path:
+def save_random(model: Any, folder: Path, dtype: torch.dtype) -> Path:
     """Give every parameter of `model` values of its own and save it as several shards.
 
     transformers starts norms at one and biases at zero: with those, a norm of the wrong layer or
     a forgotten bias would go unseen.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             drawn = torch.randn(parameter.shape, generator=generator)
@@ -113,15 +113,3 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     for path in sorted(folder.glob("*.safetensors")):
         found.update(load_file(path))
     return found
-
-
-def logits_of(folder: Path, dtype: torch.dtype) -> Tensor:
-    """Logits (3, 20, vocabulary) of a checkpoint for fixed tokens, by transformers."""
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    model.eval()
-    ids = torch.randint(VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(7))
-    with torch.no_grad():
-        logits: Tensor = model(input_ids=ids).logits
-    return logits

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from baselines import table
@@ -240,11 +240,3 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not info[problem], (problem, info[problem])
     return model.eval()
-
-
-def stored(folder: Path) -> dict[str, Tensor]:
-    """Every tensor in a folder's safetensors files."""
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found.update(load_file(path))
-    return found

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.closure import ROOMS, ROOT, WITHOUT_EFFECT, closure, code_digest, imported, source_of
+from pipelines.closure import (
+    PACKAGES,
+    ROOT,
+    WITHOUT_EFFECT,
+    closure,
+    code_digest,
+    imported,
+    source_of,
+)
 
 SHARED = {
     "lesa", "lesa.params", "lesa.files", "lesa.errors", "lesa.machine", "lesa.downloads",
@@ -33,7 +41,7 @@ BELOW = {  # what a room may import besides itself and the shared modules
 FACADE = Path("lesa/__init__.py")  # names for type checkers what it loads when it is asked for
 SOURCES = sorted(
     path.relative_to(ROOT)
-    for room in ROOMS
+    for room in PACKAGES
     for path in (ROOT / room).rglob("*.py")
     if path.relative_to(ROOT) != FACADE
 )

@@ -83,7 +83,7 @@ def test_another_number_of_the_same_runs() -> None:
     assert found["ratios"]["peer"] == {"seconds": 4.0, "peak_bytes": 2}
 
 
-def test_shapes() -> None:
+def test_shapes_are_those_of_the_default_profile_and_of_llama_3() -> None:
     assert upper_gaps(30) == Gaps(first=14, last=28)
     assert upper_gaps(32) == Gaps(first=15, last=30)
     default = params.load(base.ROOT / "conf" / "default.yaml").gaps

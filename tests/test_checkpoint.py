@@ -20,7 +20,8 @@ from lesa.checkpoints.families import FAMILIES
 from lesa.checkpoints.reader import INDEX, Checkpoint
 from lesa.checkpoints.writer import write_checkpoint
 from lesa.errors import UserError
-from tests.families import LAYERS, family_model, save_family, stored
+from tests.conftest import tensors_of
+from tests.families import LAYERS, family_model, save_family
 
 Damage = Callable[[Path], None]
 
@@ -32,7 +33,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_reads_every_tensor_as_stored(copy: Path) -> None:
-    wanted, model = stored(copy), family_model("qwen3")
+    wanted, model = tensors_of(copy), family_model("qwen3")
     base = Checkpoint(copy)
     assert sorted(base.names()) == sorted(wanted)
     assert base.num_layers == LAYERS
@@ -67,7 +68,7 @@ def test_nothing_stays_mapped_or_open(copy: Path) -> None:
     assert not [path for path in opened if path.startswith(str(copy))]
 
 
-def test_split() -> None:
+def test_a_tensors_name_tells_its_layer_and_the_rest() -> None:
     llama, gpt2 = FAMILIES["llama"], FAMILIES["gpt2"]
     assert llama.split("model.layers.17.mlp.up_proj.weight") == (17, "mlp.up_proj.weight")
     assert llama.split("model.norm.weight") is None
@@ -81,7 +82,7 @@ def test_writes_shards_and_their_index(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "SHARD_BYTES", 40_000)
-    tensors, folder = stored(copy), tmp_path / "written"
+    tensors, folder = tensors_of(copy), tmp_path / "written"
     folder.mkdir()
     write_checkpoint(folder, iter(tensors.items()))
     index = json.loads((folder / INDEX).read_text())
@@ -101,7 +102,7 @@ def test_writes_shards_and_their_index(
 
 def single(folder: Path) -> None:
     """One file in place of the shards."""
-    tensors = stored(folder)
+    tensors = tensors_of(folder)
     remove_weights(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -189,7 +190,7 @@ def changed(change: Callable[[dict[str, Tensor]], Any]) -> Damage:
     """Other tensors, in one file."""
 
     def damage(folder: Path) -> None:
-        tensors = stored(folder)
+        tensors = tensors_of(folder)
         change(tensors)
         remove_weights(folder)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -35,7 +35,8 @@ from lesa.errors import UserError
 from lesa.files import tree_digest
 from lesa.params import Gaps, ListedGaps
 from lesa.training.trainer import Clock
-from tests.families import CONFIGS, deepen, load, logits, save_family, stored
+from tests.conftest import tensors_of
+from tests.families import CONFIGS, deepen, load, logits, save_family
 from tests.test_machine import MACHINE
 
 TEXT = "Depth up-scaling adds layers to a model that is trained already.\n" * 11
@@ -121,7 +122,7 @@ def test_inspects_every_family(name: str, tmp_path: Path, run: Run) -> None:
 
 
 def test_a_spectrum_is_that_of_the_concatenation(base: Path) -> None:
-    tensors = stored(base)
+    tensors = tensors_of(base)
     names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(6)]
     side_by_side = np.concatenate([tensors[name].double().numpy() for name in names], axis=1)
     squares = np.linalg.svd(side_by_side, compute_uv=False) ** 2
@@ -171,7 +172,7 @@ def test_a_plan_says_what_expand_makes(
     assert status == 0
     found = json.loads(out)
     folder, plan = deepen(base, "lesa", tmp_path, Gaps(first=2, last=4))
-    assert found["parameters_after"] == sum(t.numel() for t in stored(folder).values())
+    assert found["parameters_after"] == sum(t.numel() for t in tensors_of(folder).values())
     assert [slot["copy_of"] for slot in found["slots"]] == [slot.copy_of for slot in plan]
     assert found["layer_plan"] == "0-2 + 3 + 4 + 5"
     assert list(found["steps"]) == ["bases", "predictors", "checkpoint"]
@@ -219,7 +220,7 @@ def test_llama_pro_has_the_bases_logits_and_perplexity(
     assert found["score"]["loss"] == pytest.approx(loss, rel=1e-5)
     assert found["score"]["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
     assert found["score"]["tokens"] == tokens
-    tensors = stored(out_folder)
+    tensors = tensors_of(out_folder)
     assert found["parameters"] == sum(tensor.numel() for tensor in tensors.values())
     new = [tensor.numel() for name, tensor in tensors.items() if "layers.2." in name]
     assert found["trainable_parameters"] == 3 * sum(new)
@@ -239,7 +240,7 @@ def test_fitted_outputs_bring_an_identity_start_below_the_base(
     found = json.loads(out)
     assert (found["tokens"], found["rounds"]) == (512, 2)
     check_lower(found, base, out_folder)
-    old, new = stored(start), stored(out_folder)
+    old, new = tensors_of(start), tensors_of(out_folder)
     changed = {name for name, tensor in old.items() if not torch.equal(tensor, new[name])}
     ends = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
     assert changed == {f"model.layers.{i}.{end}" for i in (2, 5, 8) for end in ends}
@@ -274,12 +275,12 @@ def test_training_moves_what_it_says_and_lowers_the_loss(
     losses = [loss for _, loss in found["curve"]]
     assert losses[-1] < losses[0]
     check_lower(found, base, out_folder)
-    old, new = stored(model), stored(out_folder)
+    old, new = tensors_of(model), tensors_of(out_folder)
     assert {name for name in old if not torch.equal(old[name], new[name])} == set(
         filter(moved, old)
     )
     layers = sum(
-        tensor.numel() for name, tensor in stored(start).items() if LAYER.format(2) in name
+        tensor.numel() for name, tensor in tensors_of(start).items() if LAYER.format(2) in name
     )
     wanted = {"new": 3 * layers, "all": sum(tensor.numel() for tensor in old.values())}
     if trains == "lora":  # a rank more or less would be further away

@@ -18,8 +18,9 @@ from lesa.method.coefficients import InMemory, OnDisk
 CPU = torch.device("cpu")
 
 
-def gaussian(layers: int = 5, rows: int = 7, d2: int = 3) -> Tensor:
-    return torch.randn(layers, rows, d2, generator=torch.Generator().manual_seed(0))
+def gaussian() -> Tensor:
+    """Of five layers seven rows of width three."""
+    return torch.randn(5, 7, 3, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("memory", [coefficients.IN_MEMORY_BYTES, 0])

@@ -36,9 +36,9 @@ from pipelines.tracking import Tracker
 BLOCK = 16
 
 
-def write_jsonl(path: Path, count: int = 12) -> Path:
+def write_jsonl(path: Path) -> Path:
     """Documents of one letter each, 40 to 51 characters: a block's letters tell its documents."""
-    rows = [{"body": chr(ord("a") + i) * (40 + i), "title": f"T{i}"} for i in range(count)]
+    rows = [{"body": chr(ord("a") + i) * (40 + i), "title": f"T{i}"} for i in range(12)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

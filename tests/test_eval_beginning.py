@@ -77,7 +77,9 @@ def test_beginning(checkpoint: tuple[Path, list[int]], model: LanguageModel) -> 
     assert beginning(model.tokenizer) == checkpoint[1]
 
 
-def test_document(checkpoint: tuple[Path, list[int]], model: LanguageModel) -> None:
+def test_a_document_is_scored_after_what_begins_a_text(
+    checkpoint: tuple[Path, list[int]], model: LanguageModel
+) -> None:
     """Every token of the text is scored, once, and those before it are not."""
     folder, before = checkpoint
     (found,) = model.loglikelihood_rolling([ask("loglikelihood_rolling", TEXT)])

@@ -148,7 +148,7 @@ def test_every_example_is_kept(scores: dict[str, Any]) -> None:
     assert documents["value"] == pytest.approx(wanted)
 
 
-def test_schema(scores: dict[str, Any]) -> None:
+def test_every_task_has_its_metrics_with_their_errors(scores: dict[str, Any]) -> None:
     assert scores["dtype"] == "float32"
     wanted = {
         "wiki_perplexity": {"word_perplexity", "byte_perplexity", "bits_per_byte"},
@@ -203,7 +203,9 @@ def test_deterministic(scores: dict[str, Any], tiny: Path, suite: Suite) -> None
     assert again == scores
 
 
-def test_bfloat16(scores: dict[str, Any], tiny: Path, suite: Suite) -> None:
+def test_bfloat16_scores_nearly_as_float32_does(
+    scores: dict[str, Any], tiny: Path, suite: Suite
+) -> None:
     half = score(tiny, suite, dtype="bfloat16", limit=None, bootstrap_iters=2)
     a = scores["tasks"]["wiki_perplexity"]["metrics"]["bits_per_byte"]["value"]
     b = half["tasks"]["wiki_perplexity"]["metrics"]["bits_per_byte"]["value"]

@@ -152,7 +152,7 @@ def test_prose_in_another_layout(change: Callable[[str], str], tmp_path: Path) -
     assert set(built.examples) == set(TASKS)
 
 
-def test_cyrillic(tmp_path: Path) -> None:
+def test_cyrillic_has_every_task(tmp_path: Path) -> None:
     heldout = write_texts(tmp_path / "heldout.jsonl", [CYRILLIC] * 2)
     built = offline.build(heldout, tmp_path / "suite", documents=2, examples=6)
     assert built.examples == {"wiki_perplexity": 2, "wiki_last_word": 6, "wiki_continuation": 6}
@@ -161,7 +161,7 @@ def test_cyrillic(tmp_path: Path) -> None:
         assert row["word"] in re.findall(r"\w+", row["context"])
 
 
-def test_chinese(tmp_path: Path) -> None:
+def test_chinese_has_continuations_and_no_last_words(tmp_path: Path) -> None:
     """No words set apart: no last word and no perplexity of words, but continuations."""
     heldout = write_texts(tmp_path / "heldout.jsonl", [CHINESE] * 2)
     built = offline.build(heldout, tmp_path / "suite", documents=2, examples=6)
@@ -175,7 +175,7 @@ def test_chinese(tmp_path: Path) -> None:
     assert not (tmp_path / "suite" / "wiki_last_word.yaml").exists()
 
 
-def test_code(tmp_path: Path) -> None:
+def test_code_has_a_perplexity_alone_and_ends_with_a_line(tmp_path: Path) -> None:
     heldout = write_texts(tmp_path / "heldout.jsonl", [CODE])
     built = offline.build(heldout, tmp_path / "suite", documents=1, examples=1)
     assert built.examples == {"wiki_perplexity": 1}

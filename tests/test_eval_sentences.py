@@ -44,7 +44,7 @@ def test_abbreviations_and_headings() -> None:
         ("오늘은 맑다. 내일은 비가 온다.", ["오늘은 맑다.", "내일은 비가 온다."]),
     ],
 )
-def test_scripts(text: str, expected: list[str]) -> None:
+def test_sentences_end_as_their_script_ends_them(text: str, expected: list[str]) -> None:
     assert stripped(text) == [expected]
     assert "".join(sentences(text)[0]) == text
 
@@ -72,7 +72,9 @@ def test_paragraphs() -> None:
         ("A. " + "x = 1\n" * 10, 40, ("A. " + "x = 1\n" * 10)[:38]),
     ],
 )
-def test_truncate(text: str, limit: int, cut: str) -> None:
+def test_a_text_is_cut_at_the_last_sentence_line_or_word_that_fits(
+    text: str, limit: int, cut: str
+) -> None:
     assert truncate(text, limit) == cut
 
 

@@ -42,7 +42,9 @@ def run(**changes: Any) -> dict[str, Any]:
     return metrics
 
 
-def test_outputs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_are_counted_and_name_no_folder_of_the_machine(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = run()
     assert metrics == {
         "tasks": {"wiki_perplexity": 3, "wiki_last_word": 8, "wiki_continuation": 8},

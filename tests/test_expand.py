@@ -18,7 +18,8 @@ from lesa.upscaling.expand import expand
 from lesa.upscaling.methods import Layer, Method, NoOptions, Source
 from lesa.upscaling.plan import Slot, insert_between
 from pipelines import expand as stage
-from tests.families import LAYERS, deepen, fitted, load, save_family, stored
+from tests.conftest import tensors_of
+from tests.families import LAYERS, deepen, fitted, load, save_family
 
 GAPS = Gaps(first=3, last=4)  # two new layers: they divide the six
 PLACES = ((4, 3), (6, 4))  # a new layer's index, and that of the base layer below it
@@ -62,7 +63,7 @@ def layer(folder: Path, index: int) -> dict[str, Tensor]:
     prefix = f"model.layers.{index}."
     return {
         name.removeprefix(prefix): tensor
-        for name, tensor in stored(folder).items()
+        for name, tensor in tensors_of(folder).items()
         if name.startswith(prefix)
     }
 
@@ -144,8 +145,8 @@ def test_lesa_equals_a_recomputation(models: dict[str, Path]) -> None:
 def test_lesa_from_the_concatenation_is_the_same(llama: Path, tmp_path: Path) -> None:
     fitted(Checkpoint(llama), tmp_path / "gram")
     fitted(Checkpoint(llama), tmp_path / "concat", concat=True)
-    one = stored(deepen(llama, "lesa", tmp_path / "gram")[0])
-    other = stored(deepen(llama, "lesa", tmp_path / "concat")[0])
+    one = tensors_of(deepen(llama, "lesa", tmp_path / "gram")[0])
+    other = tensors_of(deepen(llama, "lesa", tmp_path / "concat")[0])
     assert all(torch.allclose(one[name], other[name], atol=1e-3) for name in one)
 
 
@@ -199,8 +200,8 @@ def test_spectrum_keeps_every_singular_value_and_no_direction(models: dict[str, 
 def test_controls_repeat_and_differ_between_matrices_and_seeds(
     llama: Path, tmp_path: Path, name: str
 ) -> None:
-    one = stored(deepen(llama, name, tmp_path, GAPS)[0])
-    again = stored(deepen(llama, name, tmp_path, GAPS, out="again")[0])
+    one = tensors_of(deepen(llama, name, tmp_path, GAPS)[0])
+    again = tensors_of(deepen(llama, name, tmp_path, GAPS, out="again")[0])
     seeded = deepen(llama, name, tmp_path, GAPS, out="seeded", seed=1)[0]
     assert all(same_bits(one[key], again[key]) for key in one)
     matrices = [layer(f, i)[SUFFIXES["q"]] for f in (tmp_path / name, seeded) for i in (4, 6)]

@@ -24,6 +24,7 @@ from lesa.errors import UserError
 from lesa.method.basis import load_basis
 from lesa.method.prediction import load_predictor, predict
 from lesa.upscaling.plan import LayerPlan
+from tests.conftest import tensors_of
 from tests.families import (
     CONFIGS,
     LAYERS,
@@ -35,7 +36,6 @@ from tests.families import (
     logits,
     logits_of,
     save_family,
-    stored,
 )
 
 METHODS = sorted(table())
@@ -139,7 +139,7 @@ def test_loads_and_keeps_what_is_not_new(
     window; the other methods' are others."""
     folder, plan = deepened(name)
     base, new = Checkpoint(family), Checkpoint(folder)
-    before, after = stored(family), stored(folder)
+    before, after = tensors_of(family), tensors_of(folder)
     for key, tensor in before.items():
         if base.family.split(key) is None:
             assert torch.equal(after[key], tensor), key
@@ -253,7 +253,7 @@ def test_dtypes_are_kept(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     base = save_family(name, tmp_path / "base", dtype)
     for method in ("lesa", "average", "noise"):
         folder, _ = deepen(base, method, tmp_path / "work")
-        assert {t.dtype for t in stored(folder).values()} == {dtype}
+        assert {t.dtype for t in tensors_of(folder).values()} == {dtype}
         assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype)[6:]
         load(folder, dtype)
 
@@ -292,7 +292,7 @@ def test_stacked_experts(tmp_path: Path, name: str) -> None:
     files = save_family(name, tmp_path / "files")
     stacked = shutil.copytree(files, tmp_path / "stacked")
     resave(stacked, dict(load(files).state_dict()))
-    assert "model.layers.0.mlp.experts.gate_up_proj" in stored(stacked)
+    assert "model.layers.0.mlp.experts.gate_up_proj" in tensors_of(stacked)
     assert check(stacked)["parameters"] == check(files)["parameters"]
     one, other = Checkpoint(files), Checkpoint(stacked)
     assert one.kinds == other.kinds
@@ -314,7 +314,7 @@ def test_layers_stored_in_two_ways_are_refused(tmp_path: Path) -> None:
     tensors = dict(load(folder).state_dict())
     ahead = "model.layers.0."
     first = {name: tensors[name] for name in tensors if name.startswith(ahead)}
-    rest = {n: tensor for n, tensor in stored(folder).items() if not n.startswith(ahead)}
+    rest = {n: tensor for n, tensor in tensors_of(folder).items() if not n.startswith(ahead)}
     resave(folder, first | rest)
     load(folder)
     with pytest.raises(UserError, match=r"holds model\.layers\.0\.\S+ and no model\.layers\.1\."):
@@ -342,7 +342,7 @@ def test_buffers_of_older_versions(
     """No model reads them: they are no parameters and not in what is made."""
     base = save_family(name, tmp_path / "base")
     parameters = load(base).num_parameters()
-    tensors = {key.removeprefix(prefix): tensor for key, tensor in stored(base).items()}
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors_of(base).items()}
     for i in range(LAYERS):
         tensors |= {f"{attention.format(i)}.{key}": t.clone() for key, t in buffers.items()}
     resave(base, tensors)
@@ -356,7 +356,7 @@ def test_buffers_of_older_versions(
 def test_bias_beside_a_mask_is_looked_at(tmp_path: Path) -> None:
     """The name of GPT-2's mask, attn.bias, is the end of that of a bias."""
     base = save_family("gpt2", tmp_path / "base")
-    tensors = stored(base)
+    tensors = tensors_of(base)
     tensors["transformer.h.1.attn.c_attn.bias"][0] = torch.nan
     resave(base, tensors)
     with pytest.raises(
@@ -371,7 +371,7 @@ def test_gemma_with_a_head_and_a_silent_config(tmp_path: Path) -> None:
     config = json.loads((base / "config.json").read_text())
     config.pop("tie_word_embeddings", None)
     (base / "config.json").write_text(json.dumps(config))
-    tensors = stored(base)
+    tensors = tensors_of(base)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     resave(base, tensors)
     checkpoint = Checkpoint(base)

@@ -130,7 +130,7 @@ def test_json_is_sorted_and_whole(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
-def test_digests(tmp_path: Path) -> None:
+def test_a_digest_tells_other_content_and_other_names(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_bytes(b"text")
     (tmp_path / "a").write_bytes(b"")

@@ -27,7 +27,8 @@ from lesa.files import whole_folder
 from lesa.params import PathBase
 from lesa.text.documents import file_documents, local_file
 from lesa.text.wikitext import articles
-from tests.families import load, save_family, stored
+from tests.conftest import tensors_of
+from tests.families import load, save_family
 from tests.fuzzing import LEAVES, ODD_NAMES, VALUES, answered, as_json, damaged, examples
 
 
@@ -69,9 +70,9 @@ def is_prepared_whole(folder: Path, out: Path) -> None:
         return True
 
     if answered(work):
-        found, wanted = dict(load(out).named_parameters()), stored(folder)
+        found, wanted = dict(load(out).named_parameters()), tensors_of(folder)
         assert all(bool(tensor.isfinite().all()) for tensor in found.values())
-        assert stored(out).keys() == wanted.keys()
+        assert tensors_of(out).keys() == wanted.keys()
     assert out.is_dir() or not out.exists()
     assert not list(out.parent.glob(".*.partial"))
 
@@ -87,7 +88,7 @@ CONFIG_KEYS = (
 
 @examples(150)
 @given(st.sampled_from(CONFIG_KEYS), VALUES)
-def test_configs(original: Path, key: str, value: Any) -> None:
+def test_a_config_of_any_values_is_read_or_refused(original: Path, key: str, value: Any) -> None:
     """What is accepted has numbers that a model can be made of, and can be written as JSON."""
     config = json.loads((original / "config.json").read_text()) | {key: value}
     found = answered(lambda: read_config(config, "config.json"))
@@ -119,7 +120,9 @@ def test_damaged_checkpoint_files(
 
 @examples(80)
 @given(st.data())
-def test_indexes(copy: Callable[[], Path], data: st.DataObject) -> None:
+def test_an_index_of_any_values_is_followed_or_refused(
+    copy: Callable[[], Path], data: st.DataObject
+) -> None:
     folder = copy()
     index = json.loads((folder / INDEX).read_text())
     where = index["weight_map"]
@@ -136,7 +139,7 @@ def test_indexes(copy: Callable[[], Path], data: st.DataObject) -> None:
     (folder / INDEX).write_text(as_json(index))
     found = answered(lambda: read_all(folder))
     if found is not None:
-        wanted = stored(folder)
+        wanted = tensors_of(folder)
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
 
 
@@ -152,7 +155,9 @@ def with_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 @examples(80)
 @given(st.data())
-def test_headers(copy: Callable[[], Path], data: st.DataObject) -> None:
+def test_a_header_of_any_values_is_read_or_refused(
+    copy: Callable[[], Path], data: st.DataObject
+) -> None:
     """Other types, shapes, places and names in the header of a shard."""
     folder = copy()
     sizes = st.lists(st.sampled_from([0, 1, 32, 64, 2**31, 2**63, -1, 1.5]), max_size=4)
@@ -185,7 +190,7 @@ def test_weights_that_are_no_numbers(
     copy: Callable[[], Path], tmp_path: Path, name: str, number: float
 ) -> None:
     folder = copy()
-    tensors = stored(folder)
+    tensors = tensors_of(folder)
     tensors[name].view(-1)[-1] = number
     rewritten(folder, tensors)
     with pytest.raises(UserError, match=rf"{name} holds numbers that are not finite"):
@@ -198,7 +203,7 @@ def test_weights_of_other_types(
     copy: Callable[[], Path], tmp_path: Path, name: str, dtype: torch.dtype
 ) -> None:
     folder = copy()
-    tensors = stored(folder)
+    tensors = tensors_of(folder)
     tensors[name] = tensors[name].to(dtype)
     rewritten(folder, tensors)
     with pytest.raises(UserError, match=rf"{name} is of {dtype}; expected floating point"):
@@ -309,7 +314,7 @@ PIQA = {"goal": "g", "sol1": "a", "sol2": "b", "label": 0}
 
 @examples(60)
 @given(st.data())
-def test_mirrors(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_mirror_of_any_rows_is_counted_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     """Rows that lack a field or have a value of another kind."""
     folder = tmp_path / "data" / "baber/piqa"
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,12 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from lesa.training import head_loss, pretrain
-from lesa.training.freezing import freeze
+from lesa.training import head_loss
 from lesa.training.head_loss import IGNORED, ROWS, NextTokenLoss, TrainingHead, chunked_loss
 from lesa.training.pretrain import Run, train
 from tests.conftest import VOCABULARY, tiny_config
-from tests.test_pretrain import HELD_OUT_ROWS, RATE, deepened, settings, tokens
+from tests.test_pretrain import HELD_OUT_ROWS, RATE, deepened, frozen, settings, tokens
 
 HIDDEN = 16
 COUNT = torch.tensor(7)  # what the sum is divided by
@@ -103,12 +102,6 @@ def test_no_tensor_has_the_size_of_the_logits() -> None:
         largest[loss] = mode.elements
     assert largest[chunked] == ROWS * 1000
     assert largest[plain] == 8 * ROWS * 1000
-
-
-def frozen(folder: Path) -> Any:
-    model = pretrain.load_model(folder)
-    freeze(model, folder)
-    return model
 
 
 @pytest.mark.parametrize("base", ["tiny32", "qwen"])  # with a head of its own, with a tied one

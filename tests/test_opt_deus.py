@@ -18,7 +18,8 @@ from baselines.opt_deus import as_published, times_n
 from lesa.checkpoints.reader import Checkpoint
 from lesa.upscaling.methods import Layer, NoOptions, Source
 from lesa.upscaling.plan import Slot
-from tests.families import GAPS, LAYERS, save_family, stored
+from tests.conftest import tensors_of
+from tests.families import GAPS, LAYERS, save_family
 from tests.test_families import resave
 
 Array = NDArray[np.float64]
@@ -96,7 +97,7 @@ def test_layer_equals_a_recomputation(tmp_path: Path, family: str, name: str) ->
 def permuted(tmp_path: Path) -> Checkpoint:
     """A Llama whose layer 2 is layer 3 with each matrix's rows in another order, and with its
     residual stream, from the attention on, in the order of o's rows."""
-    tensors = stored(save_family("llama", tmp_path))
+    tensors = tensors_of(save_family("llama", tmp_path))
     base = Checkpoint(tmp_path)
     order = {
         kind: torch.randperm(base.shape(kind)[0], generator=torch.Generator().manual_seed(seed))
@@ -148,7 +149,7 @@ def test_the_published_plan_sums_to_one_in_all() -> None:
 @pytest.mark.parametrize("far", [False, True])
 def test_published_layer_is_half_the_upper_one_to_within_an_nth(tmp_path: Path, far: bool) -> None:
     """`|Tᵀ A| ≤ max|A| / n`; rows so far apart that the solver overflows give exactly the half."""
-    tensors = stored(save_family("llama", tmp_path))
+    tensors = tensors_of(save_family("llama", tmp_path))
     resave(tmp_path, {name: t * (100.0 if far else 1.0) for name, t in tensors.items()})
     base = Checkpoint(tmp_path)
     code, half = made(base, "opt_deus_code"), made(base, "half_upper")

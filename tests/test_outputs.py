@@ -51,7 +51,7 @@ def test_zeroed_projections(start: tuple[Path, LayerPlan]) -> None:
     assert set(found) == {f"model.layers.{i}.{suffix}" for i in new for suffix in suffixes}
 
 
-def test_moments(start: tuple[Path, LayerPlan]) -> None:
+def test_moments_are_of_what_enters_and_leaves_a_projection(start: tuple[Path, LayerPlan]) -> None:
     """Of what enters and leaves each projection: both from a copy that adds zeros that train."""
     folder, plan = start
     model = load(folder)
@@ -172,7 +172,7 @@ STACKED = {"mixtral", "qwen3_moe"}  # transformers stacks their experts
 
 
 @pytest.mark.parametrize("name", [n for n, (kind, _) in CONFIGS.items() if kind != "gpt2"])
-def test_families(name: str, tmp_path: Path) -> None:
+def test_every_family_of_linear_projections_can_be_fitted(name: str, tmp_path: Path) -> None:
     """Every family whose output projections are `nn.Linear`, its biases and norms as they are."""
     save_family(name, tmp_path / "base")
     folder, plan = deepen(tmp_path / "base", "llama_pro", tmp_path)
@@ -185,7 +185,7 @@ def test_families(name: str, tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() and tensor.any() for tensor in fitted.values())
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_other_projections_and_plans_of_no_zeroed_ones_are_refused(tmp_path: Path) -> None:
     save_family("gpt2", tmp_path / "gpt2")
     folder, plan = deepen(tmp_path / "gpt2", "llama_pro", tmp_path / "work")
     with pytest.raises(UserError, match=r"Conv1D is not fitted, only nn\.Linear is"):

@@ -8,19 +8,38 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import yaml
 
 import lesa
+from pipelines.closure import PACKAGES, imported
 
 ROOT = Path(__file__).parents[1]
+OWN = {*PACKAGES, "benchmarks", "tests"}
+ELSEWHERE = {"torch", "mergekit"}  # of Makefile, and of the benchmarks' own environment
 
 
 def test_citation_is_of_this_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert (cited["version"], cited["license"]) == (lesa.__version__, project["license"])
+
+
+def canonical(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
+
+
+def test_what_is_imported_is_a_requirement() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    listed = {canonical(line.partition("==")[0]) for line in lines}
+    files = (path for name in OWN for path in (ROOT / name).rglob("*.py"))
+    ours = (path for path in files if ".venv-mergekit" not in path.parts)
+    names = {name.partition(".")[0] for path in ours for name in imported(path)}
+    known = packages_distributions()
+    for name in names - sys.stdlib_module_names - OWN - ELSEWHERE:
+        assert listed & {canonical(found) for found in known[name]}, name
 
 
 def test_installs_the_library_and_the_command(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_original_layers_train_above_lesas_gaps(case: tuple[int, int, int]) -> N
 
 
 @given(st.integers(1, 100), st.integers(1, 120))
-def test_solar(layers: int, new: int) -> None:
+def test_solar_has_a_lower_part_of_the_model_under_an_upper_one(layers: int, new: int) -> None:
     if new > layers:
         with pytest.raises(UserError, match="SOLAR"):
             solar.plan(layers, gaps(new))

@@ -20,8 +20,8 @@ SETTINGS = Settings(
 )
 
 
-def coefficients(layers: int = 6, rows: int = 5, d2: int = 4, seed: int = 0) -> Tensor:
-    return torch.randn(layers, rows, d2, generator=torch.Generator().manual_seed(seed))
+def coefficients(layers: int = 6, rows: int = 5, d2: int = 4) -> Tensor:
+    return torch.randn(layers, rows, d2, generator=torch.Generator().manual_seed(0))
 
 
 def published(v: Tensor, middles: list[int], settings: Settings, seed: int) -> dict[str, Tensor]:

@@ -17,12 +17,21 @@ from lesa.errors import UserError
 from lesa.files import read_json, write_json
 from lesa.params import Gaps
 from lesa.training import prefix, pretrain
-from lesa.training.freezing import first_trainable, freeze
+from lesa.training.freezing import first_trainable
 from lesa.training.prefix import PrefixCache, cut, entering, prefix_key
 from lesa.training.pretrain import Run, train
 from tests.conftest import VOCABULARY, save_random, tiny_config
 from tests.families import deepen, save_family
-from tests.test_pretrain import BLOCK, HELD_OUT, HELD_OUT_ROWS, RATE, deepened, settings, tokens
+from tests.test_pretrain import (
+    BLOCK,
+    HELD_OUT,
+    HELD_OUT_ROWS,
+    RATE,
+    deepened,
+    frozen,
+    settings,
+    tokens,
+)
 
 FIRST = 4  # the lowest new layer where gaps 3 and 4 get one each
 
@@ -57,12 +66,6 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def init(request: pytest.FixtureRequest) -> Path:
     folder: Path = request.getfixturevalue(request.param)
     return folder
-
-
-def frozen(folder: Path) -> Any:
-    model = pretrain.load_model(folder)
-    freeze(model, folder)
-    return model
 
 
 def ids(*shape: int) -> Tensor:
@@ -161,7 +164,6 @@ def test_key_is_of_all_that_the_states_depend_on(averaged: Path, tmp_path: Path)
     def with_change(name: str) -> Path:
         return changed(averaged, name, tmp_path / name)
 
-    assert key() == key()
     assert key(init=with_change(f"model.layers.{FIRST}.mlp.up_proj.weight")) == key()
     others = [
         key(bf16=True),

@@ -81,6 +81,12 @@ def deepened(base: Path, name: str, folder: Path, first: int = 3, last: int = 4)
     return deepen(base, name, folder, Gaps(first=first, last=last))[0]
 
 
+def frozen(folder: Path) -> Any:
+    model = pretrain.load_model(folder)
+    freeze(model, folder)
+    return model
+
+
 @pytest.fixture(scope="module")
 def averaged(tiny32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with two new layers."""
@@ -125,14 +131,14 @@ def test_everything_trains(tiny32: Path, blocks: Dataset, tmp_path: Path, name: 
 
 def test_llama_pro_trains_its_copies(tiny32: Path, tmp_path: Path) -> None:
     folder = deepened(tiny32, "llama_pro", tmp_path)
-    model = pretrain.load_model(folder)
-    freeze(model, folder)
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    trainable = {name for name, p in frozen(folder).named_parameters() if p.requires_grad}
     new = ("model.layers.3.", "model.layers.7.")
     assert trainable == {name for name in tensors_of(folder) if name.startswith(new)}
 
 
-def test_curve(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
+def test_the_curve_has_every_step_and_every_evaluation(
+    averaged: Path, blocks: Dataset, tmp_path: Path
+) -> None:
     chosen = settings(max_steps=7, eval_every=3, gradient_accumulation_steps=2)
     logged: list[tuple[dict[str, float], int]] = []
     _, curve = train(
@@ -268,8 +274,7 @@ def test_no_two_seeds_share_the_order_of_an_epoch() -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_no_graph_below_the_first_trainable_layer(averaged: Path, checkpointing: bool) -> None:
-    model = pretrain.load_model(averaged)
-    freeze(model, averaged)
+    model = frozen(averaged)
     first = min(NEW)
     model.train()
     forwards = [0] * len(model.model.layers)

@@ -118,7 +118,7 @@ def test_data_parallel(job: dict[str, Any], tmp_path: Path) -> None:
     assert len(list(cache.glob("*/*.safetensors"))) == 9 + len(HELD_OUT)  # each block once
 
 
-def test_sharded(job: dict[str, Any], tmp_path: Path) -> None:
+def test_a_sharded_model_trains_as_a_whole_one_does(job: dict[str, Any], tmp_path: Path) -> None:
     """FSDP as conf/accelerate has it, with the CPU in the place of a GPU.
 
     And with its activation checkpointing, whose wrappers give parameters other names.

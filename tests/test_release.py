@@ -36,7 +36,8 @@ from pipelines.model_card import metadata
 from pipelines.release import push, release
 from reports import measured
 from tests import test_report_synthetic as synthetic
-from tests.families import CONFIGS, deepen, load, save_family, stored
+from tests.conftest import tensors_of
+from tests.families import CONFIGS, deepen, load, save_family
 
 MODEL, REPO, TOKEN = "llama_pro", "me/deeper", "hf_stand_in"
 
@@ -187,9 +188,9 @@ def test_a_release_is_a_checkpoint_with_a_card(params: Params) -> None:
     folder = release(MODEL, params)
     assert folder == Path("release") / MODEL
     assert load(folder).config.num_hidden_layers == 9
-    tensors = stored(source)
-    assert stored(folder).keys() == tensors.keys()
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in stored(folder).items())
+    tensors = tensors_of(source)
+    assert tensors_of(folder).keys() == tensors.keys()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in tensors_of(folder).items())
     assert {"README.md", "layer_plan.json", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
     card = (folder / "README.md").read_text()
     _, front, text = card.split("---\n", 2)

@@ -182,7 +182,7 @@ def findings(name: str, metrics: Path) -> dict[str, Finding]:
 
 
 @pytest.mark.parametrize(("name", "subject", "verdict", "changes"), CASES)
-def test_rule(
+def test_a_finding_has_the_verdict_of_its_rule(
     name: str, subject: str, verdict: Verdict, changes: list[Change], tmp_path: Path
 ) -> None:
     metrics = metrics_with(tmp_path, changes)

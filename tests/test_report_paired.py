@@ -63,7 +63,9 @@ def test_no_difference_at_all_is_an_interval_of_no_width() -> None:
 
 
 @pytest.mark.parametrize("spread", [(0.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.3, 1.0, 0.5)])
-def test_coverage(spread: tuple[float, float, float]) -> None:
+def test_intervals_hold_the_true_mean_as_often_as_they_say(
+    spread: tuple[float, float, float],
+) -> None:
     """Effects of seed, document and both, true mean 0: 95% of the intervals hold it, to ±3%."""
     of_seed, of_document, of_both = spread
     covered = 0

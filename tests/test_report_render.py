@@ -525,7 +525,7 @@ def test_neighbour_ratio_by_hand() -> None:
     assert continuity.smallest_p(3) == pytest.approx(1 / 3)
 
 
-def test_cells() -> None:
+def test_a_cell_has_the_digits_that_its_error_leaves() -> None:
     assert tables.show(None) == "not measured"
     assert tables.show(tables.Measured(0.475, 0.0796)) == "0.47 ± 0.08"
     assert tables.show(tables.Measured(1234.5, 12.3)) == "1,234 ± 12"

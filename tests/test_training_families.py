@@ -19,7 +19,8 @@ from lesa.training.pretrain import Run, load_model, train
 from lesa.training.saving import save, stored_tensors
 from lesa.training.state import trained_tensors
 from lesa.upscaling.plan import LayerPlan, everything_trains
-from tests.families import CONFIGS, LENGTH, deepen, load, save_family, stored
+from tests.conftest import tensors_of
+from tests.families import CONFIGS, LENGTH, deepen, load, save_family
 from tests.test_pretrain import RATE, KilledError, settings
 
 SLOW = pytest.mark.slow
@@ -105,14 +106,14 @@ def stacked_experts(folder: Path) -> None:
 
 def inner_model(folder: Path) -> None:
     """Names without the prefix of the model that has the output layer, as GPT-2's hub has them."""
-    tensors = stored(folder)
+    tensors = tensors_of(folder)
     replace_weights(folder, {key.removeprefix("transformer."): t for key, t in tensors.items()})
     assert "h.0.attn.c_attn.weight" in Checkpoint(folder).names()
 
 
 def stored_head(folder: Path) -> None:
     """The output layer is stored though it is the embedding, and the config is silent about it."""
-    checkpoint, tensors = Checkpoint(folder), stored(folder)
+    checkpoint, tensors = Checkpoint(folder), tensors_of(folder)
     embedding = tensors[checkpoint.stored_name(checkpoint.family.embedding)]
     replace_weights(folder, tensors | {checkpoint.family.head: embedding.clone()})
     config = json.loads((folder / "config.json").read_text())

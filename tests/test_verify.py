@@ -305,7 +305,9 @@ def test_a_lock_that_dvc_would_not_take_is_one_line(
     path = copy / "pipelines" / "studies" / "start" / "dvc.lock"
     path.write_text(path.read_text()[:cut])
     monkeypatch.setattr(sys, "argv", ["verify"])
-    assert verify.main() == 2
+    with pytest.raises(SystemExit) as ended:
+        verify.main()
+    assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: pipelines/studies/start/dvc.lock: no lock of DVC (")
     assert said.count("\n") == 1

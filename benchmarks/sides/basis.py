@@ -12,7 +12,7 @@ from benchmarks.sides import opened
 from lesa.checkpoints.reader import Checkpoint
 from lesa.method.basis import from_concat, from_gram, gram
 
-TOLERANCE = 1e-6  # svd.rank_tolerance of every profile
+TOLERANCE = 1e-6  # svd.rank_tolerance; the library's constant would bring pydantic into the memory
 
 
 def basis(way: str, base: Checkpoint, kind: str) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from benchmarks.shapes import upper_gaps
 from benchmarks.sides import opened
 from lesa import params
 from lesa.checkpoints.reader import Checkpoint
+from lesa.commands.presets import RANK_TOLERANCE
 from lesa.method.basis import from_gram, gram, save_basis
-from lesa.method.fitting import Job, fit_kinds
+from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds
 from lesa.params import Predictor as Settings
-from lesa.upscaling.expand import expand
+from lesa.upscaling.expand import deepen
 from lesa.upscaling.lesa import METHODS, Options
 from lesa.upscaling.methods import Source
 
-TOLERANCE = 1e-6  # svd.rank_tolerance of every profile
 EPOCHS = 1  # over all triples; the paper's preset has five, which take five times as long
 ALL = "all kinds"
 
@@ -56,14 +56,12 @@ def make_basis(base: Checkpoint, kind: str, folder: Path, record: Record) -> Non
     with record.of("extract", kind):
         total = gram(base.matrix(kind, i) for i in range(base.num_layers))
     with record.of("svd", kind):
-        save_basis(from_gram(total, TOLERANCE), folder / f"{kind}.safetensors")
+        save_basis(from_gram(total, RANK_TOLERANCE), folder / f"{kind}.safetensors")
 
 
-def make_predictors(
-    base: Path, svd: Path, folder: Path, chosen: Settings, layers: int
-) -> dict[str, float]:
+def make_predictors(base: Path, svd: Path, folder: Path, chosen: Settings) -> dict[str, float]:
     """The fit stage's own call: all kinds, by workers, on every triple; seconds of each kind."""
-    job = Job(base, svd, folder, chosen, seed=0, heldout_every=layers)  # holds out none
+    job = Job(base, svd, folder, chosen, seed=0, heldout_every=ALL_TRIPLES)
     return {kind: entry["seconds"] for kind, entry in fit_kinds(job, "fit").items()}
 
 
@@ -81,12 +79,10 @@ def end_to_end(base: Checkpoint, work: Path, chosen: Settings) -> dict[str, Any]
         make_basis(base, kind, svd, record)
     layers = base.num_layers
     with record.of("fit", ALL):
-        fit_seconds = make_predictors(base.folder, svd, fits, chosen, layers)
+        fit_seconds = make_predictors(base.folder, svd, fits, chosen)
     with record.of("expand", ALL):
-        method = METHODS["lesa"]
-        plan = method.plan(layers, upper_gaps(layers))
         source = Source(base, svd, (fits,), Options(unpredicted="layer_0"))
-        expand(source, "lesa", method, plan, work / "deepened")
+        plan = deepen(source, "lesa", METHODS["lesa"], upper_gaps(layers), work / "deepened")
     return {
         "layers": layers,
         "layers_after": len(plan),

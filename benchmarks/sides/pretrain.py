@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from benchmarks.base import ROOT
 from benchmarks.measure import report
@@ -29,6 +29,7 @@ from lesa.machine import has_bfloat16
 from lesa.params import Train
 from lesa.training.freezing import freeze
 from lesa.training.pretrain import Run, train
+from lesa.training.trainer import Forward
 
 BLOCK = 512  # tokens of a packed sequence, corpus.block_size of the default profile
 BATCH = 2  # sequences, train.per_device_batch_size of the default profile
@@ -131,14 +132,6 @@ class Profiled(StepLog):
         return {"shares": shares(taken), "products_seconds": products / (self.last - WARM_UP)}
 
 
-class Listen(TrainerCallback):
-    def __init__(self, log: StepLog) -> None:
-        self.log = log
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self.log(logs or {}, state.global_step)
-
-
 def lesa_side(
     folder: Path, blocks: list[Tensor], chosen: Train, work: Path, log: StepLog | None = None
 ) -> dict[str, Any]:
@@ -178,7 +171,7 @@ def plain_side(folder: Path, blocks: list[Tensor], chosen: Train, work: Path) ->
             dataloader_pin_memory=torch.cuda.is_available(),
         ),
         train_dataset=Dataset.from_dict({"input_ids": ids, "labels": ids}),
-        callbacks=[Listen(log)],
+        callbacks=[Forward(log)],
     )
     trainer.train()
     return {**log.result(), "trainable_parameters": trainable}

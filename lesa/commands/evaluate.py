@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesa.checkpoints.check import quiet_transformers
+from lesa.checkpoints.check import quiet_transformers, tokenizer_of
 from lesa.checkpoints.reader import BUFFER
 from lesa.downloads import explained
 from lesa.errors import CheckError, UserError
@@ -61,7 +61,7 @@ def load(folder: Path) -> tuple[Any, Any]:
 
     In bfloat16 if it is stored so and this machine multiplies it, else in float32.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one with config.json and safetensors")
@@ -73,7 +73,7 @@ def load(folder: Path) -> tuple[Any, Any]:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, **given
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
+        tokenizer = tokenizer_of(folder)
     model, info = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(name for name in info[problem] if not BUFFER.fullmatch(str(name))):
@@ -113,11 +113,10 @@ def windows(tokenizer: Any, config: Any, path: Path) -> list[Tensor]:
 
 def windows_of(folder: Path, text: Path) -> list[Tensor]:
     """The windows of `text` for the checkpoint in `folder`, of which no tensor is read."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
-    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **given)
-    return windows(tokenizer, AutoConfig.from_pretrained(folder, **given), text)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return windows(tokenizer_of(folder), config, text)
 
 
 def whole_windows(folder: Path, text: Path) -> list[Tensor]:

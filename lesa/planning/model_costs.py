@@ -63,7 +63,7 @@ def cast_bytes(a: Architecture, layers: int, bf16: bool) -> int:
 def held_out(
     a: Architecture, layers: int, blocks: int, length: int, batch: int, bf16: bool
 ) -> Cost:
-    """Load in float32 and score (`lesa.training.heldout.held_out`).
+    """Load in float32 and score (`lesa.training.heldout.block_losses`).
 
     Held: 4 bytes a parameter; the batch's logits, one row of them and its log-softmax in float32;
     under autocast the weights' copies.
