@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 from lesa.errors import UserError
 from lesa.files import sha256, whole_folder
@@ -19,6 +20,7 @@ from lesa.files import sha256, whole_folder
 DOWNLOADS = Path("artifacts/downloads")
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*")
 SHA256 = re.compile("[0-9a-f]{64}")
+LONGEST = 300  # of what a library says, in the line that names its cause
 
 
 def take_member(requirement: str, member: str, digest: str, key: str) -> Path:
@@ -125,5 +127,7 @@ def explained(message: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         said = repr(error) if isinstance(error, KeyError) else str(error)  # a bare key says nothing
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
-        raise UserError(f"{message}: {lines[0] if lines else type(error).__name__}") from error
+        first, *others = [line.strip() for line in said.splitlines() if line.strip()] or [""]
+        line = " ".join([first, *others]) if first.endswith(":") else first  # of a list, all
+        line = shorten(line, LONGEST, placeholder=" …") or type(error).__name__
+        raise UserError(f"{message}: {line}") from error

@@ -83,6 +83,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         SHAPE | {"num_key_value_heads": 1, "eos_token_id": [0, 1, 2, 3, 4, 5]},  # six, as layers
     ),
+    "llama-dynamic-rope": ("llama", SHAPE | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
     "qwen2-own-types": (
         "qwen2",
         SHAPE

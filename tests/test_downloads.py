@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lesa import downloads
+from lesa.downloads import explained
 from lesa.errors import UserError
 
 DATA = b"the data" * 1000
@@ -109,3 +111,16 @@ def test_damaged_wheel_is_one_line_and_leaves_nothing(wheel: Path, without_pip: 
         assert str(raised.value).startswith(f"base.requirement: {wheel.name} is damaged (")
         assert "\n" not in str(raised.value)
         assert not list(Path("artifacts/downloads").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("one of:\n (1) a file,\n(2) another\n", "one of: (1) a file, (2) another"),
+        ("not found\n\nRepository of https://x", "not found"),
+        ("", "ValueError"),
+    ],
+)
+def test_what_a_library_says_is_one_line(said: str, line: str) -> None:
+    with pytest.raises(UserError, match=f"^why: {re.escape(line)}$"), explained("why"):
+        raise ValueError(said)

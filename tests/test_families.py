@@ -468,6 +468,7 @@ def test_entries_for_single_layers_that_cannot_be_kept(
         read_config({"model_type": model_type, **SHAPE, **changes}, "config.json")
 
 
+NO_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 0.0}
 NO_EXPERTS = {"num_local_experts": 0, "num_experts_per_tok": 0}
 
 
@@ -498,6 +499,16 @@ NO_EXPERTS = {"num_local_experts": 0, "num_experts_per_tok": 0}
         ("qwen2", {"layer_types": ["sliding_attention"] * 6}, "layer_types: 'sliding_attention'"),
         ("gpt2", {"n_positions": 1}, "n_positions: 1; must be a whole number, 2 or above"),
         ("llama", {"return_dict": False}, "return_dict: False: "),
+        ("llama", {"use_return_dict": False}, "use_return_dict: follows from return_dict"),
+        ("llama", {"rope_theta": 0}, "rope_theta 0 of its rotary positions; must be a number"),
+        ("qwen3", {"rope_theta": -1.0}, "rope_theta -1.0 of its rotary"),
+        ("llama", {"rope_theta": "1e4"}, "rope_theta '1e4' of its rotary"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 0}}, "factor 0 of its rotary"),
+        ("llama", {"rope_scaling": {"type": "foo"}}, "rope_type 'foo' of its rotary"),
+        ("gemma3", {"rope_parameters": {"full_attention": NO_YARN}}, "factor 0.0 of its rotary"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar: 0; must be a number"),
+        ("llama", {"hidden_act": "foo"}, "hidden_act: 'foo'; known are "),
+        ("gpt2", {"activation_function": "foo"}, "activation_function: 'foo'; known are "),
     ],
 )
 def test_numbers_that_no_model_runs_with_are_refused_by_name(
@@ -506,6 +517,42 @@ def test_numbers_that_no_model_runs_with_are_refused_by_name(
     model_type, settings = CONFIGS[name]
     with pytest.raises(UserError, match=f"^config.json: {re.escape(said)}"):
         read_config({"model_type": model_type, **settings, **changes}, "config.json")
+
+
+@pytest.mark.parametrize("entry", [{"gradient_checkpointing": True}, {"use_cache": False}])
+def test_what_a_training_left_in_the_config_is_no_fault(
+    entry: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = save_family("llama", tmp_path / "base")
+    path = base / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    capfd.readouterr()
+    check(base)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("generation_config.json", "[]", "transformers cannot load it: "),
+        (
+            "generation_config.json",
+            '{"max_new_tokens": -5}',
+            "transformers cannot load it: .*max_new_tokens.*-5",
+        ),
+        ("model.safetensors.index.json", '{"weight_map": 0}', "has no weight_map"),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"x": "a.safetensors"}, "metadata": null}',
+            "metadata: must be a mapping",
+        ),
+    ],
+)
+def test_the_file_at_fault_is_named(name: str, content: str, said: str, tmp_path: Path) -> None:
+    base = save_family("llama", tmp_path / "base")
+    (base / name).write_text(content)
+    with pytest.raises(UserError, match=f"^{re.escape(str(base / name))}: {said}"):
+        check(base)
 
 
 def test_a_model_that_loads_and_cannot_run_is_refused(tmp_path: Path) -> None:

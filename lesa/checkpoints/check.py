@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from lesa.checkpoints.reader import (
     INDEX,
     SINGLE,
     Checkpoint,
+    quiet_transformers,
     read_config,
     weight_files,
 )
@@ -90,28 +89,14 @@ def check_floats(checkpoint: Checkpoint) -> None:
             )
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """transformers' reports of a load, which would say in pages what one line will say."""
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bar:
-            logging.enable_progress_bar()
-
-
 def check_loading(checkpoint: Checkpoint) -> None:
     """Compare names and shapes with the model's own, which transformers loads without memory."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     folder = checkpoint.folder
+    if (path := folder / "generation_config.json").is_file():
+        with quiet_transformers(), explained(f"{path}: transformers cannot load it"):
+            GenerationConfig.from_pretrained(folder)
     with quiet_transformers(), explained(f"{folder}: transformers cannot load it"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -140,11 +125,23 @@ def check_loading(checkpoint: Checkpoint) -> None:
 
 
 def check_running(model: Any, where: str) -> None:
-    """The model, on the meta device, reads two tokens as in training: some settings fail there."""
+    """The model, on the meta device, reads two tokens as in training: some settings fail there.
+
+    On that device no value can be looked at, so what looks at some is set to what does not.
+    """
     model.set_attn_implementation("eager")  # what a config may name needs a device
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # others look at the router's choices
-    with explained(f"{where}: transformers makes a model of it that cannot run"):
+    for module in model.modules():
+        if kinds := getattr(module, "rope_type", None):  # some look at how many positions there are
+            every = isinstance(kinds, dict)
+            module.rope_type = dict.fromkeys(kinds, "default") if every else "default"
+        if hasattr(module, "gradient_checkpointing"):  # with which there is no cache
+            module.gradient_checkpointing = False
+    with (
+        quiet_transformers(),
+        explained(f"{where}: transformers makes a model of it that cannot run"),
+    ):
         # With a cache, as without one the values of positions are looked at.
         model.train()(torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=True)
 
@@ -243,4 +240,5 @@ def tokenizer_of(folder: Path) -> Any:
     """transformers' tokenizer of a folder, by its own code alone."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with quiet_transformers():
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

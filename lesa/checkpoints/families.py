@@ -61,6 +61,7 @@ LEAST = {
 }  # fmt: skip
 EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
 FLOAT32 = torch.finfo(torch.float32)  # in which all norms are computed
 # transformers' config, made when asked for: its import takes seconds, and Llama's kin need none.
 Config = Callable[[], Any]
@@ -140,6 +141,8 @@ class Family:
 
 def check_numbers(explicit: Any, where: str) -> None:
     """Refuse numbers with which transformers makes a model that cannot run or train."""
+    from transformers.activations import ACT2FN
+
     fields, other_names = explicit.__dataclass_fields__, explicit.attribute_map
 
     def given(*keys: str) -> Iterator[tuple[str, Any]]:
@@ -158,6 +161,9 @@ def check_numbers(explicit: Any, where: str) -> None:
                 f"{said}: a norm divides by its root where what it is taken of is zero, as a new "
                 "layer's output may be; a number above 0 that float32 can hold would do"
             )
+    for said, value in given("query_pre_attn_scalar"):
+        if not is_positive(value):
+            raise UserError(f"{said}; must be a number above 0")
     for said, value in given(*DROPOUTS):
         if not (isinstance(value, int | float) and 0 <= value < 1):
             raise UserError(f"{said}; must be a share, from 0 to below 1")
@@ -168,6 +174,37 @@ def check_numbers(explicit: Any, where: str) -> None:
     for said, value in given("num_experts_per_tok"):
         if value > explicit.num_local_experts:
             raise UserError(f"{said}, of {explicit.num_local_experts} experts; no more can be met")
+    for said, value in given(*ACTIVATIONS):
+        if not (isinstance(value, str) and value in ACT2FN):
+            raise UserError(f"{said}; known are {', '.join(sorted(ACT2FN))}")
+    check_positions(explicit, where)
+
+
+def is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value <= FLOAT32.max
+
+
+def check_positions(explicit: Any, where: str) -> None:
+    """Refuse numbers of rotary positions by which a model's losses are none.
+
+    transformers keeps what a config says of them, in whatever spelling, in `rope_parameters`: one
+    mapping, or one for each kind of layer.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    found = getattr(explicit, "rope_parameters", None) or {}
+    for own in [found] if "rope_type" in found else found.values():
+        kind = own.get("rope_type")
+        if kind not in (known := sorted({"default", *ROPE_INIT_FUNCTIONS})):
+            raise UserError(
+                f"{where}: rope_type {kind!r} of its rotary positions (rope_parameters or "
+                f"rope_scaling); known are {', '.join(known)}"
+            )
+        for key in ("rope_theta", "factor"):
+            if key in own and not is_positive(own[key]):
+                raise UserError(
+                    f"{where}: {key} {own[key]!r} of its rotary positions; must be a number above 0"
+                )
 
 
 def ends_block(kind: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +27,7 @@ COUNTS = {"num_hidden_layers", "n_layer", "num_local_experts", "num_experts"}
 MANY = 10_000
 # Entries of a config under which the weights beside it are not what is read here.
 REFUSED = {
+    "use_return_dict": "follows from return_dict, which is what can be set; take the entry out",
     "quantization_config": "quantised weights cannot be deepened; where the weights are plain "
     "floats, take the entry out",
     "transformers_weights": "names other weights than those of transformers' own names; rename "
@@ -60,9 +63,12 @@ def weight_names(folder: Path) -> list[str]:
         return [SINGLE]
     if not (folder / INDEX).is_file():
         raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; pickles are not read")
-    where = read_object(folder / INDEX).get("weight_map")
+    index = read_object(folder / INDEX)
+    where = index.get("weight_map")
     if not isinstance(where, dict) or not where:
         raise UserError(f"{folder / INDEX}: has no weight_map")
+    if not isinstance(index.get("metadata"), dict):  # transformers writes into it
+        raise UserError(f"{folder / INDEX}: metadata: must be a mapping, which may be empty")
     for name in where.values():
         if not (isinstance(name, str) and SHARD.fullmatch(name)):
             raise UserError(
@@ -70,6 +76,23 @@ def weight_names(folder: Path) -> list[str]:
                 ".safetensors and has no folder in it"
             )
     return sorted(set(where.values()))
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers' reports of a load, which would say in pages what one line will say."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def read_config(config: dict[str, Any], where: str) -> Any:
@@ -88,7 +111,8 @@ def read_config(config: dict[str, Any], where: str) -> Any:
         if isinstance(config[key], int) and config[key] > MANY:
             raise UserError(f"{where}: {key}: {config[key]}; must be {MANY} at most")
     try:
-        explicit: Any = AutoConfig.for_model(**deepcopy(config))  # which edits what it is given
+        with quiet_transformers():
+            explicit: Any = AutoConfig.for_model(**deepcopy(config))  # which edits its arguments
     except Exception as error:  # the class's own arithmetic on numbers of any kind: anything
         line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where}: transformers refuses it ({line[:200]})") from None

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesa.checkpoints.check import quiet_transformers, tokenizer_of
-from lesa.checkpoints.reader import BUFFER
+from lesa.checkpoints.check import tokenizer_of
+from lesa.checkpoints.reader import BUFFER, quiet_transformers
 from lesa.downloads import explained
 from lesa.errors import CheckError, UserError
 from lesa.machine import compute_device, has_bfloat16
@@ -115,7 +115,8 @@ def windows_of(folder: Path, text: Path) -> list[Tensor]:
     """The windows of `text` for the checkpoint in `folder`, of which no tensor is read."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return windows(tokenizer_of(folder), config, text)
 
 
