@@ -21,6 +21,8 @@ REPLACED = {
     "lesa_permuted": "LESA's predictions in one another's gaps",
     "lesa_shuffled": "predictions fitted on layers in shuffled order",
     "lesa_on_noise": "predictions fitted on Gaussian noise",
+    "lesa_signs": "predictions fitted with drawn signs of U's columns",
+    "lesa_raw": "predictions fitted without the SVD",
     "lesa_no_norm_term": "predictions fitted without the norm term",
     "lesa_zeroed": "LESA's predictions, outputs zeroed",
     "lesa_official": "predictions of the official code's preset",

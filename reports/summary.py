@@ -109,16 +109,17 @@ def reach(m: Metrics) -> str:
     on_a_gpu = f" On a GPU: `make profile PROFILE={there}`, `make report`."
     return (
         f"**How far this reaches:** one model of {three(m.base['parameters'] / 1e6)}M parameters, "
-        f"held out {' and '.join(texts)}{one_choice(m)}."
+        f"held out {' and '.join(texts)}{choices_of_signs(m)}."
         + (on_a_gpu if m.params.profile != there else "")
     )
 
 
-def one_choice(m: Metrics) -> str:
-    """Whether every LESA that was trained has the same signs of U's columns."""
+def choices_of_signs(m: Metrics) -> str:
+    """How many choices of the signs of U's columns the trained LESAs have between them."""
     trained = [*m.budget.values(), *m.scale.values()]
     signs = {run.get("signs") for run in trained if run["method"] == "lesa"} - {None}
-    return "; every trained LESA has one choice of signs" if len(signs) == 1 else ""
+    count = "one choice" if len(signs) == 1 else f"{len(signs)} choices"
+    return f"; the trained LESAs have {count} of signs" if signs else ""
 
 
 LIMITS = (f"in part {Verdict.UNDECIDED}", "as far as measured")
