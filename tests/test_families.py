@@ -506,6 +506,7 @@ NO_EXPERTS = {"num_local_experts": 0, "num_experts_per_tok": 0}
         ("llama", {"rope_scaling": {"type": "linear", "factor": 0}}, "factor 0 of its rotary"),
         ("llama", {"rope_scaling": {"type": "foo"}}, "rope_type 'foo' of its rotary"),
         ("gemma3", {"rope_parameters": {"full_attention": NO_YARN}}, "factor 0.0 of its rotary"),
+        ("gemma3", {"rope_parameters": {"x": 3}}, "rope_type 3 of its rotary"),
         ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar: 0; must be a number"),
         ("llama", {"hidden_act": "foo"}, "hidden_act: 'foo'; known are "),
         ("gpt2", {"activation_function": "foo"}, "activation_function: 'foo'; known are "),

@@ -194,7 +194,7 @@ def check_positions(explicit: Any, where: str) -> None:
 
     found = getattr(explicit, "rope_parameters", None) or {}
     for own in [found] if "rope_type" in found else found.values():
-        kind = own.get("rope_type")
+        kind = own.get("rope_type") if isinstance(own, dict) else own
         if kind not in (known := sorted({"default", *ROPE_INIT_FUNCTIONS})):
             raise UserError(
                 f"{where}: rope_type {kind!r} of its rotary positions (rope_parameters or "
