@@ -49,7 +49,7 @@ OWN = {
 BESIDE = {
     "llama_pro": "LLaMA Pro's",
     "solar": "SOLAR's",
-    "noise": "that of a model with Gaussian noise of equal norms in place of its predictions",
+    "noise": "that of Gaussian noise of equal norms in its place",
 }
 LEVEL = "not told apart from"  # an interval that spans zero
 ALONE = ", so with intervals over documents alone"

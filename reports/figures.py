@@ -6,9 +6,10 @@ Okabe-Ito colours; every line also differs by dash and marker, so black-and-whit
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,11 @@ class Drawn:
 MODELS = ("lesa", "llama_pro", "solar", "base", "noise", "lora", "llama_pro_lora", "identity")
 
 
-def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A line's style by the model's name."""
-    every = dict.fromkeys([*MODELS, *names])
-    return {name: line_style(index) for index, name in enumerate(every)}
+def model_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A line's style by the model's name; those that MODELS lacks have what its others leave."""
+    own = {name: MODELS.index(name) for name in names if name in MODELS}
+    free = (index for index in count() if index not in own.values())
+    return {name: line_style(own[name] if name in own else next(free)) for name in names}
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def seeds_curves(study: list[Runs]) -> Figure:
     study = sorted(study, key=lambda runs: -runs.final_loss)
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     whole, late = figure.subplots(1, 2)
-    styles = model_styles(runs.model for runs in study)
+    styles = model_styles([runs.model for runs in study])
     for runs in study:
         x = np.array(list(runs.points), dtype=float)
         seeds = runs.curve(list(runs.by_seed)).mean(2)  # (points, seeds)
@@ -162,8 +164,9 @@ def start_distributions(m: Metrics) -> Figure:
         rows = np.full(len(one.rows), i)
         axes.plot(one.perplexities, rows, "o", markersize=4, alpha=0.6, gid=one.name)
         axes.plot(np.median(one.perplexities), i, "|", color="black", markersize=14)
-    styles = model_styles(())
-    for method in ("base", "solar"):
+    beside = ("base", "solar")
+    styles = model_styles(beside)
+    for method in beside:
         if (single := start.of_method(m, method)) is not None:
             style = styles[method] | {"marker": "None"}
             axes.axvline(float(single.perplexities[0]), label=method, **style)

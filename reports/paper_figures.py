@@ -92,7 +92,7 @@ def training_loss(m: Metrics) -> Figure | None:
     curves = {name: runs for name, runs in curves.items() if name in PAPERS} or curves
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
-    styles = model_styles(curves)
+    styles = model_styles(list(curves))
     for name, runs in curves.items():
         steps = min(len(run["train"]) for run in runs)
         rows = [run["train"][:steps] for run in runs]
@@ -148,7 +148,7 @@ def independent() -> Figure:
     grid = figure.subplots(2, len(sizes), sharex=True)
     steps = opt_deus.budgets()
     x = [opt_deus.percent(step) for step in steps]
-    styles = model_styles(opt_deus.NAMES)
+    styles = model_styles(list(opt_deus.NAMES))
     for column, size in enumerate(sizes):
         above, below = grid[0][column], grid[1][column]
         accurate: list[float] = []
