@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from eval import mirror
 from eval.suite import OFFICIAL, mirrored
 from lesa.checkpoints.base import prepare
+from lesa.checkpoints.check import check_layers
 from lesa.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_config
 from lesa.errors import UserError
 from lesa.files import whole_folder
@@ -53,6 +54,7 @@ def copy(original: Path, tmp_path: Path) -> Callable[[], Path]:
 def read_all(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor, as the stages read them."""
     base = Checkpoint(folder)
+    check_layers(base)  # by the stage base, before any other reads
     for kind in base.kinds:
         for i in range(base.num_layers):
             base.matrix(kind, i)

@@ -135,7 +135,9 @@ def test_conclusions_turn_with_the_numbers(tmp_path: Path) -> None:
     first = concluded()
     assert "with preset `paper` starts at perplexity 22.2 to 29.96" in first
     assert "below SOLAR in 100%. It follows its constant row (rank correlation 1" in first
-    assert "LESA is below `identity` at no budget measured: lower at 0 of 5 points" in first
+    assert (
+        "Over 40 steps LESA is below `identity` at 0 of 4 points after the start, above it" in first
+    )
     assert "minus its controls, before training: lower: `constant_row (paper)`" in first
     for seed, loss in enumerate((9.0, 8.0, 9.5, 8.5, 7.0, 7.5, 8.2, 8.8)):
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
@@ -144,7 +146,7 @@ def test_conclusions_turn_with_the_numbers(tmp_path: Path) -> None:
         change(metrics, *path, value=blocks(2.5, seed))
     second = concluded()
     assert "It does not follow its constant row" in second
-    assert "LESA is below `identity` first after 81,920 tokens: lower at 1 of 5 points" in second
+    assert "below `identity` at 1 of 4 points after the start, first after 81,920 tokens" in second
 
 
 def test_mixed_precisions_are_told(tmp_path: Path) -> None:
@@ -335,7 +337,7 @@ def test_what_the_text_lacks_is_named(made: tuple[Path, Path], tmp_path: Path) -
     assert f"- `wiki_last_word` is left out: {left_out['wiki_last_word']}\n" in text
     assert f"- `wiki_perplexity`: {notes['wiki_perplexity']}\n" in text
     assert "&lt;bos&gt;" in (tmp_path / "out" / "report.html").read_text()
-    for new in ("documents begin with", "duplicates", "left out"):
+    for new in ("documents begin with", "duplicates", "is left out: "):
         assert new not in before
 
 
