@@ -12,7 +12,7 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.files import write_json
 from lesa.method.structure import structures
 from lesa.params import Params
-from lesa.upscaling import expand
+from lesa.upscaling.expand import expand
 from lesa.upscaling.methods import Source
 from lesa.upscaling.plan import LayerPlan, to_json, trainable_parameters
 from pipelines.stage import run_stage
@@ -28,7 +28,7 @@ def write_model(params: Params, model: str, folder: Path) -> LayerPlan:
     runs = [params.fit.runs[need] for need in entry.needs]
     fits = tuple(FITS / run.preset / str(run.seed) for run in runs)
     source = Source(Checkpoint(BASE), SVD, fits, options)
-    return expand.deepen(source, entry.method, method, params.gaps_of(model), folder)
+    return expand(source, entry.method, method, params.gaps_of(model), folder)
 
 
 def describe(folder: Path, plan: LayerPlan) -> dict[str, Any]:

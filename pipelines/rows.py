@@ -27,7 +27,7 @@ from lesa.params import (
     read_tree,
     reason,
 )
-from lesa.upscaling import expand
+from lesa.upscaling.expand import expand
 from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
 from pipelines.study import listed, params_file
@@ -188,7 +188,7 @@ def write_row(row: Row, params: Params, work: Path, folder: Path) -> tuple[Layer
     method = table()[row.method]
     own = method.options.model_validate(row.options)
     source = Source(Checkpoint(BASE), svd, fits, own)
-    return expand.deepen(source, row.method, method, row.gaps or params.gaps, folder), fitted
+    return expand(source, row.method, method, row.gaps or params.gaps, folder), fitted
 
 
 def described(row: Row) -> dict[str, Any]:

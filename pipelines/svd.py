@@ -7,15 +7,14 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import whole_folder, write_json
 from lesa.machine import compute_device
-from lesa.method.basis import Basis, from_concat, from_gram, save_basis
-from lesa.method.structure import span_coordinates, structure
+from lesa.method.basis import from_concat, from_gram, save_basis
+from lesa.method.structure import structure, top_rows
 from lesa.params import Params
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
@@ -43,8 +42,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
                 basis = from_concat(weights, tolerance)
             seconds = time.perf_counter() - start
             save_basis(basis, folder / f"{kind}.safetensors")
-            top = Basis(basis.u[:, :1], basis.s[:1])
-            tops = torch.cat([top.coefficients(base.matrix(kind, i).to(device)) for i in layers])
+            tops = top_rows(basis, (base.matrix(kind, i).to(device) for i in layers))
             of_layers = structure(base.matrix(kind, i).to(device) for i in layers)
             report[kind] = {
                 "method": method,
@@ -52,7 +50,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
                 "shape": list(base.shape(kind)),
                 "layers": base.num_layers,
                 "singular_values": rounded(basis.s.tolist()),
-                "top_rows": [rounded(row) for row in span_coordinates(tops).tolist()],
+                "top_rows": [rounded(row) for row in tops.tolist()],
                 "structure": asdict(of_layers) if of_layers else None,
                 "seconds": seconds,
             }

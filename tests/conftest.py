@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
@@ -113,3 +113,14 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     for path in sorted(folder.glob("*.safetensors")):
         found.update(load_file(path))
     return found
+
+
+def resave(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Put these tensors into the folder in place of its own, as one file."""
+    for path in folder.glob("*safetensors*"):
+        path.unlink()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )

@@ -217,7 +217,6 @@ def deepen(
 ) -> tuple[Path, LayerPlan]:
     """Expand `base` by the method `name` below `work`, which holds bases and predictors."""
     method, checkpoint = table()[name], Checkpoint(base)
-    plan = method.plan(checkpoint.num_layers, gaps)
     if not (work / "svd").is_dir():
         fitted(checkpoint, work)
     given = OPTIONS | options
@@ -226,8 +225,7 @@ def deepen(
         checkpoint, work / "svd", (work / "fit",) * method.fits, method.options(**known)
     )
     folder = work / (out or name)
-    expand(source, name, method, plan, folder)
-    return folder, plan
+    return folder, expand(source, name, method, gaps, folder)
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:

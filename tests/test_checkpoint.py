@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from lesa.checkpoints.families import FAMILIES
 from lesa.checkpoints.reader import INDEX, Checkpoint
 from lesa.checkpoints.writer import write_checkpoint
 from lesa.errors import UserError
-from tests.conftest import tensors_of
+from tests.conftest import resave, tensors_of
 from tests.families import LAYERS, family_model, save_family
 
 Damage = Callable[[Path], None]
@@ -102,9 +103,7 @@ def test_writes_shards_and_their_index(
 
 def single(folder: Path) -> None:
     """One file in place of the shards."""
-    tensors = tensors_of(folder)
-    remove_weights(folder)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    resave(folder, tensors_of(folder))
 
 
 def shards_of_any_name(folder: Path) -> None:
@@ -192,8 +191,7 @@ def changed(change: Callable[[dict[str, Tensor]], Any]) -> Damage:
     def damage(folder: Path) -> None:
         tensors = tensors_of(folder)
         change(tensors)
-        remove_weights(folder)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        resave(folder, tensors)
 
     return damage
 
@@ -244,8 +242,16 @@ def tokenizer_config_alone(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def tokenizer_not_json(folder: Path) -> None:
+def tokenizer_empty(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
+
+
+def tokenizer_not_json(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+
+
+def tokenizer_a_list(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text("[]")
 
 
 def embedding_as_output_layer(folder: Path) -> None:
@@ -318,7 +324,9 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (no_tokenizer, "has no tokenizer"),
     (damaged_note, r"LICENSE_NOTE\.json: not JSON"),
     (tokenizer_config_alone, r"no tokenizer; tokenizer\.json or vocab\.txt must be there"),
-    (tokenizer_not_json, "its tokenizer cannot be loaded"),
+    (tokenizer_empty, "its tokenizer cannot be loaded"),
+    (tokenizer_not_json, r"tokenizer\.json: not JSON"),
+    (tokenizer_a_list, r"tokenizer_config\.json: must hold a JSON object"),
     (tokenizer_beyond, "'word63' with id 320.*vocabulary ends at 319"),
 ]
 
@@ -361,6 +369,21 @@ def test_code_beside_a_known_type_is_not_run(copy: Path) -> None:
     configured(auto_map={"AutoModelForCausalLM": "code.Model", "AutoConfig": "code.Config"})(copy)
     (copy / "code.py").write_text("raise SystemExit('run')\n")
     assert check(copy)["model_type"] == "qwen3"
+
+
+def test_a_tensor_that_no_file_holds_is_named(copy: Path) -> None:
+    """A checkpoint that was not checked may lack some of a layer's."""
+    name = "model.layers.2.self_attn.q_proj.weight"
+    changed(lambda tensors: tensors.pop(name))(copy)
+    checkpoint = Checkpoint(copy)
+    for read in (
+        lambda: checkpoint.matrix("q_proj", 2),
+        lambda: checkpoint.tensor(name),
+        lambda: checkpoint.empty(name),
+        lambda: checkpoint.layer(2),
+    ):
+        with pytest.raises(UserError, match=rf"{re.escape(str(copy))}: holds no {re.escape(name)}"):
+            read()
 
 
 def test_special_tokens_beyond_the_vocabulary_are_left_alone(copy: Path) -> None:

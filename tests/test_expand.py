@@ -225,7 +225,7 @@ def test_failure_leaves_no_folder(llama: Path, tmp_path: Path) -> None:
     source = Source(Checkpoint(llama), tmp_path, (), NoOptions())
     method = Method(insert_between, broken)
     with pytest.raises(RuntimeError, match="out of memory"):
-        expand(source, "broken", method, insert_between(LAYERS, GAPS), tmp_path / "out")
+        expand(source, "broken", method, GAPS, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 

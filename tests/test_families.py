@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from baselines import table
@@ -24,7 +23,7 @@ from lesa.errors import UserError
 from lesa.method.basis import load_basis
 from lesa.method.prediction import load_predictor, predict
 from lesa.upscaling.plan import LayerPlan
-from tests.conftest import tensors_of
+from tests.conftest import resave, tensors_of
 from tests.families import (
     CONFIGS,
     LAYERS,
@@ -275,17 +274,6 @@ def test_variants_of_a_family(name: str, tmp_path: Path) -> None:
     assert bool(logits(tmp_path / "work" / "lesa").isfinite().all())
 
 
-def resave(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Put these tensors into the folder in place of its own, as one file."""
-    for path in folder.glob("*safetensors*"):
-        path.unlink()
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-
-
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
 def test_stacked_experts(tmp_path: Path, name: str) -> None:
     """The same weights with their experts stacked, as transformers holds them in memory."""
@@ -362,6 +350,25 @@ def test_bias_beside_a_mask_is_looked_at(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"h\.1\.attn\.c_attn\.bias holds numbers that are not finite"
     ):
+        check(base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("widths", [(32, 48), (32, 52), (32, 50), (36, 64), (34, 64)])
+def test_a_mixture_is_taken_if_transformers_can_run_it(
+    tmp_path: Path, widths: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """Its grouped product takes rows of whole 16 bytes."""
+    hidden, width = widths
+    base = save_family(
+        "mixtral", tmp_path / "base", dtype, hidden_size=hidden, intermediate_size=width, head_dim=8
+    )
+    try:
+        logits_of(load(base, dtype))
+    except RuntimeError:
+        with pytest.raises(UserError, match=r"\(experts\.0\.gate_proj\) is of .* multiples of \d"):
+            check(base)
+    else:
         check(base)
 
 

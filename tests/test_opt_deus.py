@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines import table
-from baselines.opt_deus import as_published, times_n
+from baselines.opt_deus import sinkhorn, times_n
 from lesa.checkpoints.reader import Checkpoint
 from lesa.upscaling.methods import Layer, NoOptions, Source
 from lesa.upscaling.plan import Slot
-from tests.conftest import tensors_of
+from tests.conftest import resave, tensors_of
 from tests.families import GAPS, LAYERS, save_family
-from tests.test_families import resave
 
 Array = NDArray[np.float64]
 METHODS = ("opt_deus_code", "opt_deus", "half_upper")
@@ -142,7 +141,7 @@ def test_times_n_is_a_mean_of_rows_however_far_they_lie() -> None:
 
 
 def test_the_published_plan_sums_to_one_in_all() -> None:
-    plan = as_published(rows(40, 24, 0.1, 1), rows(40, 24, 0.1, 2))
+    plan = sinkhorn(rows(40, 24, 0.1, 1), rows(40, 24, 0.1, 2))
     assert float(plan.sum()) == pytest.approx(1, abs=1e-4)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ from lesa.training.heldout import block_losses, first_tokens, mean_perplexity, p
 from lesa.training.pretrain import Run, train
 from lesa.training.saving import save
 from lesa.upscaling.plan import from_json, insert_between
-from tests.conftest import VOCABULARY, tensors_of
+from tests.conftest import VOCABULARY, resave, tensors_of
 from tests.families import deepen
 
 BLOCK = 12
@@ -487,17 +488,29 @@ def test_mean_perplexity_is_that_of_transformers_losses(tiny32: Path) -> None:
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
-def test_a_perplexity_is_a_number_or_the_model_has_diverged(loss: float) -> None:
+def test_a_perplexity_is_a_number_or_refused(loss: float) -> None:
     if loss < 700:
         assert perplexity(loss) == math.exp(loss)
     else:
-        with pytest.raises(CheckError, match="has diverged"):
+        with pytest.raises(CheckError, match="has no perplexity"):
             perplexity(loss)
 
 
 def test_a_rate_that_diverges_is_named(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     with pytest.raises(CheckError, match=r"^learning rate 1e\+30: the held-out loss is .*diverged"):
         train(Run(averaged, blocks, HELD_OUT_ROWS, settings(), 1e30), tmp_path, resumable=False)
+
+
+def test_a_start_that_is_no_model_is_named(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
+    """Not the learning rate, which has done nothing yet."""
+    broken = tmp_path / "broken"
+    shutil.copytree(averaged, broken)
+    tensors = tensors_of(broken)
+    tensors["model.norm.weight"].fill_(torch.nan)
+    resave(broken, tensors)
+    said = rf"^{broken}: before training the held-out loss is nan"
+    with pytest.raises(CheckError, match=said):
+        train(Run(broken, blocks, HELD_OUT_ROWS, settings(), RATE), tmp_path, resumable=False)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -21,7 +21,7 @@ from lesa.commands.presets import RANK_TOLERANCE
 from lesa.method.basis import from_gram, gram, save_basis
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds
 from lesa.params import Predictor as Settings
-from lesa.upscaling.expand import deepen
+from lesa.upscaling.expand import expand
 from lesa.upscaling.lesa import METHODS, Options
 from lesa.upscaling.methods import Source
 
@@ -82,7 +82,7 @@ def end_to_end(base: Checkpoint, work: Path, chosen: Settings) -> dict[str, Any]
         fit_seconds = make_predictors(base.folder, svd, fits, chosen)
     with record.of("expand", ALL):
         source = Source(base, svd, (fits,), Options(unpredicted="layer_0"))
-        plan = deepen(source, "lesa", METHODS["lesa"], upper_gaps(layers), work / "deepened")
+        plan = expand(source, "lesa", METHODS["lesa"], upper_gaps(layers), work / "deepened")
     return {
         "layers": layers,
         "layers_after": len(plan),

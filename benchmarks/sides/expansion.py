@@ -14,13 +14,13 @@ from benchmarks.measure import report
 from benchmarks.sides import opened
 from lesa.checkpoints.reader import Checkpoint
 from lesa.params import Gaps
-from lesa.upscaling.expand import deepen
+from lesa.upscaling.expand import expand
 from lesa.upscaling.methods import NoOptions, Source
 
 
 def expansion(name: str, gaps: Gaps, base: Checkpoint, out: Path) -> dict[str, Any]:
     """By a method that reads the base alone."""
-    deepen(Source(base, base.folder, (), NoOptions()), name, table()[name], gaps, out)
+    expand(Source(base, base.folder, (), NoOptions()), name, table()[name], gaps, out)
     return {"parameters": Checkpoint(out).parameters()}
 
 

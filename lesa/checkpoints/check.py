@@ -24,6 +24,15 @@ from lesa.files import read_object
 
 NOTE = "LICENSE_NOTE.json"
 ADAPTER = "adapter_config.json"
+# What a tokenizer may be stored in as JSON objects, of which its loader's errors name none.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
+PRODUCT_BYTES = 16  # of which torch's grouped product takes whole multiples in a row
 SAMPLE = "A naïve “text” of  2 lines,\nor 3."
 LARGEST = 1e15  # of a matrix: float32 holds the sum of 10^8 squares of it
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -52,6 +61,7 @@ def check(folder: str | Path) -> dict[str, Any]:
     check_index(folder)
     check_floats(checkpoint)
     check_loading(checkpoint)
+    check_experts(checkpoint)
     check_layers(checkpoint)
     check_values(checkpoint)
     check_tied(checkpoint)
@@ -146,6 +156,19 @@ def check_running(model: Any, where: str) -> None:
         model.train()(torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=True)
 
 
+def check_experts(checkpoint: Checkpoint) -> None:
+    """transformers runs a mixture's experts in one grouped product, which on the meta device takes
+    matrices of any width."""
+    for kind in (kind for kind in checkpoint.kinds if kind.startswith("experts.")):
+        name = checkpoint.layer_tensor(0, checkpoint.views[kind].tensor)
+        some = PRODUCT_BYTES // checkpoint.empty(name).element_size()
+        if any(width % some for width in checkpoint.shape(kind)):
+            raise UserError(
+                f"{checkpoint.folder}: {name} ({kind}) is of {checkpoint.shape(kind)}; in its "
+                f"dtype torch's product of a mixture's experts takes multiples of {some}"
+            )
+
+
 def check_layers(checkpoint: Checkpoint) -> None:
     """Each layer is stored as layer 0 is: transformers reads some things under several names."""
     stored = set(checkpoint.names())
@@ -198,6 +221,9 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
     unless they begin or end a text: no plain text holds them.
     """
     folder = checkpoint.folder
+    for path in map(folder.joinpath, TOKENIZER_FILES):
+        if path.is_file():
+            read_object(path)
     with explained(f"{folder}: its tokenizer cannot be loaded"):
         tokenizer = tokenizer_of(folder)
         ids = tokenizer("text", add_special_tokens=False)["input_ids"]

@@ -208,8 +208,14 @@ class Checkpoint:
         """The stored name of a layer's tensor."""
         return f"{self._prefix}{layer_idx}.{suffix}"
 
+    def _shard_of(self, name: str) -> Any:
+        """The file that holds a tensor, open. Raises UserError where none does."""
+        if name not in self._where:
+            raise UserError(f"{self.folder}: holds no {name}")
+        return safe_open(self._where[name], framework="pt")
+
     def tensor(self, name: str) -> torch.Tensor:
-        with safe_open(self._where[name], framework="pt") as shard:
+        with self._shard_of(name) as shard:
             tensor: torch.Tensor = shard.get_tensor(name)
         return tensor
 
@@ -226,18 +232,18 @@ class Checkpoint:
         name = self.layer_tensor(layer_idx, view.tensor)
         if view.expert is None:
             return view.read(self.tensor(name))
-        with safe_open(self._where[name], framework="pt") as shard:
+        with self._shard_of(name) as shard:
             return replace(view, expert=None).read(shard.get_slice(name)[view.expert])
 
     def empty(self, name: str) -> torch.Tensor:
         """A tensor of the shape and dtype of a stored one, whose values are not read."""
-        with safe_open(self._where[name], framework="pt") as shard:
+        with self._shard_of(name) as shard:
             stored = shard.get_slice(name)
             return torch.empty(stored.get_shape(), dtype=stored[:0].dtype)
 
     def stored_shape(self, name: str) -> tuple[int, ...]:
         """Shape of a stored tensor, which is not read."""
-        with safe_open(self._where[name], framework="pt") as shard:
+        with self._shard_of(name) as shard:
             return tuple(shard.get_slice(name).get_shape())
 
     def shape(self, kind: str) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from lesa.checkpoints.check import check
@@ -18,9 +17,9 @@ from lesa.commands.presets import RANK_TOLERANCE
 from lesa.commands.registry import installed
 from lesa.errors import CheckError
 from lesa.machine import compute_device
-from lesa.method.basis import Basis, from_gram, gram
+from lesa.method.basis import from_gram, gram
 from lesa.method.continuity import continuity
-from lesa.method.structure import span_coordinates
+from lesa.method.structure import top_rows
 from lesa.training.heldout import block_losses
 from lesa.training.prefix import layers_of
 from lesa.training.removal import losses_without
@@ -144,9 +143,8 @@ def spectrum(base: Checkpoint, kind: str) -> Spectrum:
     basis = from_gram(total, RANK_TOLERANCE)
     squares = basis.s.double().square()
     shares = squares.cumsum(0) / squares.sum()
-    top = Basis(basis.u[:, :1], basis.s[:1])
-    rows = span_coordinates(torch.cat([top.coefficients(weight) for weight in weights()]))
-    order = continuity(rows.cpu().numpy(), "raw") if base.num_layers > 2 else None
+    rows = top_rows(basis, weights()).cpu().numpy()
+    order = continuity(rows, "raw") if base.num_layers > 2 else None
     return Spectrum(
         rank=len(basis.s),
         largest_share=float(shares[0]),

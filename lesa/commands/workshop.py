@@ -21,7 +21,7 @@ from lesa.machine import compute_device
 from lesa.method.basis import check_not_zero, from_gram, gram, save_basis
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds
 from lesa.params import Places, Predictor, Strict
-from lesa.upscaling.expand import deepen
+from lesa.upscaling.expand import expand
 from lesa.upscaling.methods import Method, Source
 from lesa.upscaling.plan import LayerPlan, plan_line, trainable_parameters
 
@@ -95,7 +95,7 @@ class Workshop:
                 fits = (self.predictors(),) * method.fits
         source = Source(self.base, self.folder / "svd", fits, options)
         with self.timed("checkpoint"):
-            plan = deepen(source, name, method, gaps, out)
+            plan = expand(source, name, method, gaps, out)
         with self.timed("check"):
             return self.checked(name, plan, out, text)
 

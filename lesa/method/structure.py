@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lesa.checkpoints.reader import Checkpoint
-from lesa.method.basis import fixed_signs
+from lesa.method.basis import Basis, fixed_signs
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,15 @@ def span_coordinates(rows: Tensor) -> Tensor:
     u, s, _ = torch.linalg.svd(rows.double(), full_matrices=False)
     coordinates: Tensor = u * (fixed_signs(u) * s)
     return coordinates
+
+
+def top_rows(basis: Basis, weights: Iterable[Tensor]) -> Tensor:
+    """Each layer's coefficients of the first singular vector, as `span_coordinates` has them.
+
+    From matrices (d1, d2), one in memory at a time; (L, min(L, d2)) float64.
+    """
+    top = Basis(basis.u[:, :1], basis.s[:1])
+    return span_coordinates(torch.cat([top.coefficients(weight) for weight in weights]))
 
 
 def structure(weights: Iterable[Tensor]) -> Structure | None:

@@ -80,10 +80,7 @@ def perplexity(loss: float) -> float:
     Raises CheckError where it is no number, or more than a float can hold the exponential of.
     """
     if not loss < LARGEST:
-        raise CheckError(
-            f"the held-out loss is {loss:.6g} nats a token: the model has diverged; a lower "
-            "learning rate may do"
-        )
+        raise CheckError(f"the held-out loss is {loss:.6g} nats a token, which has no perplexity")
     return math.exp(loss)
 
 

@@ -20,7 +20,7 @@ from lesa.training import processes
 from lesa.training.blocks import collate, tokens_of, training_order
 from lesa.training.freezing import freeze, round_frozen
 from lesa.training.head_loss import chunked_loss
-from lesa.training.heldout import perplexity
+from lesa.training.heldout import LARGEST, perplexity
 from lesa.training.prefix import skip_prefix
 from lesa.training.state import last_whole_checkpoint, left_by, steps_done, trained_tensors
 from lesa.training.trainer import Clock, Forward, LayerTrainer, OnLog
@@ -212,15 +212,21 @@ def train(
 def result(run: Run, trained: Mapping[str, Tensor], log: list[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of a run, from Trainer's log with the seconds of `Clock`.
 
-    What the cache of the frozen layers' output cost is not in `seconds`. Raises CheckError, naming
-    the learning rate, where the training has diverged.
+    What the cache of the frozen layers' output cost is not in `seconds`. Raises CheckError where
+    the training has diverged, naming the learning rate, and where its start was no model.
     """
     timed = [row for row in log if "seconds" in row]
     step_seconds = median(row["seconds"] for row in timed)
     try:
         points = curve(log, run.tokens_per_step)
     except CheckError as error:
-        raise CheckError(f"learning rate {run.learning_rate:g}: {error}") from None
+        starts = [row["eval_loss"] for row in log if "eval_loss" in row and row["step"] == 0]
+        if starts and not starts[0] < LARGEST:
+            raise CheckError(f"{run.init}: before training {error}") from None
+        raise CheckError(
+            f"learning rate {run.learning_rate:g}: {error}: the training has diverged; a lower "
+            "rate may do"
+        ) from None
     return {
         "learning_rate": run.learning_rate,
         "dtype": dtype_name(run.settings.bf16),

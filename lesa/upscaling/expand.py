@@ -27,13 +27,15 @@ def layers(source: Source, method: Method, plan: LayerPlan) -> Iterator[tuple[st
             yield base.layer_tensor(slot.layer_idx, suffix), made[suffix]
 
 
-def expand(source: Source, name: str, method: Method, plan: LayerPlan, folder: Path) -> None:
+def expand(source: Source, name: str, method: Method, gaps: Places, folder: Path) -> LayerPlan:
     """Write a checkpoint that `AutoModelForCausalLM.from_pretrained` loads, made by method `name`.
 
-    `layer_plan.json` beside it says which layers are new and which may train; README.md is its
-    model card. Nothing is left at `folder` on failure.
+    Returns the plan that the method makes of `gaps`. `layer_plan.json` beside the checkpoint says
+    which layers are new and which may train; README.md is its model card. Nothing is left at
+    `folder` on failure.
     """
     base = source.base
+    plan = method.plan(base.num_layers, gaps)
     config = deepened_config(
         base.config, [slot.source_idx for slot in plan], str(base.folder / "config.json")
     )
@@ -50,10 +52,4 @@ def expand(source: Source, name: str, method: Method, plan: LayerPlan, folder: P
         write_json(partial / "config.json", config)
         write_json(partial / PLAN_FILE, to_json(plan))
         write_text(partial / CARD, card(base, name, method, plan))
-
-
-def deepen(source: Source, name: str, method: Method, gaps: Places, folder: Path) -> LayerPlan:
-    """`expand` by the plan that method `name` makes of `gaps`; returns that plan."""
-    plan = method.plan(source.base.num_layers, gaps)
-    expand(source, name, method, plan, folder)
     return plan
