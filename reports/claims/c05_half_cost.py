@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from reports import rates
 from reports.budget import LESA
 from reports.claims import (
@@ -44,17 +42,21 @@ def findings(m: Metrics) -> list[Finding]:
     return [*studied(m), *attempted(default_run, m)]
 
 
-def cost(m: Metrics, name: str, ours: float, theirs: float) -> tuple[str, Verdict]:
+def cost(m: Metrics, name: str, ours: float, theirs: float, fit: float) -> tuple[str, Verdict]:
     """Whether half of LESA's steps take under half of a baseline's time, as a sentence and verdict.
 
     By the benchmark that alternates steps, where half of the steps cost half of LESA's time: under
-    half of the other's if its step takes longer. Else by the seconds of stages that ran apart.
+    half of the other's if its step takes longer. Else by the seconds of stages that ran apart. The
+    seconds of the predictors' fit stand beside, where they are known.
     """
+    whole = f"s of its {number(theirs)} s, stages that ran apart"
+    beside = f"; with the fit {number(ours + fit)} {whole}" if fit else ""
     if (ratio := time_ratio(m, name)) is not None:
         share = Interval(0.5 / ratio.estimate, 0.5 / ratio.high, 0.5 / ratio.low, ratio.n)
-        return f"{show_interval(share)} of its whole time ({STEPS_FILE})", below(share, 0.5)
+        said = f"{show_interval(share)} of its whole time ({STEPS_FILE})"
+        return said + beside, below(share, 0.5)
     verdict = Verdict.HOLDS if ours < theirs / 2 else Verdict.FAILS
-    return f"{number(ours)} s of its {number(theirs)} s, stages that ran apart", verdict
+    return f"{number(ours)} {whole}{beside}", verdict
 
 
 def judged(
@@ -65,9 +67,11 @@ def judged(
     times: tuple[float, float],
     sources: str,
     limits: str = "",
+    fit: float = 0.0,
 ) -> Finding:
-    """limits: the seeds that the difference is over, and what else bounds it."""
-    spent, cheap = cost(m, name, *times)
+    """times: seconds of half of LESA's steps and of the other's whole training. limits: the seeds
+    that the difference is over, and what else bounds it. fit: seconds of the predictors' fit."""
+    spent, cheap = cost(m, name, *times, fit)
     said = f"loss minus the final one of {name} {show_interval(gap)} nats{limits}, in {spent}"
     verdict = every([below(gap), cheap])
     short = f"LESA minus the other's end {show_interval(gap)} nats{limits}"
@@ -124,10 +128,8 @@ def default_run(m: Metrics) -> list[Finding]:
     for name in others:
         gap = paired(losses_at(m.pretrain[lesa], index), losses_at(m.pretrain[name], -1))
         times = whole_seconds(m.pretrain[lesa]) / 2, whole_seconds(m.pretrain[name])
-        finding = judged(m, name, gap, half, times, files("pretrain", [lesa, name]))
-        spent, fitted = f"{number(times[1])} s, stages that ran apart", fit_seconds(m, lesa)
-        beside = f"; with the fit {number(times[0] + fitted)} s of its {spent}"
-        found.append(replace(finding, said=finding.said + beside) if fitted else finding)
+        source = files("pretrain", [lesa, name])
+        found.append(judged(m, name, gap, half, times, source, fit=fit_seconds(m, lesa)))
     return found
 
 
