@@ -8,7 +8,7 @@ import numpy as np
 
 from reports import budget, start
 from reports.claims import in_order
-from reports.measured import Json, Metrics
+from reports.measured import TRAINED, Json, Metrics
 from reports.paired import Interval
 from reports.tables import counted, minus_untouched, number, show_interval
 from reports.training_runs import IDENTITY_STARTS, called, new_layers, on_the_way, told_apart
@@ -118,9 +118,18 @@ def predictors(m: Metrics) -> list[str]:
 
 
 def precisions(m: Metrics) -> list[str]:
-    """Whether numbers of two machines, with bfloat16 and without, stand side by side."""
-    stages: dict[str, dict[str, Json]] = {"pretrain": m.pretrain, "start": m.start}
+    """Whether numbers of two machines, with bfloat16 and without, stand side by side: a sentence
+    for this run and for each study whose numbers are compared with one another."""
+    stages = {"pretrain": m.pretrain}
     stages |= {f"evaluate/{phase}": of_models for phase, of_models in m.evaluate.items()}
+    said = mixed(stages, "`dvc repro --force` measures all on one machine")
+    for study in ("start", *TRAINED, "code", "sft", "official"):
+        said += mixed({study: getattr(m, study)}, "that alone moves a loss a little")
+    return said
+
+
+def mixed(stages: Mapping[str, Mapping[str, Json]], advice: str) -> list[str]:
+    """Which files of these stages were computed in another precision than most."""
     found: dict[str, list[str]] = {}
     for stage, contents in stages.items():
         for name, content in contents.items():
@@ -131,7 +140,7 @@ def precisions(m: Metrics) -> list[str]:
     fewest = min(found, key=lambda dtype: len(found[dtype]))
     return [
         f"Numbers of two precisions stand side by side: {', '.join(found[fewest])} in {fewest}, "
-        "the others not. `dvc repro --force` measures all on one machine."
+        f"the others not; {advice}."
     ]
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from reports import controls, rates
 from reports.budget import longer_runs, main_runs
-from reports.claims import Verdict, above, in_order
+from reports.claims import in_order
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import (
@@ -76,12 +76,21 @@ class Contest:
     def where(self, *models: str) -> str:
         """Tokens, text and study, and how many seeds these models have."""
         if not self.study:
-            return f"{self.tokens:,} tokens"
-        text = " of Python source" if self.study == "scale" else ""
+            return self.read
         counts = sorted({len(self.runs[model].by_seed) for model in models})
         seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
         plural = "" if counts[-1] == 1 else "s"
-        return f"{self.tokens:,} tokens{text} (study `{self.study}`, {seeds} seed{plural})"
+        return f"{self.read} (study `{self.study}`, {seeds} seed{plural})"
+
+    def when(self, ours: Runs, theirs: Runs) -> str:
+        """Tokens and text, and that two models share one seed, where they do."""
+        one = len(shared_seeds(ours, theirs)) == 1
+        return f"{self.read} (one seed)" if one else self.read
+
+    @property
+    def read(self) -> str:
+        """What was read in training: this run's own text is not named."""
+        return f"{self.tokens:,} tokens" + " of Python source" * (self.study == "scale")
 
     @property
     def deep(self) -> dict[str, Runs]:
@@ -119,9 +128,14 @@ def of_own_text(m: Metrics) -> list[Contest]:
     return found or of_this_run(m)
 
 
+def of_other_text(m: Metrics) -> list[Contest]:
+    """Study `scale`, whose text is Python source."""
+    return of_equal_tokens("scale", groups(m.scale))
+
+
 def longest(m: Metrics) -> list[Contest]:
     """Of each text the longest."""
-    return [*of_own_text(m)[-1:], *of_equal_tokens("scale", groups(m.scale))]
+    return [*of_own_text(m)[-1:], *of_other_text(m)]
 
 
 def nats(gap: Interval) -> str:
@@ -167,44 +181,42 @@ def too_near(models: list[str]) -> str:
 
 
 def depth(contest: Contest) -> str:
-    """Does depth pay: is all that trains without a new layer above the lowest deepened model?"""
+    """Does depth pay: is the lowest deepened model below all that trains without a new layer?"""
     best = contest.deep[lowest(contest.deep)]
     gaps = {
         SHALLOW[runs.first["trains"]]: gap
         for runs in contest.shallow.values()
-        if runs.first["trains"] in SHALLOW and (gap := difference(runs, best)) is not None
+        if runs.first["trains"] in SHALLOW and (gap := difference(best, runs)) is not None
     }
-    beaten = [words for words, gap in gaps.items() if above(gap) is Verdict.HOLDS]
-    others = [words for words in gaps if words not in beaten]
-    missing = [words for words in SHALLOW.values() if words not in gaps]
-    sides = [f"below {series(beaten)}"] * bool(beaten)
-    sides += [f"not seen below {series(others)}"] * bool(others)
-    if not sides:
-        return ""
-    if not others:
-        sides[0] += f"; {series(missing)} was not measured" if missing else ": depth pays"
-    return f", which is {' and '.join(sides)}"
+    sides: dict[str, list[str]] = {}
+    for words, gap in gaps.items():
+        sides.setdefault(placed(gap), []).append(f"{words} {nats(gap)}")
+    said = " and ".join(f"{side} {series(of)}" for side, of in sides.items())
+    if list(sides) == ["below"]:
+        missing = [words for words in SHALLOW.values() if words not in gaps]
+        said += f"; {series(missing)} was not measured" if missing else ": depth pays"
+    return f", which is {said}" if said else ""
 
 
 def outcome(m: Metrics) -> list[str]:
     """Where LESA stands after training at every budget, beside the baselines and beside noise."""
     said = []
     for model, name in BESIDE.items():
-        found: dict[str, list[tuple[str, str]]] = {}  # size and tokens of the gaps, by side
+        found: dict[str, list[tuple[str, str]]] = {}  # sizes of the gaps and when, by side
         for contest in studied(m):
             lesa, other = contest.runs.get("lesa"), contest.runs.get(model)
             if lesa and other and (gap := difference(lesa, other)) is not None:
-                found.setdefault(placed(gap), []).append((size(gap), f"{contest.tokens:,}"))
+                found.setdefault(placed(gap), []).append((size(gap), contest.when(lesa, other)))
         sides = [sided(side, of, "it" if i else name) for i, (side, of) in enumerate(found.items())]
         said += [" and ".join(sides)] * bool(sides)
     return [f"**In short:** LESA's loss is {'; '.join(said)}."] if said else []
 
 
 def sided(side: str, gaps: list[tuple[str, str]], name: str) -> str:
-    """`above LLaMA Pro's by 0.054 and 0.055 nats after 49,152 and 262,144 tokens`."""
-    sizes, tokens = map(list, zip(*gaps, strict=True))
+    """`above LLaMA Pro's by 0.054 and 0.055 nats after 49,152 tokens and 262,144 tokens`."""
+    sizes, when = map(list, zip(*gaps, strict=True))
     by = "" if side == LEVEL else f" by {series(sizes)} nats"
-    return f"{side} {name}{by} after {series(tokens)} tokens"
+    return f"{side} {name}{by} after {series(when)}"
 
 
 def worth(m: Metrics) -> list[str]:
@@ -286,7 +298,7 @@ def other_text(contest: Contest) -> list[str]:
 
 def studied(m: Metrics) -> list[Contest]:
     """The studies' budgets, on this run's own text first."""
-    return [contest for contest in [*of_own_text(m), *longest(m)[1:]] if contest.study]
+    return [contest for contest in [*of_own_text(m), *of_other_text(m)] if contest.study]
 
 
 def budgets(m: Metrics) -> list[Contest]:
@@ -340,17 +352,23 @@ def notes(m: Metrics, ends: Table) -> str:
     there = {row["trains"] for row in ends.rows}
     meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
     found = " Rates of the longer budgets were sought in study `rates`" if rates.sought(m) else ""
-    found += f"{of_lesa(budgets(m)[0])}." if found else ""
+    found += f"{borrowed(m, budgets(m)[0], ends)}." if found else ""
     fewer = "".join(fewer_seeds(contest, ends) for contest in budgets(m))
     return f"LLaMA Pro's own loss is {series(own)}. Trains {', '.join(meant)}.{found}{fewer}"
 
 
-def of_lesa(contest: Contest) -> str:
-    """Whether noise has LESA's rate at a budget, of which no rate was sought for it."""
-    found = [contest.runs[name] for name in ("lesa", "noise") if name in contest.runs]
-    if len({float(runs.first["learning_rate"]) for runs in found}) != 1 or len(found) < 2:
-        return ""
-    return f"; at {contest.tokens:,} tokens `noise` has LESA's"
+def borrowed(m: Metrics, contest: Contest, ends: Table) -> str:
+    """Which models of the table have at a budget, for want of a grid of their own, the rate that a
+    grid gave LESA or LLaMA Pro."""
+    rates_of = {name: float(runs.first["learning_rate"]) for name, runs in contest.runs.items()}
+    given = {rates_of[name]: name for name in ("llama_pro", "lesa") if name in rates_of}
+    found: dict[str, list[str]] = {}
+    for row in ends.rows:
+        model = str(row["model"])
+        if model not in m.grid and (owner := given.get(rates_of[model])) not in (None, model):
+            found.setdefault(f"`{owner}`'s", []).append(model)
+    said = [f"{whose} serves {listed(models)}" for whose, models in found.items()]
+    return f"; at {contest.tokens:,} tokens {', '.join(said)}" if said else ""
 
 
 def fewer_seeds(contest: Contest, ends: Table) -> str:

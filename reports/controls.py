@@ -91,6 +91,7 @@ def table(m: Metrics) -> Table:
             "seeds": len(shared_seeds(runs[name], runs["lesa"])),
             "learning rate": float(runs[name].first["learning_rate"]),
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
+            "computed in": series(sorted({str(run["dtype"]) for run in of.by_seed.values()})),
             "before training": difference(runs[name], lesa, 0, 0),
             f"after {runs['lesa'].tokens:,} tokens": difference(runs[name], lesa),
             "after them, minus `identity`": ""
@@ -98,7 +99,7 @@ def table(m: Metrics) -> Table:
             else difference(runs[name], runs["identity"]),
         }
         for name in REPLACED
-        if name in runs
+        if (of := runs.get(name)) is not None
         for lesa in [lesa_beside(m, runs, name)]
     ]
     return Table(
@@ -106,7 +107,8 @@ def table(m: Metrics) -> Table:
         "What LESA's start is worth after training: held-out loss minus LESA's, nats a token, over "
         "the seeds that both have. A rate that was not sought for a control is the one that was "
         "sought for LESA, which favours LESA. Those of one seed that a CPU trained are minus "
-        "`lesa_again`, LESA on their machine",
+        "`lesa_again`, LESA on a CPU; minus `identity`, which a GPU trained, the difference of the "
+        "machines is in them",
         SOURCES,
         rows,
         lambda row, _: file_of("budget", runs[str(row["model"])]),

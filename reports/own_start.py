@@ -18,6 +18,8 @@ def begins(m: Metrics) -> list[str]:
     if own is None or rival is None or not (seeds := shared_seeds(own, rival)):
         return []
     fitted_to = own.tokens * int(own.first["phases"][0]["steps"]) // own.max_steps
+    if fitted_to not in own.points:
+        return []
     starts = [
         f"{placed(gap)} {whose} {nats(gap)}"
         for name, whose in STARTS.items()

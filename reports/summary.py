@@ -6,6 +6,7 @@ Every clause is chosen by what was measured, and says so where nothing was.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from reports.claims import (
     in_order,
 )
 from reports.contest import advice, longest, nats, of_own_text, outcome, placed, worth
-from reports.measured import Json, Metrics, files
+from reports.measured import TRAINED, Json, Metrics, files
 from reports.paired import interval
 from reports.speed import time_ratio
 from reports.tables import Measured, Table, counted, number, series, show, show_interval
@@ -332,10 +333,7 @@ def differences(m: Metrics) -> Table:
         (
             "precision",
             "not stated; the official code fits in float32",
-            ", ".join(
-                sorted({str(run.get("dtype", "not recorded")) for run in m.pretrain.values()})
-            )
-            + " for training",
+            precision_here(m),
             "bfloat16 rounds small updates away; a difference of machines, not of methods",
         ),
         (
@@ -389,6 +387,19 @@ def budget_here(m: Metrics) -> str:
         if lengths := [f"{r.max_steps:,} ({r.tokens:,})" for r in schedules(found, "lesa")]:
             said += f"; study `{study}`, steps (tokens): {', '.join(lengths)}"
     return said
+
+
+def precision_here(m: Metrics) -> str:
+    """Of matrix products in training: this run's, and those of the studies of training runs."""
+
+    def of(runs: Mapping[str, Json]) -> str:
+        return " and ".join(
+            sorted({str(run.get("dtype", "not recorded")) for run in runs.values()})
+        )
+
+    said = f"{of(m.pretrain)} for training"
+    studies = {name: of(runs) for name in TRAINED if (runs := getattr(m, name))}
+    return said + "".join(f"; study `{name}` {found}" for name, found in studies.items())
 
 
 def signs(m: Metrics) -> str:

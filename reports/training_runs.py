@@ -143,15 +143,17 @@ def beside(m: Metrics, study: list[Runs], runs: Runs, method: str, trains: str) 
     )
 
 
+# What of a run says which start was trained, its seed apart.
+START = ("method", "options", "gaps", "preset", "settings", "signs", "raw")
+
+
 def trained_otherwise(
     found: Mapping[str, Json], lesa: Runs, trains: str, max_steps: int
 ) -> Runs | None:
-    """Runs of LESA's method and preset that train other layers, or for other steps."""
-    key = (lesa.first["method"], lesa.first["preset"], trains, max_steps)
+    """Runs of the same start that train other layers, or for other steps."""
+    key = [*(lesa.first[name] for name in START), trains, max_steps]
     for runs in groups(found):
-        run = runs.first
-        own = (run["method"], run["preset"], run["trains"], run["max_steps"])
-        if own == key and runs.model.startswith(lesa.model):
+        if [runs.first[name] for name in (*START, "trains", "max_steps")] == key:
             return runs
     return None
 

@@ -9,7 +9,7 @@ else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import import_module
 from pkgutil import iter_modules
@@ -82,6 +82,15 @@ class Claim:
 def cannot(subject: str, why: str, command: str, beside: bool = False) -> Finding:
     """A finding that needs what was not measured, with the command that measures it."""
     return Finding(subject, f"{why}; `{command}`", Verdict.CANNOT, "", beside)
+
+
+FEWEST = 3  # draws of seed and signs, or seeds of training
+
+
+def of_enough(finding: Finding, count: int) -> Finding:
+    """Not decided by fewer than FEWEST: an interval over documents or steps says little of other
+    seeds."""
+    return finding if count >= FEWEST else replace(finding, verdict=Verdict.UNDECIDED)
 
 
 def attempted(findings: Callable[[Metrics], list[Finding]], m: Metrics) -> list[Finding]:
@@ -208,8 +217,9 @@ def in_brief(claims: list[Claim]) -> Table:
         rows.append(found | {"paper": claim.paper, "here": "; ".join(said)})
     return Table(
         "verdicts",
-        "The paper's claims, the verdict here and what decides it: of several numbers against one "
-        "rival that of most draws, or of the longest training",
+        "The paper's claims, the verdict here and what decides it: where a claim has several "
+        "numbers against one rival, that of most draws or of the longest training, which may have "
+        "fewer seeds than others",
         "reports/claims",
         rows,
     )

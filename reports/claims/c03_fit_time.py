@@ -6,7 +6,7 @@ import numpy as np
 
 from reports.claims import Finding, Verdict, cannot
 from reports.measured import Json, Metrics, files
-from reports.tables import number
+from reports.tables import counted, number
 
 FIT_SECONDS = 300.0
 LAYERS = 32  # of Llama-3-8B
@@ -41,7 +41,7 @@ def findings(m: Metrics) -> list[Finding]:
     for preset, runs in m.fits_by_preset.items():
         seconds = [sum(float(c["seconds"]) for c in r["kinds"].values()) for r in runs.values()]
         said = (
-            f"{number(max(seconds))} s for the slowest of {len(runs)} seeds, "
+            f"{number(max(seconds))} s for the slowest of {counted(len(runs), 'seed')}, "
             f"{m.base['num_hidden_layers']} layers and {m.base['parameters']:,} parameters"
         )
         found.append(

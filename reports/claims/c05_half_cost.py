@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from reports import rates
 from reports.budget import LESA
 from reports.claims import (
@@ -52,7 +54,8 @@ def cost(m: Metrics, name: str, ours: float, theirs: float, fit: float) -> tuple
     whole = f"s of its {number(theirs)} s, stages that ran apart"
     beside = f"; with the fit {number(ours + fit)} {whole}" if fit else ""
     if (ratio := time_ratio(m, name)) is not None:
-        share = Interval(0.5 / ratio.estimate, 0.5 / ratio.high, 0.5 / ratio.low, ratio.n)
+        most = 0.5 / ratio.low if ratio.low else math.inf
+        share = Interval(0.5 / ratio.estimate, 0.5 / ratio.high, most, ratio.n)
         said = f"{show_interval(share)} of its whole time ({STEPS_FILE})"
         return said + beside, below(share, 0.5)
     verdict = Verdict.HOLDS if ours < theirs / 2 else Verdict.FAILS

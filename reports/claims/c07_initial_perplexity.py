@@ -38,7 +38,11 @@ def findings(m: Metrics) -> list[Finding]:
     factor = f"{number(float(np.exp(gap.estimate)))} times SOLAR's perplexity"
     said = f"{lesa} minus {solar} {show_interval(gap)} nats, {factor}; one draw"
     own = Finding(
-        "this run's draw", said, below(gap), files("pretrain", [lesa, solar]), bool(m.start)
+        "this run's draw",
+        said,
+        below(gap),
+        files("pretrain", [lesa, solar]),
+        bool(start.lesa_starts(m)),
     )
     unseen = cannot(
         "SOLAR's divergence on Qwen2.5-32B",

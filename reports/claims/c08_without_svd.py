@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reports import start
-from reports.claims import Finding, Verdict, above, below, cannot
+from reports.claims import FEWEST, Finding, above, below, cannot, of_enough
 from reports.measured import Metrics, files
 from reports.paired import Interval
 from reports.tables import counted, show_interval
@@ -14,7 +14,6 @@ from reports.training_runs import difference, of_steps, schedules, shared_seeds
 CLAIM = "Without SVD LESA is worse, but still beats LLaMA Pro"
 SHORT = "without SVD it is worse, but beats LLaMA Pro"
 SECTION = "Ablations"
-FEWEST = 3  # draws of seed and signs, or seeds
 RULE = (
     "loss minus LESA's above 0, and minus LLaMA Pro's below 0, each by its interval; not decided "
     f"by fewer than {FEWEST} draws, or seeds of training"
@@ -61,10 +60,7 @@ def at_start(m: Metrics) -> list[Finding]:
 
 
 def of_several(finding: Finding, count: int, noun: str) -> Finding:
-    """An interval over documents says little of other draws of seed and signs, or other seeds."""
-    said = f"{finding.said}, {counted(count, noun)}"
-    verdict = finding.verdict if count >= FEWEST else Verdict.UNDECIDED
-    return replace(finding, said=said, verdict=verdict)
+    return of_enough(replace(finding, said=f"{finding.said}, {counted(count, noun)}"), count)
 
 
 def at_end(m: Metrics) -> list[Finding]:

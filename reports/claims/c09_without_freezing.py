@@ -6,7 +6,7 @@ import numpy as np
 from scipy import signal, stats
 
 from reports import budget, rates
-from reports.claims import CannotTestError, Finding, above
+from reports.claims import FEWEST, CannotTestError, Finding, above, cannot, of_enough
 from reports.measured import Json, Metrics
 from reports.paired import LEVEL, Array, Interval
 from reports.tables import counted, show_interval
@@ -19,8 +19,9 @@ SECTION = "Ablations"
 RULE = (
     "final held-out loss minus that of training new layers alone above 0 by its interval; the "
     "training loss around its line over the last half of the steps has the larger variance, by "
-    "Pitman and Morgan's test of paired variances"
+    f"Pitman and Morgan's test of paired variances; not decided by fewer than {FEWEST} seeds"
 )
+FEWEST_STEPS = 8
 PAPER = "training-loss curves alone; no number stated"
 
 
@@ -40,17 +41,24 @@ def findings(m: Metrics) -> list[Finding]:
 def compared(m: Metrics, subject: str, free: Runs, frozen: Runs) -> list[Finding]:
     if (gap := difference(free, frozen)) is None:
         return []
-    ratio, of = fluctuation(free, frozen), counted(len(shared_seeds(free, frozen)), "seed")
+    seeds = len(shared_seeds(free, frozen))
+    of = counted(seeds, "seed")
     if (rate := free.first["learning_rate"]) != (own := frozen.first["learning_rate"]):
         of += f", rate {rate:g} against {own:g}"
         of += "" if rate_sought(m, free) else ", not sought for it"
     slower = f"final loss minus that of new layers alone {show_interval(gap)} nats, {of}"
-    rougher = f"standard deviation of the training loss around its line, {show_interval(ratio)} "
-    rougher += f"times, {of}"
-    return [
-        Finding(f"slower: {subject}", slower, above(gap), budget.SOURCES),
-        Finding(f"fluctuates: {subject}", rougher, above(ratio, 1), budget.SOURCES),
-    ]
+    found = Finding(f"slower: {subject}", slower, above(gap), budget.SOURCES)
+    return [of_enough(found, seeds), fluctuates(f"fluctuates: {subject}", free, frozen, of)]
+
+
+def fluctuates(subject: str, free: Runs, frozen: Runs, of: str) -> Finding:
+    """of: how many seeds, and at which rates."""
+    if (ratio := fluctuation(free, frozen)) is None:
+        why = f"fewer than {FEWEST_STEPS} training losses in the second half"
+        return cannot(subject, why, "make study NAME=budget")
+    said = f"standard deviation of the training loss around its line, {show_interval(ratio)} times"
+    found = Finding(subject, f"{said}, {of}", above(ratio, 1), budget.SOURCES)
+    return of_enough(found, len(shared_seeds(free, frozen)))
 
 
 def rate_sought(m: Metrics, runs: Runs) -> bool:
@@ -64,8 +72,8 @@ def residuals(run: Json) -> Array:
     return np.asarray(signal.detrend(losses[len(losses) // 2 :]), dtype=np.float64)
 
 
-def fluctuation(free: Runs, frozen: Runs) -> Interval:
-    """Ratio of standard deviations of the residuals.
+def fluctuation(free: Runs, frozen: Runs) -> Interval | None:
+    """Ratio of standard deviations of the residuals; None where there are too few.
 
     Both see the same batches in the same order, so their residuals are paired: of paired a and b,
     var(a) = w var(b) if and only if a + sqrt(w) b and a - sqrt(w) b do not correlate; the interval
@@ -75,6 +83,8 @@ def fluctuation(free: Runs, frozen: Runs) -> Interval:
     a, b = (
         np.concatenate([residuals(runs.by_seed[seed]) for seed in seeds]) for runs in (free, frozen)
     )
+    if len(a) < FEWEST_STEPS:
+        return None
     ratio, r = float(a.var() / b.var()), float(np.corrcoef(a, b)[0, 1])
     t = float(stats.t.ppf((1 + LEVEL) / 2, len(a) - 2))
     k = 1 + 2 * (1 - r**2) * t**2 / (len(a) - 2)
