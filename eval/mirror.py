@@ -16,21 +16,18 @@ from lm_eval.tasks._index import Entry, Kind
 
 from eval.suite import official_folders, task_manager, write_task, write_yaml
 from lesa.errors import UserError
+from lesa.files import named_folder
 
 SUFFIXES = (".jsonl", ".parquet")
 
 
-def write(names: list[str], mirror: Path, folder: Path) -> None:
-    """Write YAMLs into `folder` that read the data of the tasks `names` from `mirror`.
+def write(names: list[str], source: str, folder: Path) -> None:
+    """Write YAMLs into `folder` that read the data of the tasks `names` from the mirror `source`.
 
     They name files of lm-eval and of the mirror by absolute paths. Raises UserError where a task
     is unknown or reads its data by code of its own, or the mirror lacks the split it is scored on.
     """
-    try:
-        if not mirror.is_dir():
-            raise UserError(f"evaluate.mirror: {mirror}: no such folder")
-    except OSError as error:  # too long a name
-        raise UserError(f"evaluate.mirror: {mirror}: cannot be read ({error.strerror})") from None
+    mirror = named_folder(source, "evaluate.mirror")
     index = task_manager(official_folders(names)).task_index
     pending = list(names)
     while pending:

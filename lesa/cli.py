@@ -231,7 +231,7 @@ def expand(
     """Deepen a checkpoint into a new folder that transformers loads.
 
     OUT appears when it is whole and has passed its check. Stopped in between, the same command goes
-    on where it was. OUT/layer_plan.json says which layers are new; only these are meant to train.
+    on where it was. OUT/layer_plan.json says which layers are new, and which are meant to train.
     """
     use_threads()
     found = lesa.expand(

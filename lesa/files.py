@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lesa.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 GIB = 2**30
+
+
+def named_folder(path: str, key: str) -> Path:
+    """The folder that the parameter `key` names, `~` its user's home. Raises UserError for none."""
+    try:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"{key}: {path}: no such folder")
+    except (OSError, RuntimeError) as error:  # too long a name, a home that is not known
+        raise UserError(f"{key}: {path}: cannot be read ({error})") from None
+    return folder
 
 
 @contextmanager
@@ -133,6 +148,21 @@ def _remove(folder: Path, last: Path) -> None:
         else:
             path.unlink()
     shutil.rmtree(folder)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """safetensors' `save_file`, with a full disk as the OSError that Python's own writes raise."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file  # here, as torch takes seconds to import
+
+    try:
+        save_file(dict(tensors), path, metadata)
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        raise
 
 
 def key_of(*parts: Any) -> str:

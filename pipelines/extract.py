@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from lesa.checkpoints.reader import Checkpoint
-from lesa.files import whole_folder
+from lesa.files import whole_folder, write_tensors
 from lesa.machine import compute_device
 from lesa.method.basis import check_not_zero, gram
 from lesa.params import Params
@@ -23,7 +22,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
             layers = tqdm(range(base.num_layers), desc=f"extract {kind}", unit="layer")
             total = gram(base.matrix(kind, i).to(device) for i in layers)
             check_not_zero(total, kind)
-            save_file({"gram": total.cpu()}, folder / f"{kind}.safetensors")
+            write_tensors(folder / f"{kind}.safetensors", {"gram": total.cpu()})
             del total  # before the next kind's is made
         log.params({"kinds": ",".join(base.kinds), "layers": base.num_layers})
 

@@ -32,7 +32,8 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         raise UserError(f"{BASE}: {base.num_layers} layers; a predictor needs at least 3")
     settings, every = params.fit.presets[preset], params.fit.heldout_every
     name = f"{preset}-{seed}"
-    key = key_of(settings.model_dump(), seed, every, tree_digest(SVD), code_digest("pipelines.fit"))
+    files = [tree_digest(folder) for folder in (BASE, SVD)]
+    key = key_of(settings.model_dump(), seed, every, files, code_digest("pipelines.fit"))
     with work_folder(f"artifacts/work/fit/{name}", key) as unfinished:
         job = Job(BASE, SVD, unfinished, settings, seed, every)
         kinds = fit_kinds(job, f"fit {name}")

@@ -7,11 +7,11 @@ or checkpoint is noticed. Files that have not changed since are not read again.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from lesa.checkpoints.base import local_folder
 from lesa.errors import UserError
-from lesa.files import read_json, sha256, write_json
+from lesa.files import named_folder, read_json, sha256, write_json
 from lesa.params import FileText, Params, PathBase
 from lesa.text.documents import text_files
 from lesa.text.rows import readable
@@ -25,15 +25,23 @@ KNOWN = Path("artifacts/work/inputs.json")
 def named_files(params: Params) -> dict[str, list[Path]]:
     """The files that each reader names: the base's folder, the corpus's text, the mirror."""
     base, text, mirror = params.base, params.corpus.text, params.evaluate.mirror
-    folder = local_folder(base) if isinstance(base, PathBase) else None
-    tasks = Path(mirror) if mirror else None
+    folder = named_folder(base.path, "base.path") if isinstance(base, PathBase) else None
+    tasks = named_folder(mirror, "evaluate.mirror") if mirror and params.evaluate.tasks else None
     paths = text_files(text) if isinstance(text, FileText) else []
     return {"base": below(folder), "corpus": paths, "mirror": below(tasks)}
 
 
 def below(folder: Path | None) -> list[Path]:
-    """All files in a folder, in name order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+    """All files in a folder and in those that it links to, in name order."""
+    seen: set[str] = set()  # a link may lead back
+    found: list[Path] = []
+    for where, folders, names in os.walk(folder, followlinks=True) if folder else ():
+        if (real := os.path.realpath(where)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [path for name in names if (path := Path(where) / name).is_file()]
+    return sorted(found)
 
 
 def digest(path: Path, known: dict[str, list[str]]) -> str:

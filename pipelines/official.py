@@ -64,7 +64,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     data: str = study_params("official", "mirror", str)  # a folder in the hub's layout
     try:
         with TemporaryDirectory() as folder:
-            mirror.write(list(tasks), Path(data), Path(folder))
+            mirror.write(list(tasks), data, Path(folder))
             found = scores(Path(scored.folder), tasks, params, Path(folder))
     except UserError as error:  # of the experiment's own tasks this would be params.yaml's
         line = str(error).replace("evaluate.", f"{params_file('official')}: ", 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lesa.errors import UserError
-from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.files import key_of, read_object, tree_digest, work_folder, write_json
 from lesa.params import Params
 from lesa.training import processes
 from lesa.training.blocks import load_blocks
@@ -35,7 +35,10 @@ def read_grid(model: str) -> tuple[Path, dict[str, Any]]:
     path = Path(f"metrics/grid/{model}.json")
     if not path.is_file():
         raise UserError(f"{path}: missing; `make grid` chooses each model's learning rate")
-    grid: dict[str, Any] = read_json(path)
+    grid = read_object(path)
+    best = grid.get("best")
+    if not isinstance(best, float) or not best > 0:
+        raise UserError(f"{path}: best: {best!r}: must be a number above 0; `make grid` writes it")
     return path, grid
 
 

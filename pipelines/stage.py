@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
-from baselines import check_methods
+from baselines import check_methods, method_of
 from lesa import params as parameters
+from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import CheckError, UserError, fail
 from lesa.machine import has_bfloat16, set_threads
 from lesa.params import Params
@@ -24,6 +26,8 @@ Work = Callable[[Params, Tracker, argparse.Namespace], None]
 # The system's words, SQLite's and torch.save's, which says no more of a write that failed.
 FULL = (os.strerror(errno.ENOSPC), "database or disk is full", "basic_ios::clear: iostream error")
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # a file system may be read-only, too
+BASE = Path("artifacts/base")
+BEFORE_BASE = ("inputs", "base")  # stages that find the base of an earlier run there
 SEED = 0  # of whatever draws without a seed of its own; real seeds are params
 
 
@@ -48,6 +52,8 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
     try:
         params = on_this_machine(parameters.load())
         check_methods(params)
+        if name not in BEFORE_BASE:
+            check_plans(params)
         prepare_process()
         tracker = (
             track("-".join([name, *arguments]), params.profile, params.model_dump(mode="json"))
@@ -75,6 +81,14 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
             where = error.filename or os.getcwd()
             fail(f"{where}: {error.strerror}; must be yours to read and to write")
         raise
+
+
+def check_plans(params: Params) -> None:
+    """Every model has its layers in gaps that the base has: to be said before hours of fitting."""
+    if (BASE / "config.json").is_file():
+        num_layers = Checkpoint(BASE).num_layers
+        for model in params.models:
+            method_of(params, model)[0].plan(num_layers, params.gaps_of(model))
 
 
 def on_this_machine(params: Params) -> Params:

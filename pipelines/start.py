@@ -7,18 +7,18 @@ options, and for what reads predictors how these were fitted. Rows that share a 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from eval.data import rows
 from lesa.checkpoints.reader import Checkpoint
 from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
+from lesa.machine import compute_device
 from lesa.method.structure import structures
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
@@ -45,11 +45,11 @@ def scores(folder: Path, row: Start, params: Params) -> dict[str, Any]:
     """The held-out losses of a checkpoint: of every block and, if asked for, every document."""
     train, heldout = params.train, load_blocks(CORPUS, "test")
     blocks = tokens_of(heldout)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     model = load_model(folder).to(device)
     found: dict[str, Any] = {"document_losses": None, "document_perplexity": None}
     if row.documents:  # before the model is cut
-        texts = map(json.loads, HELDOUT.read_text(encoding="utf-8").splitlines())
+        texts = rows(HELDOUT, ("id", "text"))
         tokenizer = AutoTokenizer.from_pretrained(folder)
         size = readable(model.config, params.evaluate.document_tokens)
         ids = first_tokens(texts, tokenizer, size)

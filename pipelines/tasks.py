@@ -31,7 +31,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         )
         shutil.copy(HELDOUT, folder / DOCUMENTS)
         if options.tasks and options.mirror is not None:
-            mirror.write(options.tasks, Path(options.mirror), folder / "mirror")
+            mirror.write(options.tasks, options.mirror, folder / "mirror")
         tasks: dict[str, int] = {}
         for suite in stored(folder, options.tasks, options.mirror):
             tasks |= suite.check()

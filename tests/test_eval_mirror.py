@@ -40,7 +40,7 @@ def shared() -> Path:
 
 
 def mirrored(names: list[str], data: Path, folder: Path) -> Suite:
-    mirror.write(names, data, folder)
+    mirror.write(names, str(data), folder)
     return stored(names, folder)
 
 

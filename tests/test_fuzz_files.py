@@ -332,7 +332,7 @@ def test_a_mirror_of_any_rows_is_counted_or_refused(tmp_path: Path, data: st.Dat
         data.draw(damaged(content)) if data.draw(st.booleans()) else content
     )
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    mirror.write(["piqa"], tmp_path / "data", tmp_path / "out")
+    mirror.write(["piqa"], str(tmp_path / "data"), tmp_path / "out")
     found = answered(mirrored(["piqa"], tmp_path / "out").check)
     assert found is None or 0 < found["piqa"] <= 4
 
@@ -348,5 +348,5 @@ def test_names_of_tasks_and_mirrors(
     (tmp_path / "data").mkdir(exist_ok=True)
     out = tmp_path / "in" / "out"
     for data in (tmp_path / "data", tmp_path / "data" / place):
-        answered(partial(mirror.write, ["nonesuch", *names], data, out))
+        answered(partial(mirror.write, ["nonesuch", *names], str(data), out))
         assert {path.name for path in tmp_path.iterdir()} <= {"data", "in"}

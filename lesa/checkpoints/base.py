@@ -13,8 +13,7 @@ from lesa.checkpoints.check import NOTE, check, check_same_tokenizer
 from lesa.checkpoints.reader import INDEX, SINGLE, weight_names
 from lesa.checkpoints.writer import SIDE_FILES, copy_side_files
 from lesa.downloads import explained, take_member
-from lesa.errors import UserError
-from lesa.files import write_json
+from lesa.files import named_folder, write_json
 from lesa.params import HubBase, PackageBase, PathBase, RandomBase
 
 Base = PackageBase | HubBase | PathBase | RandomBase
@@ -36,7 +35,7 @@ def prepare(base: Base, folder: Path) -> dict[str, Any]:
             dequantise(gguf, folder)
             shutil.rmtree(gguf.parent)  # the checkpoint in safetensors replaces it
         elif isinstance(base, PathBase):
-            copy_checkpoint(local_folder(base), folder)
+            copy_checkpoint(named_folder(base.path, "base.path"), folder)
         else:
             random_checkpoint(base, folder)
     write_json(folder / NOTE, {"license": base.license, "source": describe(base)})
@@ -52,16 +51,6 @@ def describe(base: Base) -> str:
     if isinstance(base, PathBase):
         return f"local folder {Path(base.path).name}"
     return f"random weights, seed {base.seed}"
-
-
-def local_folder(base: PathBase) -> Path:
-    try:
-        folder = Path(base.path).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"base.path: {base.path}: no such folder; give one with config.json")
-    except (OSError, RuntimeError) as error:  # too long a name, a home that is not known
-        raise UserError(f"base.path: {base.path}: cannot be read ({error})") from None
-    return folder
 
 
 def snapshot(base: HubBase) -> Path:

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from lesa.checkpoints.reader import INDEX
-from lesa.files import write_json
+from lesa.files import write_json, write_tensors
 
 SHARD_BYTES = 512 * 2**20
 PLAN_FILE = "layer_plan.json"
@@ -37,7 +36,7 @@ def write_checkpoint(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) 
     def flush() -> None:
         nonlocal size
         if pending:
-            save_file(pending, folder / f"shard-{len(shards) + 1}", metadata={"format": "pt"})
+            write_tensors(folder / f"shard-{len(shards) + 1}", pending, {"format": "pt"})
             shards.append(list(pending))
             pending.clear()
             size = 0

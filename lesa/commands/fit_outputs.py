@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +50,7 @@ def fit_outputs(
     if rounds < 1 or tokens < rounds:
         raise UserError(f"rounds: {rounds}: must be 1 or more, and no more than tokens ({tokens})")
     check_positive("step_size", step_size)
-    if not 0 <= damping < math.inf:
-        raise UserError(f"damping: {damping}: must be a finite number, 0 or above")
+    check_positive("damping", damping)
 
     def make(_: Path, made: Path) -> int:
         if heldout:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import Checkpoint
-from lesa.commands.evaluate import check_text, load, windows
+from lesa.commands.evaluate import load, windows, windows_of
 from lesa.commands.growth import sizes
 from lesa.commands.presets import RANK_TOLERANCE
 from lesa.commands.registry import installed
@@ -87,7 +87,7 @@ def inspect(
     """
     found = check(path)
     if text is not None:
-        check_text(Path(text))
+        windows_of(Path(path), Path(text))  # refused here, and not after the spectra
     base = Checkpoint(path)
     explicit: Any = base.explicit
     holding = {view.tensor for view in base.views.values()}

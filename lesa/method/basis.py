@@ -18,10 +18,11 @@ from pathlib import Path
 
 import scipy.linalg
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lesa.errors import UserError
+from lesa.files import write_tensors
 
 ROWS = 512  # of a Gram matrix, computed at once
 CONDITION = 100.0  # of a Gram matrix that float32 solves: singular values to about 1e-5 of theirs
@@ -182,7 +183,7 @@ def lapack_signs(basis: Basis, weights: Iterable[Tensor]) -> Basis:
 
 
 def save_basis(basis: Basis, path: Path) -> None:
-    save_file({"u": basis.u.cpu(), "s": basis.s.cpu()}, path)
+    write_tensors(path, {"u": basis.u.cpu(), "s": basis.s.cpu()})
 
 
 def load_basis(folder: str | Path, kind: str) -> Basis:

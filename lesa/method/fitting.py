@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import CheckError
-from lesa.files import read_json, whole_file, write_json
+from lesa.files import read_json, whole_file, write_json, write_tensors
 from lesa.method import coefficients
 from lesa.method.basis import load_basis
 from lesa.method.predictor import fit, score
@@ -309,7 +308,7 @@ def fit_predictor(job: Job, kind: str, split: str, work: int) -> None:
     seconds = time.perf_counter() - start
     if split == "train":
         with whole_file(job.weights(kind)) as partial:
-            save_file({k: t.cpu().contiguous() for k, t in model.state_dict().items()}, partial)
+            write_tensors(partial, {k: t.cpu().contiguous() for k, t in model.state_dict().items()})
     found = asdict(score(model, v, middles.scored, settings.norm_weight, device))
     if blind:
         # Its own training error: that of another predictor, which saw all triples, is no match.

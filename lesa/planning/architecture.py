@@ -10,13 +10,13 @@ from typing import Any
 import torch
 import yaml
 
-from lesa.checkpoints.base import Base, describe, local_folder, random_config
+from lesa.checkpoints.base import Base, describe, random_config
 from lesa.checkpoints.check import NOTE, check_running
 from lesa.checkpoints.families import Family, family_of
 from lesa.checkpoints.reader import read_config
 from lesa.downloads import explained
 from lesa.errors import UserError
-from lesa.files import read_object
+from lesa.files import named_folder, read_object
 from lesa.params import HubBase, PathBase, RandomBase
 
 
@@ -76,7 +76,7 @@ def find_config(base: Base, described: Path, prepared: Path) -> tuple[dict[str, 
     if isinstance(base, RandomBase):
         return {"model_type": "llama", **random_config(base)}, "params: base"
     if isinstance(base, PathBase):
-        path = local_folder(base) / "config.json"
+        path = named_folder(base.path, "base.path") / "config.json"
         return read_object(path), str(path)
     given = base.model_dump()
     for path in sorted(described.glob("*.yaml")):

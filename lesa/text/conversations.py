@@ -8,9 +8,12 @@ answers.
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import random
 import sysconfig
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
@@ -56,17 +59,35 @@ class Chats(Strict):
 
 
 def conversations(source: Docstrings | LocalFiles | HubRows, key: str) -> Iterator[Conversation]:
-    """Every conversation of the source, in its own order; `key` names the parameters in errors."""
+    """The conversations of the source, none twice, in its own order; `key` names the parameters in
+    errors."""
     if isinstance(source, Docstrings):
         yield from docstrings(source)
     elif isinstance(source, HubRows):
-        for number, (where, row) in enumerate(hub_rows(source, key)):
-            yield conversation(row, where, str(number))
+        chats = enumerate(hub_rows(source, key))
+        yield from distinct(conversation(row, where, str(i)) for i, (where, row) in chats)
     else:
-        for name in source.paths:
-            path = local_file(name, f"{key}.paths", list(READERS))
-            for number, (where, row) in enumerate(rows(path)):
-                yield conversation(row, where, f"{path.name}:{number}")
+        yield from distinct(of_files(source, key))
+
+
+def of_files(source: LocalFiles, key: str) -> Iterator[Conversation]:
+    """Every conversation of the files. Of files of one name the later ones get a number."""
+    names: Counter[str] = Counter()
+    for path in (local_file(name, f"{key}.paths", list(READERS)) for name in source.paths):
+        names[path.name] += 1
+        file = path.name if names[path.name] == 1 else f"{path.name} ({names[path.name]})"
+        for number, (where, row) in enumerate(rows(path)):
+            yield conversation(row, where, f"{file}:{number}")
+
+
+def distinct(found: Iterable[Conversation]) -> Iterator[Conversation]:
+    """Each the first time: a copy could be held out of what is trained on."""
+    seen: set[bytes] = set()  # digests, not texts
+    for entry in found:
+        digest = hashlib.sha256(json.dumps(entry.messages).encode()).digest()
+        if digest not in seen:
+            seen.add(digest)
+            yield entry
 
 
 def conversation(row: Any, where: str, name: str) -> Conversation:

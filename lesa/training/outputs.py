@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lesa.errors import UserError
+from lesa.machine import compute_device
 from lesa.training.blocks import tokens_of
 from lesa.training.freezing import model_depth, model_family
 from lesa.training.heldout import block_losses
@@ -172,8 +173,7 @@ def fit(run: Run, rounds: int, damping: float) -> tuple[dict[str, Tensor], dict[
     The run's learning rate is the step size. Held-out loss is measured at step 0, if the run says
     so, and at the end. Raises UserError as `zeroed_projections` does.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(run.init).to(device)
+    model = load_model(run.init).to(compute_device())
     plan = read_plan(run.init, model_depth(model))
     bf16, size = run.settings.bf16, run.settings.per_device_batch_size
 

@@ -90,6 +90,8 @@ def load_model(folder: Path) -> Any:
     )
     if getattr(model.config, "output_router_logits", False):
         model.config.output_router_logits = False
+    # Of GPT-2 it is None: Trainer would divide by the first token of a block, which none predicts.
+    model.loss_type = "ForCausalLM"
     return model
 
 

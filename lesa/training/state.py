@@ -6,16 +6,13 @@ tensors are not stored; they are those of the checkpoint that training started f
 
 from __future__ import annotations
 
-import errno
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils.fsdp_utils import fsdp2_canonicalize_names
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -110,13 +107,3 @@ def restore_optimizer(
     options = StateDictOptions(full_state_dict=True)
     saved: Any = {"state": state, "param_groups": groups}
     set_optimizer_state_dict(model, optimizer, saved, options=options)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """`save_file`, with a full disk as the OSError that Python's own writes raise."""
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
-        raise

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from lesa.files import read_json, write_json
+from lesa.files import read_json, write_json, write_tensors
 from lesa.training.blocks import States
 from lesa.training.heldout import block_losses
 from lesa.training.state import (
@@ -27,7 +27,6 @@ from lesa.training.state import (
     restore_model,
     restore_optimizer,
     trained_tensors,
-    write_tensors,
 )
 
 OnLog = Callable[[dict[str, float], int], None]

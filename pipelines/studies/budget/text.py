@@ -12,12 +12,13 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from lesa.errors import UserError
 from lesa.files import whole_folder
 from lesa.params import Params
 from lesa.training.blocks import load_blocks
 from lesa.training.heldout import first_tokens
 from pipelines.stage import run_stage
-from pipelines.study import study_params
+from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
 BASE, CORPUS = Path("artifacts/base"), Path("artifacts/corpus")
@@ -30,9 +31,16 @@ def source_blocks(modules: list[str], like: Dataset) -> Dataset:
     It begins in the middle of the file: the beginning is a licence and a description.
     """
     library, size = Path(sysconfig.get_paths()["stdlib"]), len(like[0]["input_ids"])
-    texts = {name: (library / f"{name}.py").read_text(encoding="utf-8") for name in modules}
-    rows = [{"id": name, "text": text[len(text) // 2 :]} for name, text in texts.items()]
+    key, rows = f"{params_file('budget')}: second_text", []
+    for name in modules:
+        path = library / f"{name}.py"
+        if not path.is_file():
+            raise UserError(f"{key}: {name!r}: no module of the standard library in one file")
+        text = path.read_text(encoding="utf-8")
+        rows.append({"id": name, "text": text[len(text) // 2 :]})
     found = first_tokens(rows, AutoTokenizer.from_pretrained(BASE), size)
+    if short := [name for name in modules if name not in found or len(found[name]) < size]:
+        raise UserError(f"{key}: {short[0]!r}: its second half has fewer than {size} tokens")
     columns = {"input_ids": [ids.tolist() for ids in found.values()], "document": list(found)}
     return Dataset.from_dict(columns, features=like.features)
 
