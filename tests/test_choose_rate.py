@@ -26,6 +26,10 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match=r"^metrics/grid/lesa\.json: missing; `make grid`") as error:
         read_grid("lesa")
     assert "\n" not in str(error.value)
+    for content in ({}, {"best": "0.1"}, {"best": 0.0}, {"best": None}):
+        write_json("metrics/grid/lesa.json", content)
+        with pytest.raises(UserError, match=r"^metrics/grid/lesa\.json: best: .*number above 0"):
+            read_grid("lesa")
     write_json("metrics/grid/lesa.json", {"best": 0.003})
     assert read_grid("lesa")[1]["best"] == 0.003
 

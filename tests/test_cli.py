@@ -406,6 +406,18 @@ def damaged(base: Path, folder: Path, **tensors: float) -> Path:
     return folder
 
 
+def test_inspect_reads_the_text_first(
+    base: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong with it is said before the spectra, which take minutes."""
+    monkeypatch.setattr("lesa.commands.inspect.spectrum", lambda *_: pytest.fail("computed"))
+    odd = tmp_path / "odd.txt"
+    odd.write_bytes(b"\xff\xfe\xfd")
+    status, out, err = run("inspect", base, "--text", odd)
+    assert (status, out) == (2, "")
+    assert str(odd) in last_line(err)
+
+
 def test_inspect_fails_where_the_loss_is_no_number(
     base: Path, text: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -682,7 +694,8 @@ def test_fit_outputs_refuses_what_it_cannot_fit(
         ("identity", ("--tokens", 4, "--rounds", 5), "rounds: 5: must be"),
         ("identity", ("--step-size", "-1"), "step_size: -1.0: must be a finite number above 0"),
         ("identity", ("--step-size", "nan"), "step_size: nan: must be"),
-        ("identity", ("--damping", "inf"), "damping: inf: must be a finite number, 0 or above"),
+        ("identity", ("--damping", "inf"), "damping: inf: must be a finite number above 0"),
+        ("identity", ("--damping", "0"), "damping: 0.0: must be a finite number above 0"),
     ):
         start, out_folder = tmp_path / name, tmp_path / "out"
         status, out, err = run("fit-outputs", start, out_folder, "--train", text, *words)

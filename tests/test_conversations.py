@@ -103,10 +103,25 @@ def files(tmp_path: Path, *rows: Any) -> LocalFiles:
 
 
 def test_chats_are_read_from_files(tmp_path: Path) -> None:
-    source = files(tmp_path, {"messages": [ASKED, SAID], "more": 1}, {"messages": [ASKED, SAID]})
+    chats = [[ASKED, SAID], [ASKED, SAID | {"content": "So."}]]
+    source = files(tmp_path, {"messages": chats[0], "more": 1}, {"messages": chats[1]})
     found = list(conversations(source, "key"))
-    assert [entry.messages for entry in found] == [[ASKED, SAID]] * 2
+    assert [entry.messages for entry in found] == chats
     assert [entry.id for entry in found] == ["chats.jsonl:0", "chats.jsonl:1"]
+
+
+def test_no_chat_is_there_twice_and_no_name(tmp_path: Path) -> None:
+    """A copy could be held out of what is trained on; losses are kept by a chat's name."""
+    sources = []
+    for name, answers in (("a", "1213"), ("b", "3454")):
+        (tmp_path / name).mkdir()
+        chats = [{"messages": [ASKED, SAID | {"content": answer}]} for answer in answers]
+        sources += files(tmp_path / name, *chats).paths
+    found = list(conversations(LocalFiles(source="files", paths=sources, license="none"), "key"))
+    assert [entry.messages[1]["content"] for entry in found] == ["1", "2", "3", "4", "5"]
+    names = ["chats.jsonl:0", "chats.jsonl:1", "chats.jsonl:3"]
+    names += ["chats.jsonl (2):1", "chats.jsonl (2):2"]
+    assert [entry.id for entry in found] == [entry.group for entry in found] == names
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from eval import mirror
 from eval.suite import OFFICIAL, Suite, hub
 from eval.suite import mirrored as stored
 from lesa.errors import UserError
+from lesa.files import named_folder
+from pipelines import inputs
 from tests.test_eval_harness import assert_same, direct, save_tiny, score
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +118,24 @@ def test_missing_data(tmp_path: Path) -> None:
         assert "\n" not in message
     with pytest.raises(UserError, match="blimp_"):
         mirrored(["blimp"], data, tmp_path / "out")
+
+
+def test_a_mirror_may_be_below_the_users_home_and_behind_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read behind a link is noticed when it changes, and a link back is no loop."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "there" / "piqa").mkdir(parents=True)
+    (tmp_path / "there" / "piqa" / "validation.jsonl").write_bytes(PIQA)
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "baber").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / "back").symlink_to(tmp_path / "mirror")
+    assert mirrored(["piqa"], Path("~/mirror"), tmp_path / "out").check() == {"piqa": 1}
+    folder = named_folder("~/mirror", "evaluate.mirror")
+    (found,) = inputs.below(folder)
+    assert found == folder / "baber" / "piqa" / "validation.jsonl"
+    with pytest.raises(UserError, match=r"^evaluate\.mirror: x+: cannot be read"):
+        named_folder("x" * 5000, "evaluate.mirror")
 
 
 PIQA = b'{"goal": "g", "sol1": "a", "sol2": "b", "label": 0}\n'

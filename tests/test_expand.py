@@ -215,7 +215,7 @@ def test_controls_repeat_and_differ_between_matrices_and_seeds(
 def test_gaps_outside_the_model(llama: Path, tmp_path: Path, name: str, last: int) -> None:
     with pytest.raises(UserError, match=r"gaps\.last.*6 layers"):
         deepen(llama, name, tmp_path / "work", Gaps(first=3, last=last))
-    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "work" / name).exists()
 
 
 def test_failure_leaves_no_folder(llama: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -31,15 +32,22 @@ def canonical(distribution: str) -> str:
     return distribution.lower().replace("_", "-")
 
 
-def test_what_is_imported_is_a_requirement() -> None:
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    listed = {canonical(line.partition("==")[0]) for line in lines}
-    files = (path for name in OWN for path in (ROOT / name).rglob("*.py"))
+def not_listed(lines: list[str], folders: set[str], elsewhere: set[str]) -> list[str]:
+    """Packages that the folders' code imports and no requirement of `lines` gives."""
+    listed = {canonical(re.split("[=>]", line)[0]) for line in lines}
+    files = (path for name in folders for path in (ROOT / name).rglob("*.py"))
     ours = (path for path in files if ".venv-mergekit" not in path.parts)
     names = {name.partition(".")[0] for path in ours for name in imported(path)}
-    known = packages_distributions()
-    for name in names - sys.stdlib_module_names - OWN - ELSEWHERE:
-        assert listed & {canonical(found) for found in known[name]}, name
+    known, others = packages_distributions(), names - sys.stdlib_module_names - OWN - elsewhere
+    return [name for name in others if not listed & {canonical(found) for found in known[name]}]
+
+
+def test_what_is_imported_is_a_requirement() -> None:
+    """Of all that is here; and of the library alone, which others install."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert not_listed(lines, OWN, ELSEWHERE) == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert not_listed(project["dependencies"], {"lesa", "baselines"}, set()) == []
 
 
 def test_installs_the_library_and_the_command(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lesa.checkpoints.base import byte_tokenizer
+from lesa.errors import UserError
 from lesa.params import ListedGaps, Params
 from lesa.training.blocks import load_blocks, tokens_of, training_order
 from pipelines import budget
@@ -29,6 +32,18 @@ from reports.comparison import TIMINGS
 from tests.pipeline import smoke, up_to_svd
 from tests.test_report_synthetic import params as synthetic_params
 from tests.test_report_synthetic import write
+
+
+@pytest.mark.parametrize("name", ["json", "nonesuch", "this"])  # a package, none, a short one
+def test_a_second_text_that_will_not_do_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    byte_tokenizer().save_pretrained("artifacts/base")
+    like = Dataset.from_dict({"input_ids": [[0] * 512], "document": ["a"]})
+    with pytest.raises(UserError, match=rf"second_text: '{name}': "):
+        text.source_blocks(["argparse", name], like)
+
 
 NEW = [{"trains": "new", "steps": 4, "learning_rate": 1e-2}]
 HARDLY = [  # trains so little that every loss is the start's

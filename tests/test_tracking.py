@@ -31,6 +31,7 @@ from pipelines.tracking import (
     pipeline_id,
     track,
 )
+from tests.families import save_family
 
 ROOT = Path(__file__).parent.parent
 
@@ -274,6 +275,21 @@ def test_stage_names_a_bad_param(command: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         run_stage("toy", toy, "what")
     assert capsys.readouterr().err.startswith("error: params.yaml: surprise: ")
+
+
+def test_stage_says_before_any_fit_that_the_base_has_no_such_gaps(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage that makes the base finds that of other parameters there, and says nothing."""
+    save_family("llama", Path("artifacts/base"))  # six layers, where the params' gaps end at 29
+    capsys.readouterr()
+    command.append("fine")
+    with pytest.raises(SystemExit):
+        run_stage("fit", toy, "what")
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "6 layers" in err
+    run_stage("base", toy, "what", measures=False)
 
 
 def test_stage_prints_where_there_is_ascii_alone(

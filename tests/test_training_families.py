@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
+from lesa.training.blocks import training_order
 from lesa.training.freezing import freeze
 from lesa.training.pretrain import Run, load_model, train
 from lesa.training.saving import save, stored_tensors
@@ -36,6 +39,7 @@ PAIRS = [
     for family in FAMILIES
     for method in ("lesa", "base", "llama_pro", "solar")
 ]
+DROPOUTS = ("attn_pdrop", "resid_pdrop", "embd_pdrop")  # GPT-2's, which others have none of
 TWO_STEPS = settings(max_steps=2, eval_every=2, save_every=1, warmup_steps=0)
 
 
@@ -73,6 +77,21 @@ def check_saved(init: Path, plan: LayerPlan, trained: dict[str, Tensor], folder:
     for index in trainable:
         for kind in before.kinds:
             assert not torch.equal(after.matrix(kind, index), before.matrix(kind, index)), kind
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "method", ["average", "base"]
+)  # a frozen output layer, and one that trains
+def test_training_and_held_out_loss_are_one_thing(tmp_path: Path, name: str, method: str) -> None:
+    """At the same weights and blocks: neither counts a block's first token, which none predicts."""
+    dropouts: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0) if name == "gpt2" else {}
+    init, _ = deepen(save_family(name, tmp_path / "base", **dropouts), method, tmp_path)
+    one = settings(max_steps=1, eval_every=1, warmup_steps=0)
+    _, curve = train(Run(init, blocks(), blocks(), one, RATE), tmp_path / "work", resumable=False)
+    order = training_order(5, 5, one.seed)[: one.per_device_batch_size]
+    losses = [curve["steps"][0]["block_losses"][i] for i in order]
+    assert curve["train"][0]["loss"] == pytest.approx(fmean(losses), rel=1e-3)
 
 
 @pytest.mark.parametrize(("work", "name"), PAIRS, indirect=["work"])
