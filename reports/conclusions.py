@@ -124,7 +124,7 @@ def precisions(m: Metrics) -> list[str]:
     stages |= {f"evaluate/{phase}": of_models for phase, of_models in m.evaluate.items()}
     said = mixed(stages, "`dvc repro --force` measures all on one machine")
     for study in ("start", *TRAINED, "code", "sft", "official"):
-        said += mixed({study: getattr(m, study)}, "that alone moves a loss a little")
+        said += mixed({study: getattr(m, study)}, "the precision alone moves a loss, a little")
     return said
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from reports import rates
 from reports.budget import SOURCES, longer_runs
 from reports.claims import in_order
-from reports.measured import Metrics
+from reports.measured import Metrics, dtypes
 from reports.tables import Row, Table, listed, series
 from reports.training_runs import Runs, difference, file_of, on_the_cpu, shared_seeds
 
@@ -91,7 +91,7 @@ def table(m: Metrics) -> Table:
             "seeds": len(shared_seeds(runs[name], runs["lesa"])),
             "learning rate": float(runs[name].first["learning_rate"]),
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
-            "computed in": series(sorted({str(run["dtype"]) for run in of.by_seed.values()})),
+            "computed in": dtypes(of.by_seed.values()),
             "before training": difference(runs[name], lesa, 0, 0),
             f"after {runs['lesa'].tokens:,} tokens": difference(runs[name], lesa),
             "after them, minus `identity`": ""

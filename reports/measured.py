@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +129,11 @@ def perplexity_at(pretrain: Json, index: int) -> tuple[float, float | None]:
     if len(losses) < 2:
         return value, None
     return value, value * float(losses.std(ddof=1)) / len(losses) ** 0.5
+
+
+def dtypes(runs: Iterable[Json]) -> str:
+    """The dtypes of the runs' matrix products, in words."""
+    return ", ".join(sorted({str(run.get("dtype", "not recorded")) for run in runs}))
 
 
 def whole_seconds(run: Json) -> float:

@@ -6,7 +6,6 @@ Every clause is chosen by what was measured, and says so where nothing was.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from reports.claims import (
     in_order,
 )
 from reports.contest import advice, longest, nats, of_own_text, outcome, placed, worth
-from reports.measured import TRAINED, Json, Metrics, files
+from reports.measured import TRAINED, Json, Metrics, dtypes, files
 from reports.paired import interval
 from reports.speed import time_ratio
 from reports.tables import Measured, Table, counted, number, series, show, show_interval
@@ -392,14 +391,11 @@ def budget_here(m: Metrics) -> str:
 def precision_here(m: Metrics) -> str:
     """Of matrix products in training: this run's, and those of the studies of training runs."""
 
-    def of(runs: Mapping[str, Json]) -> str:
-        return " and ".join(
-            sorted({str(run.get("dtype", "not recorded")) for run in runs.values()})
-        )
-
-    said = f"{of(m.pretrain)} for training"
-    studies = {name: of(runs) for name in TRAINED if (runs := getattr(m, name))}
-    return said + "".join(f"; study `{name}` {found}" for name, found in studies.items())
+    said = f"{dtypes(m.pretrain.values())} for training"
+    for study in TRAINED:
+        if runs := getattr(m, study):
+            said += f"; study `{study}` {dtypes(runs.values())}"
+    return said
 
 
 def signs(m: Metrics) -> str:

@@ -151,9 +151,9 @@ def trained_otherwise(
     found: Mapping[str, Json], lesa: Runs, trains: str, max_steps: int
 ) -> Runs | None:
     """Runs of the same start that train other layers, or for other steps."""
-    key = [*(lesa.first[name] for name in START), trains, max_steps]
+    key = [*(lesa.first.get(name) for name in START), trains, max_steps]
     for runs in groups(found):
-        if [runs.first[name] for name in (*START, "trains", "max_steps")] == key:
+        if [runs.first.get(name) for name in (*START, "trains", "max_steps")] == key:
             return runs
     return None
 
@@ -337,10 +337,10 @@ def machines(m: Metrics, study: str) -> str:
         sharing = [other for other in names if steps in names[other]]
         if device == max(sharing, key=lambda other: len(names[other][steps])):
             return f"the {'other ' if sharing[1:] else ''}runs of {steps:,} steps"
-        return f"of {steps:,} steps {series(names[device][steps])}"
+        return f"the runs {series(names[device][steps])} of {steps:,} steps"
 
     said = [
-        f"on {'a CPU' if device == 'cpu' else device} "
+        f"on {'a CPU' if device == 'cpu' else device}: "
         f"{series([ran(device, steps) for steps in sorted(names[device])])}"
         for device in sorted(names, key=lambda device: min(names[device]))
     ]

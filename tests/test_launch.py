@@ -20,9 +20,10 @@ def test_one_process(words: str) -> None:
     assert ALONE.local == 1
 
 
+@pytest.mark.parametrize("between", [" ", "="])
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_what_accelerate_reads(path: Path) -> None:
-    found = launch(f"accelerate launch --config_file {path} --debug", KEY)
+def test_what_accelerate_reads(path: Path, between: str) -> None:
+    found = launch(f"accelerate launch --config_file{between}{path} --debug", KEY)
     wanted = load_config_from_file(str(path))
     assert found == Launch(
         processes=wanted.num_processes,

@@ -428,8 +428,8 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     constant = "that of one constant row put into every gap (rank correlation"
     assert f"it rises and falls with {constant} 1.00 with `paper`" in first
     assert (
-        "`base` has the lowest loss. Of deepened models it is `identity`, which is not seen below"
-        in first
+        "`base` has the lowest loss. Of deepened models it is `identity`, which is above the base "
+        "trained whole (" in first
     )
     metrics = write(tmp_path)
     for model in MODELS:
@@ -448,11 +448,13 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     assert "one direction has 25% to 25%, by kind" in second
     assert f"it does not rise and fall with {constant}" in second
     assert "`lesa` has the lowest loss" in second
-    assert "which is below the base trained whole; LoRA without a new layer was not" in second
+    below = "which is below the base trained whole (-0.1"
+    assert re.search(rf"{re.escape(below)}.* nats\); LoRA without a new layer was not", second)
     lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}
     write_json(metrics / "budget" / "lora-0.json", lora)
     third = said(tmp_path)
-    assert "which is below the base trained whole and LoRA without a new layer: depth pays" in third
+    lora = r"nats\) and LoRA without a new layer \(-0\.1.* nats\): depth pays"
+    assert re.search(re.escape(below) + f".* {lora}", third)
 
 
 def test_the_first_lines_say_whether_the_own_start_keeps_ahead(tmp_path: Path) -> None:
@@ -552,9 +554,7 @@ def test_models_that_are_level_are_named(tmp_path: Path) -> None:
     text = said(metrics)
     assert re.search("`llama_pro` has the lowest loss, .*; not told apart from it: `lesa`", text)
     change(metrics, "pretrain/base", "steps", -1, "block_losses", value=blocks(2.5))
-    deep = (
-        "`base` has the lowest loss. Of deepened models it is `llama_pro`, which is not seen below"
-    )
+    deep = "`base` has the lowest loss. Of deepened models it is `llama_pro`, which is above the"
     assert re.search(f"{deep} .*; not told apart from it: `lesa`", said(metrics))
 
 

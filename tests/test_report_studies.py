@@ -281,11 +281,14 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
         f"Pro) and {of_start} their start (LESA minus `identity`)."
     )
     (line,) = contest.outcome(m)
-    assert "above LLaMA Pro's by 0.05 and 0.249 nats after 81,920 and 245,760 tokens" in line
+    assert "above LLaMA Pro's by 0.05 and 0.249 nats after 81,920 tokens and 245,760 tokens" in line
+    over = paired.interval(
+        np.subtract(losses["llama_pro"], losses["base"]).reshape(3, 12, 2).mean(2)
+    )
     assert contest.advice(m) == (
         "**Which to take:** After 245,760 tokens (study `budget`, 3 seeds) `base` has the lowest "
-        "loss. Of deepened models it is `llama_pro`, which is not seen below the base trained "
-        "whole."
+        "loss. Of deepened models it is `llama_pro`, which is above the base trained whole "
+        f"({tables.show_interval(over)} nats)."
     )
     rows = {row["model"]: row for row in contest.table(m).rows}
     assert list(rows) == ["base", "llama_pro", "identity", "lesa"]  # from the lowest end up
@@ -320,7 +323,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert isinstance(gap, Interval)
     assert gap.estimate == pytest.approx(np.subtract(losses["lesa"], losses["base"]).mean())
     assert training_runs.machines(m, "budget") == (
-        "Measured on a CPU the runs of 40 steps; on NVIDIA H100 the runs of 120 steps "
+        "Measured on a CPU: the runs of 40 steps; on NVIDIA H100: the runs of 120 steps "
         "(metrics/provenance/*.json)."
     )
 
@@ -410,8 +413,8 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert said.startswith(f"**LESA up to {where}:** After the start it is ")
     assert "above `identity` at 0 of 20 points and below at 20, first after 524,288 tokens" in said
     assert (
-        "`base` has the lowest loss. Of deepened models it is `llama_pro`, which is below L"
-        in advice
+        "`base` has the lowest loss. Of deepened models it is `llama_pro`, which is above the base "
+        "trained whole (0.050 [0.045, 0.055] nats) and below LoRA without" in advice
     )
     forgotten = re.search(r"On Wikipedia, .* above the untouched base \((\S+) \[", said)
     assert forgotten
@@ -426,7 +429,7 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
         "524,288 tokens, above it at 0."
     )
     assert training_runs.machines(m, "scale") == (
-        "Measured on NVIDIA H100 the runs of 1,280 steps (metrics/provenance/*.json)."
+        "Measured on NVIDIA H100: the runs of 1,280 steps (metrics/provenance/*.json)."
     )
 
 

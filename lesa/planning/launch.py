@@ -51,7 +51,7 @@ class Accelerate(BaseModel):
 def launch(words: str, key: str) -> Launch:
     """What `words`, the parameter `key`, start: one process but for accelerate's --config_file."""
     try:
-        parts = shlex.split(words)
+        parts = [part for word in shlex.split(words) for part in word.split("=", 1)]
     except ValueError as error:
         raise UserError(f"{key}: not words of a command line ({error})") from None
     if "--config_file" not in parts[:-1]:
