@@ -360,13 +360,13 @@ def notes(m: Metrics, ends: Table) -> str:
 def borrowed(m: Metrics, contest: Contest, ends: Table) -> str:
     """Which models of the table have at a budget, for want of a grid of their own, the rate that a
     grid gave LESA or LLaMA Pro."""
-    rates_of = {name: float(runs.first["learning_rate"]) for name, runs in contest.runs.items()}
-    given = {rates_of[name]: name for name in ("llama_pro", "lesa") if name in rates_of}
+    owners = ("llama_pro", "lesa")
+    given = {float(m.grid[name]["best"]): f"`{name}`'s" for name in owners if name in m.grid}
     found: dict[str, list[str]] = {}
-    for row in ends.rows:
-        model = str(row["model"])
-        if model not in m.grid and (owner := given.get(rates_of[model])) not in (None, model):
-            found.setdefault(f"`{owner}`'s", []).append(model)
+    for model in (str(row["model"]) for row in ends.rows):
+        rate = float(contest.runs[model].first["learning_rate"])
+        if model not in m.grid and rate in given:
+            found.setdefault(given[rate], []).append(model)
     said = [f"{whose} serves {listed(models)}" for whose, models in found.items()]
     return f"; at {contest.tokens:,} tokens {', '.join(said)}" if said else ""
 

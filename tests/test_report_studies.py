@@ -307,6 +307,10 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (rows["base"]["new layers"], rows["lesa"]["new layers"]) == (0, params().gaps.count)
     sought = replace(m, rates={"budget-lesa": {"study": "budget", "model": "lesa"}})
     assert contest.notes(sought, contest.table(sought)).endswith("sought in study `rates`.")
+    rate = float(m.budget["lesa-0"]["learning_rate"])  # of all models here
+    lent = replace(sought, grid={"lesa": {"best": rate}})
+    said = "at 81,920 tokens `lesa`'s serves `base`, `llama_pro` and `identity`."
+    assert said in contest.notes(lent, contest.table(lent))
     fewer = {
         name: run for name, run in m.budget.items() if run["method"] != "base" or not run["seed"]
     }
