@@ -390,7 +390,6 @@ def budget_here(m: Metrics) -> str:
 
 def precision_here(m: Metrics) -> str:
     """Of matrix products in training: this run's, and those of the studies of training runs."""
-
     said = f"{dtypes(m.pretrain.values())} for training"
     for study in TRAINED:
         if runs := getattr(m, study):

@@ -217,9 +217,8 @@ def in_brief(claims: list[Claim]) -> Table:
         rows.append(found | {"paper": claim.paper, "here": "; ".join(said)})
     return Table(
         "verdicts",
-        "The paper's claims, the verdict here and what decides it: where a claim has several "
-        "numbers against one rival, that of most draws or of the longest training, which may have "
-        "fewer seeds than others",
+        "The paper's claims, the verdict here and what decides it: against each rival the number "
+        "of most draws or of the longest training",
         "reports/claims",
         rows,
     )
