@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from baselines import method_of
 from lesa.checkpoints.base import describe
 from lesa.errors import UserError, one_line
 from lesa.files import gib
@@ -24,20 +23,12 @@ from lesa.planning.launch import launch
 from lesa.planning.rates import Machine, this_machine
 from lesa.upscaling.plan import LayerPlan, plan_line
 from pipelines.profile import compose
-from pipelines.stage import on_this_machine
+from pipelines.stage import layer_plans, on_this_machine
 
 T = TypeVar("T")
 CONFIGS = Path("conf/models")
 ARTIFACTS = Path("artifacts")
 FROZEN = "layers below"  # a part of pretrain, by the first layer that trains
-
-
-def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
-    """Plan of every model."""
-    return {
-        model: method_of(params, model)[0].plan(num_layers, params.gaps_of(model))
-        for model in params.models
-    }
 
 
 def stage_costs(

@@ -19,6 +19,7 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import CheckError, UserError, fail
 from lesa.machine import has_bfloat16, set_threads
 from lesa.params import Params
+from lesa.upscaling.plan import LayerPlan
 from pipelines import found, provenance
 from pipelines.tracking import Tracker, track
 
@@ -86,9 +87,15 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
 def check_plans(params: Params) -> None:
     """Every model has its layers in gaps that the base has: to be said before hours of fitting."""
     if (BASE / "config.json").is_file():
-        num_layers = Checkpoint(BASE).num_layers
-        for model in params.models:
-            method_of(params, model)[0].plan(num_layers, params.gaps_of(model))
+        layer_plans(params, Checkpoint(BASE).num_layers)
+
+
+def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
+    """Plan of every model. Raises UserError for gaps that a base of so many layers has not."""
+    return {
+        model: method_of(params, model)[0].plan(num_layers, params.gaps_of(model))
+        for model in params.models
+    }
 
 
 def on_this_machine(params: Params) -> Params:

@@ -91,7 +91,7 @@ def table(m: Metrics) -> Table:
             "seeds": len(shared_seeds(runs[name], runs["lesa"])),
             "learning rate": float(runs[name].first["learning_rate"]),
             "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
-            "computed in": dtypes(of.by_seed.values()),
+            "computed in": dtypes(runs[name].by_seed.values()),
             "before training": difference(runs[name], lesa, 0, 0),
             f"after {runs['lesa'].tokens:,} tokens": difference(runs[name], lesa),
             "after them, minus `identity`": ""
@@ -99,7 +99,7 @@ def table(m: Metrics) -> Table:
             else difference(runs[name], runs["identity"]),
         }
         for name in REPLACED
-        if (of := runs.get(name)) is not None
+        if name in runs
         for lesa in [lesa_beside(m, runs, name)]
     ]
     return Table(

@@ -26,10 +26,9 @@ NOTE = (
     "± is one standard error, [low, high] a 95% interval. A perplexity over several draws or seeds "
     "is exp of their mean loss: a few bad draws raise it, so that it may be near SOLAR's or above "
     "while most draws are below. A difference of perplexities is that of the losses, in nats. The "
-    "base is the "
-    "untouched one before training, after it one trained alike. The paper's numbers, from public "
-    "notes of it, are of another model and text, the re-run's (result files of OpT-DeUS, a rival) "
-    "of other tasks: compare signs."
+    "base is the untouched one before training, after it one trained alike. The paper's numbers, "
+    "from public notes of it, are of another model and text, the re-run's (result files of "
+    "OpT-DeUS, a rival) of other tasks: compare signs."
 )
 NO_GAPS = tuple("" for _ in RIVALS)
 

@@ -28,8 +28,8 @@ from lesa.training.freezing import first_trainable
 from lesa.training.head_loss import ROWS
 from lesa.upscaling.plan import LayerPlan, insert_between
 from pipelines.plan import CONFIGS as MODELS
-from pipelines.plan import layer_plans
 from pipelines.profile import compose
+from pipelines.stage import layer_plans
 from tests.conftest import tiny_config
 from tests.families import CONFIGS, LAYERS, family_model
 

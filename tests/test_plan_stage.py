@@ -20,6 +20,7 @@ from lesa.planning.cost import Cost
 from lesa.planning.rates import Machine
 from lesa.upscaling.plan import LayerPlan, Slot, plan_line
 from pipelines.profile import compose
+from pipelines.stage import layer_plans
 from tests.conftest import tiny_config
 from tests.test_machine import GPU, MACHINE
 
@@ -68,7 +69,7 @@ def test_a_plans_line_says_all_of_it(name: str, layers: int, first: int, last: i
 
 def test_the_layer_table_of_the_papers_model() -> None:
     params, a = profile("llama3-8b")
-    head, *rows = stage.layer_table(a, stage.layer_plans(params, a.num_layers))
+    head, *rows = stage.layer_table(a, layer_plans(params, a.num_layers))
     assert head == ["model", "layers", "parameters before", "after", "of these train", "layer plan"]
     before, after, new = "8,030,261,248", "11,520,053,248", "3,489,792,000"
     groups = " ".join(f"{i}-{i + 1} +{i + 1}" for i in range(0, 32, 2))
@@ -85,7 +86,7 @@ def test_the_layer_table_of_the_papers_model() -> None:
 def test_every_stage_of_the_pipeline_is_there(name: str, tmp_path: Path) -> None:
     """DVC itself says which stages dvc.yaml has with this profile's parameters."""
     params, a = profile(name)
-    found = stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), cores=2, gpus=0)
+    found = stage.stage_costs(params, a, layer_plans(params, a.num_layers), cores=2, gpus=0)
     Repo.init(str(tmp_path), no_scm=True)
     (tmp_path / "dvc.yaml").write_text(Path("dvc.yaml").read_text())
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(name)))
@@ -100,7 +101,7 @@ def test_a_method_is_planned_from_the_table_alone() -> None:
     tree["methods"]["own"] = {"method": "average"}
     tree["methods"]["other"] = {**tree["methods"]["lesa"], "needs": ["official_code-0"]}
     params, a = parse(tree, "smoke"), profile("smoke")[1]
-    plans = stage.layer_plans(params, a.num_layers)
+    plans = layer_plans(params, a.num_layers)
     found = stage.stage_costs(params, a, plans, cores=2, gpus=0)
     assert plans["own"] == plans["lesa"]
     assert found["expand@other"] == found["expand@lesa"]
@@ -110,7 +111,7 @@ def test_a_method_is_planned_from_the_table_alone() -> None:
 
 def test_the_base_is_costed_as_every_model() -> None:
     params, a = profile("llama3-8b")
-    found = stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), cores=2, gpus=0)
+    found = stage.stage_costs(params, a, layer_plans(params, a.num_layers), cores=2, gpus=0)
     size = 2 * 8_030_261_248
     assert found["base"].output == found["expand@base"].output == found["pretrain@base"].output
     assert found["expand@base"].output == size
@@ -123,8 +124,7 @@ def test_deeper_plans_cost_more() -> None:
     params, _ = profile("smoke")
     few, many = (architecture(tiny_config(num_hidden_layers=n).to_dict(), "x") for n in (6, 12))
     one, other = (
-        stage.stage_costs(params, a, stage.layer_plans(params, a.num_layers), 2, 0)
-        for a in (few, many)
+        stage.stage_costs(params, a, layer_plans(params, a.num_layers), 2, 0) for a in (few, many)
     )
     for name in [name for name in one if not name.startswith(stage.FROZEN)]:
         # As many layers are new in both: making them costs the same, writing all does not.

@@ -33,18 +33,6 @@ from tests.pipeline import smoke, up_to_svd
 from tests.test_report_synthetic import params as synthetic_params
 from tests.test_report_synthetic import write
 
-
-@pytest.mark.parametrize("name", ["json", "nonesuch", "this"])  # a package, none, a short one
-def test_a_second_text_that_will_not_do_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    byte_tokenizer().save_pretrained("artifacts/base")
-    like = Dataset.from_dict({"input_ids": [[0] * 512], "document": ["a"]})
-    with pytest.raises(UserError, match=rf"second_text: '{name}': "):
-        text.source_blocks(["argparse", name], like)
-
-
 NEW = [{"trains": "new", "steps": 4, "learning_rate": 1e-2}]
 HARDLY = [  # trains so little that every loss is the start's
     {"trains": "new", "steps": 4, "learning_rate": 1e-12},
@@ -241,3 +229,14 @@ def test_report_reads_what_the_study_writes(params: Params, tmp_path: Path) -> N
     assert gap is not None
     second = [[step["second_text_loss"] for step in run["steps"]] for run in runs[:2]]
     assert gap.estimate == pytest.approx((second[0][-1] + second[1][-1]) / 2 - second[0][0])
+
+
+@pytest.mark.parametrize("name", ["json", "nonesuch", "this"])  # a package, none, a short one
+def test_a_second_text_that_will_not_do_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    byte_tokenizer().save_pretrained("artifacts/base")
+    like = Dataset.from_dict({"input_ids": [[0] * 512], "document": ["a"]})
+    with pytest.raises(UserError, match=rf"second_text: '{name}': "):
+        text.source_blocks(["argparse", name], like)

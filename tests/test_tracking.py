@@ -278,7 +278,7 @@ def test_stage_names_a_bad_param(command: list[str], capsys: pytest.CaptureFixtu
 
 
 def test_stage_says_before_any_fit_that_the_base_has_no_such_gaps(
-    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The stage that makes the base finds that of other parameters there, and says nothing."""
     save_family("llama", Path("artifacts/base"))  # six layers, where the params' gaps end at 29

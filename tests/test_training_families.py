@@ -80,9 +80,7 @@ def check_saved(init: Path, plan: LayerPlan, trained: dict[str, Tensor], folder:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize(
-    "method", ["average", "base"]
-)  # a frozen output layer, and one that trains
+@pytest.mark.parametrize("method", ["average", "base"])  # the output layer frozen, and training
 def test_training_and_held_out_loss_are_one_thing(tmp_path: Path, name: str, method: str) -> None:
     """At the same weights and blocks: neither counts a block's first token, which none predicts."""
     dropouts: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0) if name == "gpt2" else {}

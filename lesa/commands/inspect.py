@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import Checkpoint
-from lesa.commands.evaluate import load, windows, windows_of
+from lesa.commands.evaluate import load, windows_of
 from lesa.commands.growth import sizes
 from lesa.commands.presets import RANK_TOLERANCE
 from lesa.commands.registry import installed
@@ -86,8 +87,8 @@ def inspect(
     line, for a checkpoint that cannot be deepened: it says what is wrong with it.
     """
     found = check(path)
-    if text is not None:
-        windows_of(Path(path), Path(text))  # refused here, and not after the spectra
+    # Read, and refused, before the spectra.
+    blocks = windows_of(Path(path), Path(text)) if text is not None else []
     base = Checkpoint(path)
     explicit: Any = base.explicit
     holding = {view.tensor for view in base.views.values()}
@@ -111,15 +112,14 @@ def inspect(
         unpredicted=rest,
         routers=[suffix for suffix in rest if base.family.is_router(suffix)],
         new_layers={name: sizes(m, base.num_layers) for name, m in sorted(installed().items())},
-        removal=removal(Path(path), Path(text)) if text is not None else None,
+        removal=removal(Path(path), Path(text), blocks) if text is not None else None,
     )
 
 
-def removal(folder: Path, text: Path) -> list[float | None]:
+def removal(folder: Path, text: Path, blocks: list[Tensor]) -> list[float | None]:
     """By layer, the mean loss of the text's tokens without it minus that of the whole model; None
-    where the loss without it is no number."""
-    model, tokenizer = load(folder)
-    blocks = windows(tokenizer, model.config, text)
+    where the loss without it is no number. blocks: the text's windows."""
+    model, _ = load(folder)
     tokens = [len(block) - 1 for block in blocks]
     layers = tqdm(range(len(layers_of(model))), desc="without a layer", unit="layer", leave=False)
     losses = [losses_without(model, i, blocks, False, 1) for i in layers]

@@ -8,8 +8,6 @@ answers.
 from __future__ import annotations
 
 import ast
-import hashlib
-import json
 import random
 import sysconfig
 from collections import Counter
@@ -22,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lesa.errors import UserError
+from lesa.files import key_of
 from lesa.params import AtLeastTwo, Count, HubRows, LocalFiles, Positive, Rate, Strict
 from lesa.text.documents import local_file
 from lesa.text.python_source import standard_library
@@ -82,10 +81,9 @@ def of_files(source: LocalFiles, key: str) -> Iterator[Conversation]:
 
 def distinct(found: Iterable[Conversation]) -> Iterator[Conversation]:
     """Each the first time: a copy could be held out of what is trained on."""
-    seen: set[bytes] = set()  # digests, not texts
+    seen: set[str] = set()  # digests, not texts
     for entry in found:
-        digest = hashlib.sha256(json.dumps(entry.messages).encode()).digest()
-        if digest not in seen:
+        if (digest := key_of(entry.messages)) not in seen:
             seen.add(digest)
             yield entry
 
