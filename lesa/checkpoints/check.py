@@ -158,14 +158,17 @@ def check_running(model: Any, where: str) -> None:
 
 def check_experts(checkpoint: Checkpoint) -> None:
     """transformers runs a mixture's experts in one grouped product, which on the meta device takes
-    matrices of any width."""
-    for kind in (kind for kind in checkpoint.kinds if kind.startswith("experts.")):
-        name = checkpoint.layer_tensor(0, checkpoint.views[kind].tensor)
+    matrices of any width. All experts are of the first one's shape."""
+    for kind in (kind for kind in checkpoint.kinds if kind.startswith("experts.0.")):
+        name, shape = (
+            checkpoint.layer_tensor(0, checkpoint.views[kind].tensor),
+            checkpoint.shape(kind),
+        )
         some = PRODUCT_BYTES // checkpoint.empty(name).element_size()
-        if any(width % some for width in checkpoint.shape(kind)):
+        if any(width % some for width in shape):
             raise UserError(
-                f"{checkpoint.folder}: {name} ({kind}) is of {checkpoint.shape(kind)}; in its "
-                f"dtype torch's product of a mixture's experts takes multiples of {some}"
+                f"{checkpoint.folder}: {name} ({kind}) is of {shape}; in its dtype torch's product "
+                f"of a mixture's experts takes multiples of {some}"
             )
 
 
