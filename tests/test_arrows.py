@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from lesa.params import Params
 from pipelines.closure import (
     PACKAGES,
     ROOT,
@@ -120,6 +123,59 @@ def test_a_stage_depends_on_the_code_it_runs(name: str, module: str, deps: list[
     assert files == wanted - inside, name
     for folder in folders:
         assert any(f.startswith(folder + "/") for f in inside), f"{name}: nothing used in {folder}"
+
+
+ITS_OWN = "the study has its own"
+BY_CONTENT = "what is made with it is a dependency"
+NOT_CALLED = "read by functions of a module below that the stage does not call"
+NO_PARAMS = {  # keys that are read in a stage's modules and are no params of it, with the reason
+    "pipelines.inputs": {"evaluate.tasks": "the stage runs every time"},
+    "pipelines.expand": {"fit": BY_CONTENT, "fit.runs": BY_CONTENT},
+    "pipelines.choose_rate": {"methods": BY_CONTENT},
+    "pipelines.rates": {
+        "grid.learning_rates": ITS_OWN, "methods": NOT_CALLED, "train.prefix_cache": ITS_OWN
+    },
+    "pipelines.scale": {"train.prefix_cache": ITS_OWN},
+}  # fmt: skip
+COMPARES_WITH_ITS_GRID = ("pretrain", "choose_rate", "studies.code.train", "studies.sft.train")
+
+
+def read_of_params(path: Path) -> set[str]:
+    """`train.bf16` and its kind: what the functions of a file read of a variable `params`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        keys: list[str] = []
+        while isinstance(node, ast.Attribute):
+            keys, node = [node.attr, *keys], node.value
+        if isinstance(node, ast.Name) and node.id == "params":
+            found.add(field_of(keys))
+    return found - {""}
+
+
+def field_of(keys: list[str]) -> str:
+    """The longest beginning of `keys` that names a field: `["gaps", "model_dump"]` to `gaps`."""
+    named: list[str] = []
+    model: Any = Params
+    for key in keys:
+        if key not in (fields := getattr(model, "model_fields", {})):
+            break
+        named, model = [*named, key], fields[key].annotation
+    return ".".join(named)
+
+
+@pytest.mark.parametrize(("name", "module"), [(n, m) for n, m, _ in stages()])
+def test_a_stage_depends_on_the_params_it_reads(name: str, module: str) -> None:
+    file, _, stage = name.partition(":")
+    body = yaml.safe_load((ROOT / file).read_text())["stages"][stage]
+    params = body.get("do", body).get("params", [])
+    declared = [key + "." for key in params if isinstance(key, str)]
+    files = [ROOT / f for f in closure(module) if f.startswith("pipelines/")]
+    read = {key for path in files for key in read_of_params(path)} - set(NO_PARAMS.get(module, {}))
+    if module.removeprefix("pipelines.") not in COMPARES_WITH_ITS_GRID:
+        read -= {"grid", "grid.max_steps"}  # of pipelines/pretrain.py, where a grid is looked at
+    for key in sorted(read):
+        told = [d for d in declared if d.startswith(key + ".") or f"{key}.".startswith(d)]
+        assert told, f"{name}: reads {key}"
 
 
 def test_closure_follows_what_python_imports() -> None:
