@@ -8,27 +8,21 @@ from itertools import pairwise
 from reports import controls, rates
 from reports.budget import longer_runs, main_runs
 from reports.claims import in_order
-from reports.measured import Metrics
+from reports.measured import Json, Metrics
 from reports.paired import Interval
 from reports.tables import (
     NOT_MEASURED,
-    Row,
-    Table,
     counted,
     listed,
-    number,
     series,
     show_interval,
-    size,
 )
 from reports.training_runs import (
     IDENTITY_STARTS,
     NONE_ADDED,
     Runs,
-    added,
     called,
     difference,
-    file_of,
     forgotten,
     groups,
     on_the_way,
@@ -45,20 +39,7 @@ OWN = {
     "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
     "fitted_identity": "`identity` with fitted outputs",
 }
-# Beside whose loss LESA's is first told.
-BESIDE = {
-    "llama_pro": "LLaMA Pro's",
-    "solar": "SOLAR's",
-    "noise": "that of Gaussian noise of equal norms in its place",
-}
 LEVEL = "not told apart from"  # an interval that spans zero
-ALONE = ", so with intervals over documents alone"
-TRAINED = {
-    "new": "the new layers",
-    "all": "every layer",
-    "lora": "LoRA beside every layer",
-    "original": "as many of the base's own layers",
-}
 
 
 @dataclass(frozen=True)
@@ -68,6 +49,11 @@ class Contest:
 
     study: str
     runs: dict[str, Runs]
+
+    @property
+    def folder(self) -> str:
+        """Below metrics/."""
+        return self.study or "pretrain"
 
     @property
     def tokens(self) -> int:
@@ -81,11 +67,6 @@ class Contest:
         seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
         plural = "" if counts[-1] == 1 else "s"
         return f"{self.read} (study `{self.study}`, {seeds} seed{plural})"
-
-    def when(self, ours: Runs, theirs: Runs) -> str:
-        """Tokens and text, and that two models share one seed, where they do."""
-        one = len(shared_seeds(ours, theirs)) == 1
-        return f"{self.read} (one seed)" if one else self.read
 
     @property
     def read(self) -> str:
@@ -111,9 +92,10 @@ def of_equal_tokens(study: str, found: list[Runs]) -> list[Contest]:
 def of_this_run(m: Metrics) -> list[Contest]:
     """The models of the pipeline's own training, as runs of one seed."""
 
-    def entry(model: str) -> dict[str, str]:
-        method = m.params.methods[model].method
-        return {"method": method, "trains": "all" if method == "base" else "by its plan"}
+    def entry(model: str) -> Json:
+        method, gaps = m.params.methods[model].method, m.params.gaps_of(model).model_dump()
+        trains = "all" if method == "base" else "by its plan"
+        return {"run": model, "method": method, "trains": trains, "gaps": gaps}
 
     found = {n: Runs(n, {0: {**run, **entry(n), "max_steps": 0}}) for n, run in m.pretrain.items()}
     return of_equal_tokens("", list(found.values()))
@@ -198,27 +180,6 @@ def depth(contest: Contest) -> str:
     return f", which is {said}" if said else ""
 
 
-def outcome(m: Metrics) -> list[str]:
-    """Where LESA stands after training at every budget, beside the baselines and beside noise."""
-    said = []
-    for model, name in BESIDE.items():
-        found: dict[str, list[tuple[str, str]]] = {}  # sizes of the gaps and when, by side
-        for contest in studied(m):
-            lesa, other = contest.runs.get("lesa"), contest.runs.get(model)
-            if lesa and other and (gap := difference(lesa, other)) is not None:
-                found.setdefault(placed(gap), []).append((size(gap), contest.when(lesa, other)))
-        sides = [sided(side, of, "it" if i else name) for i, (side, of) in enumerate(found.items())]
-        said += [" and ".join(sides)] * bool(sides)
-    return [f"**In short:** LESA's loss is {'; '.join(said)}."] if said else []
-
-
-def sided(side: str, gaps: list[tuple[str, str]], name: str) -> str:
-    """`above LLaMA Pro's by 0.054 and 0.055 nats after 49,152 tokens and 262,144 tokens`."""
-    sizes, when = map(list, zip(*gaps, strict=True))
-    by = "" if side == LEVEL else f" by {series(sizes)} nats"
-    return f"{side} {name}{by} after {series(when)}"
-
-
 def worth(m: Metrics) -> list[str]:
     """What LESA's layers are worth after training, a line a budget: beside the baselines, and
     beside what can stand in for its predictions."""
@@ -294,90 +255,3 @@ def other_text(contest: Contest) -> list[str]:
     other = forgotten(llama_pro, base) if llama_pro else None
     beside = f"; LLaMA Pro {show_interval(other)}" if other else ""
     return [f"{said} ({show_interval(gap)} nats{beside})"]
-
-
-def studied(m: Metrics) -> list[Contest]:
-    """The studies' budgets, on this run's own text first."""
-    return [contest for contest in [*of_own_text(m), *of_other_text(m)] if contest.study]
-
-
-def budgets(m: Metrics) -> list[Contest]:
-    """The studies' budgets that LLaMA Pro is in."""
-    return [contest for contest in studied(m) if "llama_pro" in contest.runs]
-
-
-def of_all_budgets(m: Metrics) -> dict[str, Runs]:
-    """The models of the longest schedule on this run's own text that are in every other budget,
-    too; none where there is one budget."""
-    found = budgets(m)
-    own = of_own_text(m)[-1].runs if len(found) > 1 else {}
-    return {n: r for n, r in own.items() if all(n in contest.runs for contest in found)}
-
-
-def table(m: Metrics) -> Table:
-    """A row a model that is in every budget, the lowest on this run's text first: its final loss
-    minus LLaMA Pro's at each. No rows of one budget."""
-    models = of_all_budgets(m)
-    columns = {contest.where(*models): contest for contest in budgets(m)} if models else {}
-    rows: list[Row] = []
-    for model in sorted(models, key=lambda name: models[name].final_loss):
-        row: Row = {
-            "model": model,
-            "new layers": added(m, models[model]),
-            "trains": str(models[model].first["trains"]),
-        }
-        for title, contest in columns.items():
-            gap = difference(contest.runs[model], contest.runs["llama_pro"])
-            row[title] = 0 if model == "llama_pro" else gap
-        rows.append(row)
-
-    def origin(row: Row, column: str) -> str:
-        contest = columns.get(column, of_own_text(m)[-1])
-        return file_of(contest.study, contest.runs.get(str(row["model"])))
-
-    return Table(
-        "ends",
-        "Final loss minus LLaMA Pro's, nats a token, over the seeds that both have",
-        "metrics/budget/*.json, metrics/scale/*.json",
-        rows,
-        origin,
-    )
-
-
-def notes(m: Metrics, ends: Table) -> str:
-    """What the table of final losses leaves unsaid; nothing where it has no rows."""
-    if not ends.rows:
-        return ""
-    own = [number(contest.runs["llama_pro"].final_loss) for contest in budgets(m)]
-    there = {row["trains"] for row in ends.rows}
-    meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
-    found = " Rates of the longer budgets were sought in study `rates`" if rates.sought(m) else ""
-    found += f"{borrowed(m, budgets(m)[0], ends)}." if found else ""
-    fewer = "".join(fewer_seeds(contest, ends) for contest in budgets(m))
-    return f"LLaMA Pro's own loss is {series(own)}. Trains {', '.join(meant)}.{found}{fewer}"
-
-
-def borrowed(m: Metrics, contest: Contest, ends: Table) -> str:
-    """Which models of the table have at a budget, for want of a grid of their own, the rate that a
-    grid gave LESA or LLaMA Pro."""
-    owners = ("llama_pro", "lesa")
-    given = {float(m.grid[name]["best"]): f"`{name}`'s" for name in owners if name in m.grid}
-    found: dict[str, list[str]] = {}
-    for model in (str(row["model"]) for row in ends.rows):
-        rate = float(contest.runs[model].first["learning_rate"])
-        if model not in m.grid and rate in given:
-            found.setdefault(given[rate], []).append(model)
-    said = [f"{whose} serves {listed(models)}" for whose, models in found.items()]
-    return f"; at {contest.tokens:,} tokens {', '.join(said)}" if said else ""
-
-
-def fewer_seeds(contest: Contest, ends: Table) -> str:
-    """Which models of the table have fewer seeds at a budget than others have; else nothing."""
-    seeds = {str(row["model"]): contest.runs[str(row["model"])].by_seed for row in ends.rows}
-    most = max(map(len, seeds.values()))
-    few = {name: len(of) for name, of in seeds.items() if len(of) < most}
-    return "".join(
-        f" With {counted(n, 'seed')} at {contest.tokens:,} tokens{ALONE if n == 1 else ''}: "
-        f"{listed([name for name in few if few[name] == n])}."
-        for n in sorted(set(few.values()))
-    )

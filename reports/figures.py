@@ -22,7 +22,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from reports import budget, contest, hover, scale, start
+from reports import budget, ends, hover, scale, start
 from reports.measured import Json, Metrics, files
 from reports.training_runs import Runs, groups
 
@@ -128,7 +128,7 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
 
 def of_all_budgets(m: Metrics, study: list[Runs]) -> list[Runs]:
     """Of a study's runs those of models that every budget has; all, where there is one budget."""
-    shared = contest.of_all_budgets(m)
+    shared = ends.of_all_budgets(m)
     return [runs for runs in study if not shared or runs.model in shared]
 
 

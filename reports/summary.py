@@ -18,7 +18,9 @@ from reports.claims import (
     c02_generalisation,
     in_order,
 )
-from reports.contest import advice, longest, nats, of_own_text, outcome, placed, worth
+from reports.contest import advice, longest, nats, of_own_text, placed, worth
+from reports.controls import REPLACED
+from reports.ends import in_short
 from reports.measured import TRAINED, Json, Metrics, dtypes, files
 from reports.paired import interval
 from reports.speed import time_ratio
@@ -35,13 +37,13 @@ PAPER = (
 def lines(m: Metrics, judged: list[Claim]) -> list[str]:
     """What the paper says, what was run here, and how many claims came out how; the table of the
     claims follows. Each line is a sentence or two of Markdown that begin in bold."""
-    return [PAPER, f"**Here:** {setting(m)}.", *outcome(m), by_verdict(judged)]
+    return [PAPER, f"**Here:** {setting(m)}.", *in_short(m), by_verdict(judged)]
 
 
 def answers(m: Metrics) -> list[str]:
     """What follows from the numbers beyond the paper's claims, in lines of the same form."""
     measured = [*worth(m), *benchmarks(m), *own_start.begins(m), *saving(m)]
-    return [origin(m), *measured, advice(m), reach(m)]
+    return [*origin(m), *measured, advice(m), reach(m)]
 
 
 def by_verdict(judged: list[Claim]) -> str:
@@ -165,16 +167,26 @@ def three(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") if 1 <= value < 999.5 else number(float(f"{value:.3g}"))
 
 
-def origin(m: Metrics) -> str:
-    """What LESA's start turned out to be."""
+def origin(m: Metrics) -> list[str]:
+    """What LESA's start turned out to be: its predictions, its draws, and what does as well."""
     lesa = m.model_of("lesa")
     if lesa is None:
-        return "**What LESA's start is:** no model of this run is made by LESA."
-    said = [*unseen(m), *rank(m, lesa), *spread(m), *beside_random(m), *fitted_on(m), *permuted(m)]
-    said += by_norm_weight(m)
-    if not start.lesa_starts(m):
-        said.append("over seeds and signs not measured yet (`make study NAME=start`)")
-    return f"**What LESA's start is:** {' '.join(f'{line[0].upper()}{line[1:]}.' for line in said)}"
+        return ["**What LESA's start is:** no model of this run is made by LESA."]
+    parts = {
+        "What LESA predicts": [*unseen(m), *rank(m, lesa)],
+        "What its start turns on": [*spread(m), *by_norm_weight(m)] or NOT_DRAWN,
+        "What can stand in for its predictions before training": [
+            *beside_random(m), *fitted_on(m), *permuted(m)
+        ],
+    }  # fmt: skip
+    return [
+        f"**{title}:** {' '.join(f'{line[0].upper()}{line[1:]}.' for line in said)}"
+        for title, said in parts.items()
+        if said
+    ]
+
+
+NOT_DRAWN = ["over seeds and signs not measured yet (`make study NAME=start`)"]
 
 
 def unseen(m: Metrics) -> list[str]:
@@ -225,8 +237,8 @@ def spread(m: Metrics) -> list[str]:
     if not moved:
         return []
     return [
-        "its perplexity turns on the predictor's seed and on the signs of U's columns, which no "
-        f"source fixes: {series(moved)}",
+        "the predictor's seed and the signs of U's columns, which no source fixes: its perplexity "
+        f"is {series(moved)}",
         *(
             f"over the draws it {verb} with that of one constant row put into every gap (rank "
             f"correlation {series(found)})"
@@ -235,22 +247,16 @@ def spread(m: Metrics) -> list[str]:
     ]
 
 
-RANDOM = {
-    "noise": "that of Gaussian noise of its matrices' norms",
-    "spectrum": "that of random matrices of its singular values",
-}
-
-
 def beside_random(m: Metrics) -> list[str]:
     """Whether it starts below random matrices of its norms, and of its singular values."""
     gaps = [
-        f"{placed(gap)} {words} {nats(gap)}"
+        f"{placed(gap)} that of {REPLACED[method]} {nats(gap)}"
         for lesa in start.lesa_starts(m)[:1]
-        for method, words in RANDOM.items()
+        for method in ("noise", "spectrum")
         for other in start.of_preset(m, method, lesa.preset)[:1]
         for gap in [start.difference(lesa, other)]
     ]
-    return [f"its loss is {series(gaps)}, of one draw"] if gaps else []
+    return [f"LESA's loss is {series(gaps)}, of one draw"] if gaps else []
 
 
 FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "Gaussian noise"}

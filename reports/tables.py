@@ -77,11 +77,6 @@ def show_interval(cell: Interval) -> str:
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
-def size(cell: Interval) -> str:
-    """How large a difference is, with the digits of `show_interval`."""
-    return show_interval(cell).partition(" ")[0].removeprefix("-")
-
-
 def show(cell: Cell) -> str:
     """The text of one cell; an error sets the digits of its value."""
     if cell is None:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from reports import paired
 from reports.paired import Interval
-from reports.tables import show_interval, size
+from reports.tables import show_interval
 
 RNG = np.random.default_rng(5)
 
@@ -168,4 +168,3 @@ def test_the_interval_of_paired_shares_covers_as_it_says() -> None:
 )
 def test_an_interval_shows_on_which_side_of_zero_it_ends(found: Interval, shown: str) -> None:
     assert show_interval(found) == shown
-    assert size(found) == shown.partition(" ")[0].lstrip("-")

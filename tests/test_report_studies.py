@@ -21,6 +21,7 @@ from reports import (
     consistency,
     contest,
     controls,
+    ends,
     measured,
     official,
     paired,
@@ -232,9 +233,9 @@ def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path)
 def longer(folder: Path) -> dict[str, list[list[float]]]:
     """Give study budget a schedule of three times the steps, on another machine; final losses of
     its blocks by model, a list a seed."""
-    ends = {"lesa": 0.2, "llama_pro": 0.0, "identity": 0.1, "base": -0.1}
+    lifts = {"lesa": 0.2, "llama_pro": 0.0, "identity": 0.1, "base": -0.1}
     losses: dict[str, list[list[float]]] = {}
-    for name, raised in ends.items():
+    for name, raised in lifts.items():
         for seed in (0, 1, 2):
             run = json.loads((folder / f"budget/{name}-{seed}.json").read_text())
             machine(folder, f"budget-{name}-{seed}", "cpu")
@@ -280,8 +281,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
         f"Pro {of_place} nats are the place of its layers (`identity`, copies there, minus LLaMA "
         f"Pro) and {of_start} their start (LESA minus `identity`)."
     )
-    (line,) = contest.outcome(m)
-    assert "above LLaMA Pro's by 0.05 and 0.249 nats after 81,920 tokens and 245,760 tokens" in line
+    assert "After training LESA's loss is above LLaMA Pro's at all 2 budgets" in ends.in_short(m)[0]
     over = paired.interval(
         np.subtract(losses["llama_pro"], losses["base"]).reshape(3, 12, 2).mean(2)
     )
@@ -290,31 +290,34 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
         "loss. Of deepened models it is `llama_pro`, which is above the base trained whole "
         f"({tables.show_interval(over)} nats)."
     )
-    rows = {row["model"]: row for row in contest.table(m).rows}
-    assert list(rows) == ["base", "llama_pro", "identity", "lesa"]  # from the lowest end up
+    rows = {row["model"]: row for row in ends.table(m).rows}
+    assert list(rows) == ["base", "llama_pro", "identity"]  # from the lowest end up
     first, second = (f"{n} tokens (study `budget`, 3 seeds)" for n in ("81,920", "245,760"))
-    assert list(rows["lesa"])[3:] == [first, second]
-    assert rows["lesa"][second] == gap
-    assert rows["llama_pro"][first] == rows["llama_pro"][second] == 0
-    end = tables.number(float(np.mean(losses["llama_pro"])))
-    said = (
-        f"LLaMA Pro's own loss is 3.06 and {end}. Trains `new`: the new layers, `all`: every layer."
-    )
-    assert contest.notes(m, contest.table(m)) == said
-    short = rows["lesa"][first]
+    before, *after = list(rows["llama_pro"])[3:]
+    assert (before, after) == ("before training (study `start`, 8 draws)", [first, second])
+    start_gap, (drawn, *_) = rows["llama_pro"][before], start.lesa_starts(m)
+    assert isinstance(start_gap, Interval)
+    (llama_pro,) = (row for row in m.start.values() if row["method"] == "llama_pro")
+    own = [np.mean(row["block_losses"]) for row in drawn.rows]
+    assert start_gap.estimate == pytest.approx(np.mean(own) - np.mean(llama_pro["block_losses"]))
+    assert rows["llama_pro"][second] == gap
+    end = tables.number(float(np.mean(losses["lesa"])))
+    said = f"LESA's own loss is 3.11 and {end}. Trains `new`: the new layers, `all`: every layer."
+    assert ends.notes(m, ends.table(m)) == said
+    short = rows["llama_pro"][first]
     assert isinstance(short, Interval)
     assert short.estimate == pytest.approx(0.05)
-    assert (rows["base"]["new layers"], rows["lesa"]["new layers"]) == (0, params().gaps.count)
+    assert (rows["base"]["new layers"], rows["identity"]["new layers"]) == (0, params().gaps.count)
     sought = replace(m, rates={"budget-lesa": {"study": "budget", "model": "lesa"}})
-    assert contest.notes(sought, contest.table(sought)).endswith("sought in study `rates`.")
+    assert ends.notes(sought, ends.table(sought)).endswith("sought in study `rates`.")
     rate = float(m.budget["lesa-0"]["learning_rate"])  # of all models here
     lent = replace(sought, grid={"lesa": {"best": rate}})
     said = "at 81,920 tokens `lesa`'s serves `base`, `llama_pro` and `identity`."
-    assert said in contest.notes(lent, contest.table(lent))
+    assert said in ends.notes(lent, ends.table(lent))
     fewer = {
         name: run for name, run in m.budget.items() if run["method"] != "base" or not run["seed"]
     }
-    one = contest.notes(of_one := replace(m, budget=fewer), contest.table(of_one))
+    one = ends.notes(of_one := replace(m, budget=fewer), ends.table(of_one))
     assert one.endswith(
         " With 1 seed at 245,760 tokens, so with intervals over documents alone: `base`."
     )
@@ -376,7 +379,7 @@ def test_packages_are_what_study_scale_resamples(scaled: tuple[Path, Metrics]) -
     assert (rows["lora"]["new layers"], rows["lora"]["trains"]) == (0, "lora")
     assert (rows["identity"]["seeds"], rows["lesa"]["seeds"]) == (1, 2)
     assert rows["lesa"]["tokens"] == 10_485_760
-    ends = {
+    final = {
         name: np.reshape(
             json.loads((scaled[0] / f"scale/{name}-0.json").read_text())["steps"][-1][
                 "block_losses"
@@ -390,7 +393,7 @@ def test_packages_are_what_study_scale_resamples(scaled: tuple[Path, Metrics]) -
         ("base", "minus the trained base's"),
         ("lora", "minus LoRA's"),
     ):
-        known = stats.ttest_rel(ends["identity"], ends[name]).confidence_interval()
+        known = stats.ttest_rel(final["identity"], final[name]).confidence_interval()
         gap = rows["identity"][title]
         assert isinstance(gap, Interval)
         assert (gap.low, gap.high, gap.n) == pytest.approx((known.low, known.high, 8))
@@ -540,7 +543,7 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
         "a, b and c",
     ]
     # What is in one budget alone is no row of the first table.
-    assert "average" not in {row["model"] for row in contest.table(m).rows}
+    assert "average" not in {row["model"] for row in ends.table(m).rows}
 
 
 def test_a_control_of_one_seed_is_compared_with_lesa_on_its_machine(tmp_path: Path) -> None:
