@@ -424,7 +424,8 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     first = said(made[0])
     share = "Of a predicted matrix's squared norm one direction has 93% to 93%, by kind"
     assert f"{share} (of the base's own 6% to 6%; of a matrix of rank one 100%)" in first
-    assert "no source fixes: 22.2 to 30.0 over 8 draws with preset `paper`" in first
+    drawn = "no source fixes: its perplexity is 22.2 to 30.0 over 8 draws with preset `paper`"
+    assert drawn in first
     constant = "that of one constant row put into every gap (rank correlation"
     assert f"it rises and falls with {constant} 1.00 with `paper`" in first
     assert (
@@ -517,17 +518,15 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
         own = {"row": f"{preset}-{on}", "settings": {"fitted_on": on}, "block_losses": other}
         write_json(metrics / "start" / f"{preset}-{on}.json", draw | own)
     text = said(tmp_path)
-    assert (
-        f"With its predictions in one another's gaps it starts {words} (1 permutation, one "
-        "predictor). " in text
-    )
+    gaps = "With its predictions in one another's gaps it starts"
+    assert f"{gaps} {words} (1 permutation, one predictor)." in text
     by_document = raised * np.linspace(0.9, 1.1, 24).reshape(12, 2).mean(1)
     half = stats.t.ppf(0.975, 11) * by_document.std(ddof=1) / 12**0.5
     shifted = f"{raised:.3f} [{raised - half:.3f}, {raised + half:.3f}]"
     assert (
         "Fitted on layers in shuffled order, its loss minus LESA's is 0 [0, 0] with `paper` "
         f"(1 draw) and {shifted} with `official_code` (1 draw), in nats. Fitted on Gaussian noise, "
-        "its loss minus LESA's is 0 [0, 0] with `paper` (1 draw), in nats. "
+        "its loss minus LESA's is 0 [0, 0] with `paper` (1 draw), in nats."
     ) in text
     assert f"moves its perplexity from {math.exp(3.9):.3g} at 0 to 70.0 at 0.5 (one seed)" in text
 

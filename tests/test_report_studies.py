@@ -281,7 +281,20 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
         f"Pro {of_place} nats are the place of its layers (`identity`, copies there, minus LLaMA "
         f"Pro) and {of_start} their start (LESA minus `identity`)."
     )
-    assert "After training LESA's loss is above LLaMA Pro's at all 2 budgets" in ends.in_short(m)[0]
+    (line,) = ends.in_short(m)
+    assert line.startswith(
+        "**In short:** Before training LESA's loss is above LLaMA Pro's and below SOLAR's and that "
+        "of Gaussian noise of equal norms (preset `paper`, 8 draws). After training LESA's loss is "
+        "above LLaMA Pro's at all 2 budgets; below SOLAR's after 81,920 tokens. "
+    )
+    crossed = {
+        name: run | {"steps": [s | {"block_losses": [9.0] * 24} for s in run["steps"]]}
+        if name.startswith("llama_pro_120")
+        else run
+        for name, run in m.budget.items()
+    }
+    (line,) = ends.in_short(replace(m, budget=crossed))
+    assert "above LLaMA Pro's after 81,920 tokens and below it after 245,760 tokens" in line
     over = paired.interval(
         np.subtract(losses["llama_pro"], losses["base"]).reshape(3, 12, 2).mean(2)
     )
@@ -293,9 +306,9 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     rows = {row["model"]: row for row in ends.table(m).rows}
     assert list(rows) == ["base", "llama_pro", "identity"]  # from the lowest end up
     first, second = (f"{n} tokens (study `budget`, 3 seeds)" for n in ("81,920", "245,760"))
-    before, *after = list(rows["llama_pro"])[3:]
-    assert (before, after) == ("before training (study `start`, 8 draws)", [first, second])
-    start_gap, (drawn, *_) = rows["llama_pro"][before], start.lesa_starts(m)
+    untrained, *trained = list(rows["llama_pro"])[3:]
+    assert (untrained, trained) == ("before training (study `start`, 8 draws)", [first, second])
+    start_gap, (drawn, *_) = rows["llama_pro"][untrained], start.lesa_starts(m)
     assert isinstance(start_gap, Interval)
     (llama_pro,) = (row for row in m.start.values() if row["method"] == "llama_pro")
     own = [np.mean(row["block_losses"]) for row in drawn.rows]
