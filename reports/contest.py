@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -170,9 +171,7 @@ def depth(contest: Contest) -> str:
         for runs in contest.shallow.values()
         if runs.first["trains"] in SHALLOW and (gap := difference(best, runs)) is not None
     }
-    sides: dict[str, list[str]] = {}
-    for words, gap in gaps.items():
-        sides.setdefault(placed(gap), []).append(f"{words} {nats(gap)}")
+    sides = by_side((f"{words} {nats(gap)}", gap) for words, gap in gaps.items())
     said = " and ".join(f"{side} {series(of)}" for side, of in sides.items())
     if list(sides) == ["below"]:
         missing = [words for words in SHALLOW.values() if words not in gaps]
@@ -199,6 +198,14 @@ def worth(m: Metrics) -> list[str]:
 
 def placed(gap: Interval) -> str:
     return in_order(gap, "below", "above", LEVEL)
+
+
+def by_side(gaps: Iterable[tuple[str, Interval]]) -> dict[str, list[str]]:
+    """Words by the side on which their differences lie, as `placed` calls it, in their order."""
+    sides: dict[str, list[str]] = {}
+    for words, gap in gaps:
+        sides.setdefault(placed(gap), []).append(words)
+    return sides
 
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports import rates, start
 from reports.claims import RIVALS
-from reports.contest import Contest, of_other_text, of_own_text, placed
+from reports.contest import Contest, by_side, of_other_text, of_own_text
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.speed import time_ratio
@@ -52,30 +52,17 @@ def at_the_start(m: Metrics) -> str:
     """On which side of the others' loss LESA's draws begin."""
     for lesa in start.lesa_starts(m)[:1]:
         gaps = {name: start_gap(m, lesa, model) for model, name in BESIDE.items()}
-        if told := by_side({name: gap for name, gap in gaps.items() if gap}):
+        sides = by_side((name, gap) for name, gap in gaps.items() if gap)
+        if told := series([f"{side} {series(names)}" for side, names in sides.items()]):
             draws = counted(len(lesa.rows), "draw")
             return f"Before training LESA's loss is {told} (preset `{lesa.preset}`, {draws})"
     return ""
 
 
-def start_of(m: Metrics, lesa: start.Start, method: str) -> start.Start | None:
-    """A method's start, with LESA's predictors where the method has any."""
-    theirs = [s for s in start.of_preset(m, method, lesa.preset) if not s.settings]
-    return theirs[0] if theirs else start.of_method(m, method)
-
-
 def start_gap(m: Metrics, lesa: start.Start, method: str) -> Interval | None:
     """LESA's first loss minus a method's."""
-    other = start_of(m, lesa, method)
+    other = start.beside(m, lesa, method)
     return start.difference(lesa, other) if other else None
-
-
-def by_side(gaps: dict[str, Interval]) -> str:
-    """`above LLaMA Pro's and not told apart from SOLAR's`."""
-    sides: dict[str, list[str]] = {}
-    for name, gap in gaps.items():
-        sides.setdefault(placed(gap), []).append(name)
-    return series([f"{side} {series(names)}" for side, names in sides.items()])
 
 
 def after_training(m: Metrics) -> str:
@@ -86,13 +73,16 @@ def after_training(m: Metrics) -> str:
 
 def at_every_budget(m: Metrics, model: str, name: str) -> str:
     """`below SOLAR's after 49,152 and 262,144 tokens and above it after 5,242,880 tokens`."""
-    sides: dict[str, list[str]] = {}
-    for contest in budgets(m):
-        other = contest.runs.get(model)
-        if other and (gap := difference(contest.runs["lesa"], other)) is not None:
-            sides.setdefault(placed(gap), []).append(number(contest.tokens))
-    if len(sides) == 1 and len(tokens := next(iter(sides.values()))) > 1:
-        return f"{next(iter(sides))} {name} at all {len(tokens)} budgets"
+    sides = by_side(
+        (number(contest.tokens), gap)
+        for contest in budgets(m)
+        if (other := contest.runs.get(model))
+        and (gap := difference(contest.runs["lesa"], other)) is not None
+    )
+    if len(sides) == 1:
+        ((side, tokens),) = sides.items()
+        if len(tokens) > 1:
+            return f"{side} {name} at all {len(tokens)} budgets"
     return " and ".join(
         f"{side} {'it' if i else name} after {series(tokens)} tokens"
         for i, (side, tokens) in enumerate(sides.items())
@@ -114,9 +104,8 @@ def table(m: Metrics) -> Table:
     folders = [f"metrics/{contest.folder}/*.json" for contest in columns.values()]
     drawn = start.lesa_starts(m)[:1]
     rows: list[Row] = []
-    for model in sorted(models, key=lambda name: models[name].final_loss):
-        if model == "lesa":
-            continue
+    others = [name for name in models if name != "lesa"]
+    for model in sorted(others, key=lambda name: models[name].final_loss):
         row: Row = {
             "model": model,
             "new layers": added(m, models[model]),
@@ -148,23 +137,24 @@ def notes(m: Metrics, ends: Table) -> str:
     """What the table of differences leaves unsaid; nothing where it has no rows."""
     if not ends.rows:
         return ""
+    names = ["lesa", *(str(row["model"]) for row in ends.rows)]
     own = [number(contest.runs["lesa"].final_loss) for contest in budgets(m)]
     there = {row["trains"] for row in ends.rows}
     meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
     trains = f" Trains {', '.join(meant)}." if meant else ""
     found = " Rates of the longer budgets were sought in study `rates`" if rates.sought(m) else ""
-    found += f"{borrowed(m, budgets(m)[0], ends)}." if found else ""
-    fewer = "".join(fewer_seeds(contest, ends) for contest in budgets(m))
-    return f"LESA's own loss is {series(own)}.{trains}{found}{fewer_draws(m, ends)}{fewer}"
+    found += f"{borrowed(m, budgets(m)[0], names)}." if found else ""
+    fewer = "".join(fewer_seeds(contest, names) for contest in budgets(m))
+    return f"LESA's own loss is {series(own)}.{trains}{found}{fewer_draws(m, names)}{fewer}"
 
 
-def borrowed(m: Metrics, contest: Contest, ends: Table) -> str:
-    """Which models of the table have at a budget, for want of a grid of their own, the rate that a
+def borrowed(m: Metrics, contest: Contest, names: list[str]) -> str:
+    """Which models have at a budget, for want of a grid of their own, the rate that a
     grid gave LESA or LLaMA Pro."""
     owners = ("llama_pro", "lesa")
     given = {float(m.grid[name]["best"]): f"`{name}`'s" for name in owners if name in m.grid}
     found: dict[str, list[str]] = {}
-    for model in (str(row["model"]) for row in ends.rows):
+    for model in names:
         rate = float(contest.runs[model].first["learning_rate"])
         if model not in m.grid and rate in given:
             found.setdefault(given[rate], []).append(model)
@@ -172,20 +162,20 @@ def borrowed(m: Metrics, contest: Contest, ends: Table) -> str:
     return f"; at {contest.tokens:,} tokens {', '.join(said)}" if said else ""
 
 
-def fewer_draws(m: Metrics, ends: Table) -> str:
-    """Which models of the table have fewer draws before training than LESA; else nothing."""
+def fewer_draws(m: Metrics, names: list[str]) -> str:
+    """Which models have fewer draws before training than LESA; else nothing."""
     said = ""
     for lesa in start.lesa_starts(m)[:1]:
-        for model in (str(row["model"]) for row in ends.rows):
-            other = start_of(m, lesa, model)
+        for model in names:
+            other = start.beside(m, lesa, model)
             if other and other.seeded and (n := len(start.pairs(lesa, other))) < len(lesa.rows):
                 said += f" Before training `{model}` has {counted(n, 'draw')}."
     return said
 
 
-def fewer_seeds(contest: Contest, ends: Table) -> str:
-    """Which models of the table have fewer seeds at a budget than others have; else nothing."""
-    seeds = {str(row["model"]): contest.runs[str(row["model"])].by_seed for row in ends.rows}
+def fewer_seeds(contest: Contest, names: list[str]) -> str:
+    """Which models have fewer seeds at a budget than others have; else nothing."""
+    seeds = {name: contest.runs[name].by_seed for name in names}
     most = max(map(len, seeds.values()))
     few = {name: len(of) for name, of in seeds.items() if len(of) < most}
     return "".join(

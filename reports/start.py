@@ -127,6 +127,12 @@ def of_preset(m: Metrics, method: str, preset: str | None) -> list[Start]:
     return [s for s in starts(m) if (s.method, s.preset) == (method, preset)]
 
 
+def beside(m: Metrics, lesa: Start, method: str) -> Start | None:
+    """A method's start to compare LESA's with: made with LESA's predictors where it has any."""
+    own = (s for s in of_preset(m, method, lesa.preset) if not s.settings)
+    return next(own, None) or of_method(m, method)
+
+
 def pairs(ours: Start, theirs: Start) -> list[tuple[Json, Json]]:
     """Rows of both that share their draw: predictor seed and signs."""
     return [

@@ -18,9 +18,9 @@ from reports.claims import (
     c02_generalisation,
     in_order,
 )
-from reports.contest import advice, longest, nats, of_own_text, placed, worth
+from reports.contest import advice, by_side, longest, nats, of_own_text, placed, worth
 from reports.controls import REPLACED
-from reports.ends import in_short
+from reports.ends import in_short, start_gap
 from reports.measured import TRAINED, Json, Metrics, dtypes, files
 from reports.paired import interval
 from reports.speed import time_ratio
@@ -66,11 +66,12 @@ def benchmarks(m: Metrics) -> list[str]:
     if (lesa := official.of_model(m, "lesa", "trained")) is None:
         return []
     found = official.examples(lesa)
-    places: dict[str, list[str]] = {}
-    for (model, phase), whose in AGAINST.items():
-        other = official.of_model(m, model, phase)
-        if other and (gap := official.difference(lesa, other)) is not None:
-            places.setdefault(placed(gap), []).append(f"{whose} ({show_interval(gap)} points)")
+    places = by_side(
+        (f"{whose} ({show_interval(gap)} points)", gap)
+        for (model, phase), whose in AGAINST.items()
+        if (other := official.of_model(m, model, phase))
+        and (gap := official.difference(lesa, other)) is not None
+    )
     count, average = sum(map(len, found.values())), np.mean(list(official.percents(lesa).values()))
     beside = "; ".join(f"{place} {series(others)}" for place, others in places.items())
     runs = official.trained_runs(m)
@@ -253,8 +254,7 @@ def beside_random(m: Metrics) -> list[str]:
         f"{placed(gap)} that of {REPLACED[method]} {nats(gap)}"
         for lesa in start.lesa_starts(m)[:1]
         for method in ("noise", "spectrum")
-        for other in start.of_preset(m, method, lesa.preset)[:1]
-        for gap in [start.difference(lesa, other)]
+        if (gap := start_gap(m, lesa, method))
     ]
     return [f"LESA's loss is {series(gaps)}, of one draw"] if gaps else []
 
