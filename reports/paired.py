@@ -35,6 +35,7 @@ from scipy import stats
 Array = npt.NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 4999
+OF_SEEDS = 999  # resamples of seeds and documents: a statistic of each is computed in turn
 
 
 @dataclass(frozen=True)
@@ -146,16 +147,14 @@ def ratio_of_medians(theirs: Sequence[float], ours: Sequence[float]) -> Interval
     return Interval(estimate, float(found.low), float(found.high), len(ours))
 
 
-def resampled(
-    statistic: Callable[[Array], float], seeds: int, documents: int, resamples: int = 999
-) -> Interval:
+def resampled(statistic: Callable[[Array], float], seeds: int, documents: int) -> Interval:
     """A percentile interval of a statistic of seeds and documents, both drawn with replacement.
 
     statistic: takes weights (seeds, documents) that sum to 1 and may return infinity. The interval
     is too narrow for few seeds: see the coverage of drawing seeds and documents above.
     """
     rng = np.random.default_rng(0)
-    counts = [rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in (seeds, documents)]
+    counts = [rng.multinomial(n, np.full(n, 1 / n), size=OF_SEEDS) / n for n in (seeds, documents)]
     values = [statistic(np.outer(a, b)) for a, b in zip(*counts, strict=True)]
     tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
     low, high = (float(np.quantile(values, q, method="inverted_cdf")) for q in tails)

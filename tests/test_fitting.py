@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from benchmarks.published_fit import published_fit
 from lesa.checkpoints.reader import Checkpoint
-from lesa.errors import CheckError
+from lesa.errors import CheckError, UserError
 from lesa.method import coefficients, fitting
 from lesa.method.basis import from_gram, gram, load_basis, save_basis
 from lesa.method.coefficients import InMemory
@@ -233,6 +233,25 @@ def test_finished_work_starts_no_worker(
     assert all(
         entry["heldout"] is None and not entry["heldout_triples"] for entry in found.values()
     )
+
+
+@pytest.mark.parametrize("zero", [[2, 4], [1, 3]])
+def test_layers_of_zeros_leave_nothing_to_score(
+    tiny32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: list[int]
+) -> None:
+    """Held out, or all that the other predictor sees: an expansion of LLaMA Pro's has such."""
+    job = new_job(tiny32, tmp_path)
+    v = stacked(job, "o_proj")
+    v[zero] = 0
+    monkeypatch.setattr(coefficients, "read", lambda *_: InMemory(v))
+    for split in ("train", "heldout"):
+        fitting.fit_predictor(job, "o_proj", split, work=1)
+    entry = fitting.kind_metrics(job, "o_proj", fitting.splits(LAYERS, 2))
+    assert (entry["heldout"], entry["curve"], entry["heldout_triples"]) == (None, None, 0)
+    assert entry["train"]["zero_mse"] == pytest.approx(float(v[1:5].square().mean()), rel=1e-5)
+    v[1:5] = 0
+    with pytest.raises(UserError, match="o_proj is zero in all layers between two"):
+        fitting.fit_predictor(job, "o_proj", "train", work=1)
 
 
 def test_every_nth_triple_is_held_out_where_there_are_so_many() -> None:

@@ -37,6 +37,11 @@ class Coefficients(Protocol):
         """A copy (n, d2) of the rows at `index` (n,) int64, which lies on `device`."""
 
 
+def rows_of(v: Coefficients, layer: int) -> Tensor:
+    """Numbers (rank,) int64 of a layer's rows, on `v.device`."""
+    return torch.arange(layer * v.rank, (layer + 1) * v.rank, device=v.device)
+
+
 class InMemory:
     """Coefficients from one tensor (L, r, d2)."""
 
@@ -90,7 +95,7 @@ def read(path: Path, num_layers: int, d2: int, device: torch.device) -> Coeffici
         return v
     stacked = torch.empty(num_layers, v.rank, d2, device=device)
     for i in range(num_layers):
-        stacked[i] = v.take(torch.arange(i * v.rank, (i + 1) * v.rank))
+        stacked[i] = v.take(rows_of(v, i))
     return InMemory(stacked)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import zlib
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,11 +29,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lesa.checkpoints.reader import Checkpoint
-from lesa.errors import CheckError
+from lesa.errors import CheckError, UserError
 from lesa.files import read_json, whole_file, write_json, write_tensors
 from lesa.method import coefficients
 from lesa.method.basis import load_basis
-from lesa.method.predictor import fit, score
+from lesa.method.predictor import any_target, fit, score
 from lesa.params import Predictor as Settings
 
 ALL_TRIPLES = 10**6  # as `heldout_every`: none is held out
@@ -131,17 +133,18 @@ def fit_kinds(job: Job, title: str) -> dict[str, dict[str, Any]]:
 def kind_metrics(job: Job, kind: str, kind_splits: dict[str, Split]) -> dict[str, Any]:
     """Metrics of a kind's two predictors as one; `seconds` are those of the one that is used.
 
-    curve: errors of the other one after each epoch, on its own triples and on those held out.
+    curve: errors of the other one after each epoch, on its own triples and on those held out. Both
+    are None where there is no other one, or nothing to score it on: all targets are zero.
     """
     found = {name: read_json(job.metrics(kind, name)) for name in kind_splits}
-    blind = "heldout" in kind_splits
+    blind = found.get("heldout", {"score": None, "curve": None})
     return {
         "triples": len(kind_splits["train"].fitted),
         "seconds": found["train"]["seconds"],
         "train": found["train"]["score"],
-        "heldout": found["heldout"]["score"] if blind else None,
-        "curve": found["heldout"]["curve"] if blind else None,
-        "heldout_triples": len(kind_splits["heldout"].scored) if blind else 0,
+        "heldout": blind["score"],
+        "curve": blind["curve"],
+        "heldout_triples": len(kind_splits["heldout"].scored) if blind["score"] else 0,
     }
 
 
@@ -162,10 +165,13 @@ def run_tasks(job: Job, tasks: dict[tuple[str, str], int], devices: list[str], t
 
     def submit(task: Callable[..., None], *given: Any) -> Future[None]:
         # A worker that is interrupted while it is imported would print where it was.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before, main = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}), "__main__"
+        # It would run a user's script again, which may not expect it: no task needs one.
+        script, sys.modules[main] = sys.modules[main], ModuleType(main)
         try:
             return pool.submit(task, *given)
         finally:
+            sys.modules[main] = script
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     writing: dict[Future[None], str] = {}  # kinds by the task that writes their coefficients
@@ -285,6 +291,13 @@ def fit_predictor(job: Job, kind: str, split: str, work: int) -> None:
     device, settings, seed = WORKER.device, job.settings, kind_seed(job.seed, kind)
     v = coefficients.read(job.coefficients(kind), num_layers, d2, device)
     blind = middles.scored != middles.fitted
+    if not all(any_target(v, layers) for layers in (middles.fitted, middles.scored)):
+        if not blind:
+            raise UserError(f"{job.base}: {kind} is zero in all layers between two")
+        # Errors are told as shares of the targets, of which layers such as LLaMA Pro's have none.
+        add_progress(work * settings.epochs)
+        write_json(job.metrics(kind, split), {"seconds": 0.0, "score": None, "curve": None})
+        return
     curve: list[dict[str, float]] = []
 
     def on_epoch(model: nn.Module) -> None:

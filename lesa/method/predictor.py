@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from lesa.method.coefficients import Coefficients
+from lesa.method.coefficients import Coefficients, rows_of
 from lesa.params import Predictor as Settings
 
 threshold_backward = torch.ops.aten.threshold_backward
@@ -136,7 +136,7 @@ def fit(
         eps=1e-8,
         maximize=False,
     )
-    targets = torch.cat([torch.arange(i * v.rank, (i + 1) * v.rank) for i in middles])
+    targets = torch.cat([rows_of(v, i) for i in middles]).cpu()
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.epochs):
         order = targets[torch.randperm(len(targets), generator=generator)].to(v.device)
@@ -148,6 +148,15 @@ def fit(
             parameter.copy_(trained)
         on_epoch(model)
     return model.eval()
+
+
+def any_target(v: Coefficients, middles: Sequence[int]) -> bool:
+    """Has any layer of `middles` a coefficient other than zero?"""
+    return any(
+        bool(v.take(rows).any())
+        for i in middles
+        for rows in torch.split(rows_of(v, i), SCORED_ROWS)
+    )
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,8 @@ def score(
     """Score G_W, which lies on `device`, on the triples whose middle layers are `middles`.
 
     Every score follows from five sums over a triple's entries, so no more than `SCORED_ROWS` rows
-    are predicted at once; the sums are float64.
+    are predicted at once; the sums are float64. Raises ZeroDivisionError where there is not
+    `any_target`.
     """
     sums = torch.stack([moments(model, v, i, device) for i in middles])  # (triples, 5)
     errors, predicted, targets, products, _ = sums.T
@@ -204,8 +214,7 @@ def moments(model: nn.Module, v: Coefficients, middle: int, device: torch.device
     """Sums over one triple's entries (5,) float64 on the CPU: of squared errors, of squared
     predictions, of squared targets, of the products of both, and of targets."""
     total = torch.zeros(5, dtype=torch.float64)
-    targets = torch.arange(middle * v.rank, (middle + 1) * v.rank, device=v.device)
-    for rows in torch.split(targets, SCORED_ROWS):
+    for rows in torch.split(rows_of(v, middle), SCORED_ROWS):
         inputs, target = examples(v, rows, device)
         prediction = model(inputs)
         total += torch.stack(

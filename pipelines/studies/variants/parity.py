@@ -21,27 +21,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
-from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.files import read_json, write_json
 from lesa.machine import compute_device
 from lesa.method import coefficients
 from lesa.method.basis import Basis, from_gram, gram
-from lesa.method.coefficients import Coefficients
+from lesa.method.coefficients import Coefficients, rows_of
 from lesa.method.fitting import kind_seed
 from lesa.method.predictor import fit, score
 from lesa.params import AtLeastTwo, Count, Params, Predictor, Strict
-from pipelines.closure import code_digest
+from pipelines.closure import resumable
+from pipelines.folders import BASE
 from pipelines.stage import run_stage
 from pipelines.study import study_params
 from pipelines.tracking import Tracker
 
-BASE, TRAINED = Path("artifacts/base"), Path("artifacts/continued/variants")
+TRAINED = Path("artifacts/continued/variants")
 BASES = ("own", "base")
 Split = tuple[list[int], list[int]]  # middle layers of the pool to train on and to test on
 
@@ -100,10 +100,6 @@ def pool(models: list[Checkpoint], kind: str, which: str, tolerance: float) -> I
             yield basis.coefficients(model.matrix(kind, i).to(basis.u.device))
 
 
-def matrix(v: Coefficients, layer: int) -> Tensor:
-    return v.take(torch.arange(layer * v.rank, (layer + 1) * v.rank, device=v.device))
-
-
 def nearest_copy_mse(v: Coefficients, split: Split, num_layers: int) -> float | None:
     """What a test triple's own layer in the nearest of the training set's variants would get.
 
@@ -113,9 +109,11 @@ def nearest_copy_mse(v: Coefficients, split: Split, num_layers: int) -> float | 
     errors = []
     for index in test:
         copies = [other for other in train if other % num_layers == index % num_layers]
-        target = matrix(v, index)
+        target = v.take(rows_of(v, index))
         if copies:
-            errors.append(min(float((matrix(v, i) - target).square().mean()) for i in copies))
+            errors.append(
+                min(float((v.take(rows_of(v, i)) - target).square().mean()) for i in copies)
+            )
     return sum(errors) / len(errors) if errors else None
 
 
@@ -171,13 +169,10 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     train, test = split
     fits = len(base.kinds) * len(own.seeds)
     print(f"variants {name}: {fits} predictors, each on {len(train)} triples", flush=True)
-    key = key_of(
-        [own.model_dump(), preset.model_dump(), tolerance],
-        [tree_digest(folder) for folder in folders],
-        code_digest("pipelines.studies.variants.parity"),
-    )
+    module = "pipelines.studies.variants.parity"
+    of = [own.model_dump(), preset.model_dump(), tolerance]
     kinds: dict[str, Any] = {}
-    with work_folder(f"artifacts/work/variants-parity/{name}", key) as unfinished:
+    with resumable(f"variants-parity/{name}", module, folders, of) as unfinished:
         for kind in tqdm(base.kinds, desc=f"variants {name}", unit="kind"):
             done, file = unfinished / f"{kind}.json", unfinished / f"{kind}.coefficients"
             if not done.is_file():
