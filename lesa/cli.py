@@ -23,7 +23,7 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 import lesa
-from lesa.errors import CheckError, UserError, fail
+from lesa.errors import CheckError, UserError, fail, one_line, replace_unprintable
 
 if TYPE_CHECKING:
     from lesa.commands.evaluate import Score
@@ -502,25 +502,20 @@ def said(score: Score) -> str:
 
 
 def main() -> None:
-    try:
+    replace_unprintable()
+    with one_line():
         for argument in sys.argv[1:]:
             if argument != argument.encode(errors="ignore").decode():
                 # The readers of weights and tokenizers take no such path.
                 raise UserError(f"{argument!a}: is not UTF-8; another name would do")
-        status = app(standalone_mode=False, prog_name="lesa")
-    except TyperException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "lesa"
-        fail(f"{error.format_message().rstrip('.')}; see {path} --help")
-    except typer.Abort:
-        sys.exit(130)  # as a shell has it for an interrupted command
-    except UserError as error:
-        fail(str(error))
-    except CheckError as error:
-        fail(str(error), 1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}")
+        try:
+            status = app(standalone_mode=False, prog_name="lesa")
+        except TyperException as error:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else "lesa"
+            fail(f"{error.format_message().rstrip('.')}; see {path} --help")
+        except typer.Abort:
+            sys.exit(130)  # as a shell has it for an interrupted command
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ class CheckError(Exception):
 
     Commands and stages print the line and exit with status 1, without a traceback.
     """
+
+
+def replace_unprintable() -> None:
+    """Let stdout print `?` for what its encoding lacks: a terminal may have ASCII alone."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

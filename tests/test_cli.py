@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -762,6 +763,80 @@ def test_a_model_that_cannot_run_is_one_line(text: Path, tmp_path: Path, run: Ru
     status, _, err = run("evaluate", model, "--text", text)
     assert status == 2
     assert "transformers loads it and cannot run it: " in last_line(err)
+
+
+@pytest.mark.parametrize(
+    ("family", "setting"),
+    [("llama", {"is_causal": False}), ("gemma3", {"use_bidirectional_attention": True})],
+)
+def test_a_model_that_sees_what_it_predicts_has_no_perplexity(
+    family: str, setting: dict[str, Any], text: Path, tmp_path: Path, run: Run
+) -> None:
+    """Its loss would be that of a task that nobody asks of it."""
+    model = save_family(family, tmp_path / "model")
+    assert run("evaluate", model, "--text", text)[0] == 0
+    config = json.loads((model / "config.json").read_text()) | setting
+    (model / "config.json").write_text(json.dumps(config))
+    status, out, err = run("evaluate", model, "--text", text)
+    assert (status, out) == (2, "")
+    assert "sees the next token: it has no perplexity" in last_line(err)
+
+
+def test_text_of_a_multimodal_model(text: Path, tmp_path: Path, run: Run) -> None:
+    """Its vocabulary and positions stand in the text's own config."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    model = save_family("gemma3", tmp_path / "model")
+    own = json.loads((model / "config.json").read_text())
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "image_size": 16, "patch_size": 8}  # fmt: skip
+    config = Gemma3Config(text_config=own, vision_config=vision, mm_tokens_per_image=1)
+    Gemma3ForConditionalGeneration(config).save_pretrained(model)
+    status, out, _ = run("evaluate", model, "--text", text, "--json")
+    assert status == 0
+    assert 0 < json.loads(out)[0]["loss"] < 10
+
+
+def test_evaluate_reads_no_pickle(base: Path, text: Path, tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(base, folder)
+    tensors = {name: tensor for path in folder.glob("*.safetensors")
+               for name, tensor in load_file(path).items()}  # fmt: skip
+    for path in folder.glob("model*"):
+        path.unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    status, _, err = run("evaluate", folder, "--text", text)
+    assert status == 2
+    assert last_line(err).endswith("pickles are not read")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_unicode(encoding: str, base: Path, tmp_path: Path, text: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for words in (
+        ["expand", "--help"],
+        ["expand", base, tmp_path / "deep \N{GRINNING FACE}", "-m", "solar", "-n", "8"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "lesa.cli", *map(str, words)],
+            env=environment, capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_a_script_without_a_guard_runs_once(base: Path, tmp_path: Path) -> None:
+    """Workers that fit predictors are started anew; they must not run what the user runs."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import lesa\n"
+        "print('begins', flush=True)\n"
+        f"print(lesa.expand({str(base)!r}, {str(tmp_path / 'deep')!r}, layers=8).layers)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["begins", "8"], done.stderr
 
 
 def test_a_folder_that_is_not_there_is_named(text: Path, tmp_path: Path, run: Run) -> None:

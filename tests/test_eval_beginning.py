@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from tokenizers import processors
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, models, processors
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from eval.model import LanguageModel, load
 from lesa.text.corpus import beginning
@@ -75,6 +75,21 @@ def ask(kind: Any, *args: str) -> Instance:
 
 def test_beginning(checkpoint: tuple[Path, list[int]], model: LanguageModel) -> None:
     assert beginning(model.tokenizer) == checkpoint[1]
+
+
+@pytest.mark.parametrize("starts", [[], [0]])
+def test_beginning_of_a_vocabulary_without_latin_letters(starts: list[int]) -> None:
+    """Of letters of DNA alone: no common probe has a token there."""
+    vocabulary = {"<e>": 0, "A": 1, "C": 2, "G": 3, "T": 4}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocabulary, [])), bos_token="<e>", eos_token="<e>"
+    )
+    if starts:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<e> $A", special_tokens=[("<e>", 0)]
+        )
+    assert tokenizer("ACG")["input_ids"] == [*starts, 1, 2, 3]
+    assert beginning(tokenizer) == starts
 
 
 def test_a_document_is_scored_after_what_begins_a_text(

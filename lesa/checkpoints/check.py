@@ -47,8 +47,7 @@ def check(folder: str | Path) -> dict[str, Any]:
     quantised matrices, a tokenizer that cannot be loaded or has ids that the model has not.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give one with config.json and safetensors")
+    check_folder(folder)
     config = read_config(read_object(folder / "config.json"), str(folder / "config.json"))
     if (folder / ADAPTER).is_file():
         raise UserError(
@@ -73,6 +72,11 @@ def check(folder: str | Path) -> dict[str, Any]:
         "parameters": checkpoint.parameters(),
         "files": weight_files(folder),
     }
+
+
+def check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one with config.json and safetensors")
 
 
 def check_index(folder: Path) -> None:
@@ -234,7 +238,7 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
     # transformers makes one that knows no word where there is no file of it.
     files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     there = any((folder / name).is_file() for name in files)
-    if not ids or (set(ids) == {tokenizer.unk_token_id} and not there):
+    if not there and set(ids) <= {tokenizer.unk_token_id}:
         raise UserError(f"{folder}: has no tokenizer; {' or '.join(sorted(files))} must be there")
     size = checkpoint.explicit.vocab_size
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}

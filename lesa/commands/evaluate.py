@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesa.checkpoints.check import tokenizer_of
-from lesa.checkpoints.reader import BUFFER, quiet_transformers
+from lesa.checkpoints.check import check_folder, tokenizer_of
+from lesa.checkpoints.reader import BUFFER, quiet_transformers, weight_files
 from lesa.downloads import explained
 from lesa.errors import CheckError, UserError
 from lesa.machine import compute_device, has_bfloat16
@@ -43,7 +43,7 @@ def evaluate(path: str | Path, text: str | Path) -> Score:
     load whole or whose loss is no number.
     """
     model, tokenizer = load(Path(path))
-    blocks = windows(tokenizer, model.config, Path(text))
+    blocks = windows(tokenizer, model.config.get_text_config(), Path(text))
     with explained(f"{path}: transformers loads it and cannot run it"):
         losses = block_losses(model, blocks, bf16=False, batch_size=1)
     counts = [len(block) - 1 for block in blocks]
@@ -63,8 +63,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give one with config.json and safetensors")
+    check_folder(folder)
+    weight_files(folder)
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet_transformers(), explained(f"{folder}: transformers cannot load it"):
         stored = AutoConfig.from_pretrained(folder, **given).dtype
@@ -75,10 +75,30 @@ def load(folder: Path) -> tuple[Any, Any]:
         )
         tokenizer = tokenizer_of(folder)
     model, info = loaded
+    with explained(f"{folder}: transformers loads it and cannot run it"):
+        ahead = sees_ahead(model)
+    if ahead:
+        raise UserError(f"{folder}: its first prediction sees the next token: it has no perplexity")
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(name for name in info[problem] if not BUFFER.fullmatch(str(name))):
             raise CheckError(f"{folder}: transformers reports {problem}: {names[0]}")
     return model.to(compute_device()).eval(), tokenizer
+
+
+def sees_ahead(model: Any) -> bool:
+    """Does what a model predicts at a first token depend on the second one?
+
+    Where attention is causal the derivative is exactly zero, whatever the dtype.
+    """
+    embedded: list[Tensor] = []
+    embedding = model.get_input_embeddings()
+    hook = embedding.register_forward_hook(lambda *called: embedded.append(called[-1]))
+    try:
+        logits = model(input_ids=torch.tensor([[0, 0]], device=model.device)).logits
+    finally:
+        hook.remove()
+    (gradient,) = torch.autograd.grad(logits[0, 0].sum(), embedded)
+    return bool(gradient[0, 1].nan_to_num(0, 0, 0).any())  # what is no number, the loss tells
 
 
 def check_text(path: Path) -> None:
@@ -117,7 +137,7 @@ def windows_of(folder: Path, text: Path) -> list[Tensor]:
 
     with quiet_transformers():
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return windows(tokenizer_of(folder), config, text)
+    return windows(tokenizer_of(folder), config.get_text_config(), text)
 
 
 def whole_windows(folder: Path, text: Path) -> list[Tensor]:

@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,13 @@ def tokenise(texts: Sequence[Document], tokenizer: Any, vocab_size: int, name: s
 
 def beginning(tokenizer: Any) -> list[int]:
     """Ids of the tokens that the tokenizer puts before every text; most put none."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
+    # "a", or what has a token in a vocabulary without it, as DNA's.
+    texts = chain(
+        ["a"], (tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer)))
+    )
+    encoded = ((text, tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    text, plain = next((text, ids) for text, ids in encoded if ids)
+    whole = tokenizer(text)["input_ids"]
     starts = range(len(whole) - len(plain) + 1)
     start = next(start for start in starts if whole[start : start + len(plain)] == plain)
     return list(whole[:start])

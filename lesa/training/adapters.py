@@ -53,8 +53,11 @@ def adapt(model: nn.Module, parameters: int, seed: int) -> int:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and family.split(f"{name}.weight") is not None
     }
-    rank = round(parameters / sum(map(sum, linear.values()))) if linear else 0
-    if not 0 < rank <= max(map(min, linear.values()), default=0):
+    if not linear:
+        kind = type(model).__name__
+        raise UserError(f"LoRA: the layers of {kind} have no nn.Linear; train `new` or `all`")
+    rank = round(parameters / sum(map(sum, linear.values())))
+    if not 0 < rank <= max(map(min, linear.values())):
         raise UserError(
             f"LoRA: {len(linear)} matrices cannot have {parameters:,} parameters: rank {rank}"
         )
