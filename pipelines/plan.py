@@ -21,6 +21,7 @@ from lesa.planning.budget import check, disk_peak, duration, need, seconds
 from lesa.planning.cost import Cost
 from lesa.planning.launch import launch
 from lesa.planning.rates import Machine, this_machine
+from lesa.training.processes import share_accumulation
 from lesa.upscaling.plan import LayerPlan, plan_line
 from pipelines.profile import compose
 from pipelines.stage import layer_plans, on_this_machine
@@ -74,6 +75,7 @@ def pretrain_costs(
     corpus = params.corpus
     blocks, length = corpus.test_documents * corpus.blocks_per_document, corpus.block_size
     processes = launch(train.launch, "params.yaml: train.launch")
+    share_accumulation(train.gradient_accumulation_steps, processes.processes)
     for model, plan in plans.items():
         # The first of those that share their frozen layers computes these layers' output.
         first = model_costs.first_trained(plan)

@@ -149,18 +149,13 @@ def test_configurations_agree() -> None:
         assert yaml.safe_load(path.read_text())["mixed_precision"] == "no"
 
 
-def test_accumulation_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert processes.share_accumulation(3) == 3
-
-    class Two:
-        num_processes = 2
-
-    monkeypatch.setattr(processes, "group", Two)
-    assert processes.share_accumulation(6) == 3
+def test_accumulation_is_shared() -> None:
+    assert processes.share_accumulation(3, 1) == 3
+    assert processes.share_accumulation(6, 2) == 3
     with pytest.raises(
         UserError, match=r"gradient_accumulation_steps: 3 .* multiple of 2"
     ) as error:
-        processes.share_accumulation(3)
+        processes.share_accumulation(3, 2)
     assert "\n" not in str(error.value)
 
 

@@ -1,9 +1,10 @@
-"""How many processes a launcher's words start, from its configuration file alone."""
+"""How many processes a launcher's words start, from them and its configuration file alone."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from argparse import ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,42 @@ class Accelerate(BaseModel):
 
 
 def launch(words: str, key: str) -> Launch:
-    """What `words`, the parameter `key`, start: one process but for accelerate's --config_file."""
+    """What `words`, the parameter `key`, start: one process, or as many as accelerate launch or
+    torchrun are told. What accelerate's configuration file says, its options say anew."""
+    said = options(words, key)
+    nodes, each = said.nnodes or 1, said.nproc_per_node or 1
+    found = Launch(each * nodes, nodes)
+    if said.config_file:
+        found = configured(Path(said.config_file), key)
+    own = {"processes": said.num_processes, "nodes": said.num_machines}
+    found = replace(found, **{name: count for name, count in own.items() if count})
+    if found.processes % found.nodes:
+        raise UserError(f"{key}: --num_processes: must be a multiple of --num_machines")
+    return replace(found, sharded=True) if said.use_fsdp else found
+
+
+def options(words: str, key: str) -> Namespace:
+    """The options of accelerate launch and torchrun that say how many processes there are."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config_file", "--config-file")
+    parser.add_argument("--use_fsdp", "--use-fsdp", action="store_true")
+    for name in ("num_processes", "num_machines", "nproc_per_node", "nnodes"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=count)
     try:
-        parts = [part for word in shlex.split(words) for part in word.split("=", 1)]
-    except ValueError as error:
-        raise UserError(f"{key}: not words of a command line ({error})") from None
-    if "--config_file" not in parts[:-1]:
-        return ALONE
-    path = Path(parts[parts.index("--config_file") + 1])
+        return parser.parse_known_args(shlex.split(words))[0]
+    except (ValueError, ArgumentError) as error:
+        raise UserError(f"{key}: not words of a launcher's command line ({error})") from None
+
+
+def count(word: str) -> int:
+    """A number of processes or nodes; torchrun's `auto` and `1:4` tell none beforehand."""
+    if not word.isdecimal() or int(word) < 1:
+        raise ArgumentTypeError(f"must be a whole number from 1 on (got {word!r})")
+    return int(word)
+
+
+def configured(path: Path, key: str) -> Launch:
+    """What a configuration file of accelerate launch starts."""
     try:
         config = Accelerate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:

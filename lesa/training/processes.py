@@ -26,12 +26,11 @@ def sharded() -> bool:
     return bool(str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")))
 
 
-def share_accumulation(steps: int) -> int:
-    """Batches that each process takes for one optimiser step, of `steps` in all.
+def share_accumulation(steps: int, count: int) -> int:
+    """Batches that each of `count` processes takes for one optimiser step, of `steps` in all.
 
     So the sequences of a step, and with them the curve, do not depend on the number of processes.
     """
-    count = group().num_processes
     if steps % count:
         raise UserError(
             f"params.yaml: train.gradient_accumulation_steps: {steps} batches a step cannot be "
