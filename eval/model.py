@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.models.huggingface import HFLM
 from safetensors import SafetensorError
 
 from lesa.checkpoints.reader import weight_files
 from lesa.errors import UserError
 from lesa.files import read_object
+from lesa.machine import compute_device
 from lesa.text.corpus import beginning
 from lesa.training.processes import group
 
@@ -74,7 +74,7 @@ def load(checkpoint: Path, dtype: str, batch_size: int) -> LanguageModel:
         model = LanguageModel(
             pretrained=str(checkpoint.resolve()),  # absolute: never taken for a hub id
             dtype=dtype,
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=str(compute_device()),
             batch_size=batch_size,
             local_files_only=True,
         )

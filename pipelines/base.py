@@ -8,23 +8,23 @@ from pathlib import Path
 from lesa.checkpoints.base import describe, prepare
 from lesa.files import tree_digest, whole_folder, write_json
 from lesa.params import Params
+from pipelines.folders import BASE
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
-FOLDER = Path("artifacts/base")
 METRICS = Path("metrics/base.json")
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     log.params({"base": params.base.model_dump()})
-    with whole_folder(FOLDER) as partial:
+    with whole_folder(BASE) as partial:
         found = prepare(params.base, partial)
     found.pop("files")
     metrics = found | {
         "profile": params.profile,
         "source": describe(params.base),
         "license": params.base.license,
-        "digest": tree_digest(FOLDER),
+        "digest": tree_digest(BASE),
     }
     write_json(METRICS, metrics)
     log.metrics({"parameters": found["parameters"], "layers": found["num_hidden_layers"]})

@@ -9,20 +9,16 @@ import argparse
 from pathlib import Path
 
 from lesa.params import Params
-from pipelines.phases import Schedule, Texts, Training, record_run
-from pipelines.pretrain import CORPUS
-from pipelines.rows import chosen
+from pipelines.folders import CORPUS
+from pipelines.phases import Texts, record_run
 from pipelines.stage import run_stage
-from pipelines.study import study_params
 from pipelines.tracking import Tracker
 
 TEXTS = Texts(CORPUS / "train", CORPUS / "test", Path("artifacts/text/budget/second"))
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    row: Training = chosen("budget", Training, args.run)
-    schedule: Schedule = study_params("budget", "schedule", Schedule)
-    record_run("budget", args.run, row, TEXTS, schedule, params, log)
+    record_run("budget", args.run, TEXTS, params, log)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TypedDict
 
 from lesa.errors import CheckError, UserError
-from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.files import read_json, tree_digest, write_json
 from lesa.params import Params, Train
 from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import Run, dtype_name, train
-from pipelines.closure import code_digest
-from pipelines.pretrain import CORPUS, PREFIX
+from pipelines.closure import resumable
+from pipelines.folders import CORPUS, INIT, PREFIX
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -80,15 +80,15 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name, settings = args.model, short_schedule(params)
     if name not in params.methods:
         raise UserError(f"params.yaml: methods.{name}: there are {', '.join(params.methods)}")
-    init, rates = Path("artifacts/init") / name, params.grid.learning_rates
+    init, rates = INIT / name, params.grid.learning_rates
     run = Run(
         init, load_blocks(CORPUS, "train"), load_blocks(CORPUS, "validation"), settings, rates[0]
     )
     checkpoint = tree_digest(init)
     shared = settings.model_dump(exclude={"launch"})
-    key = key_of(shared, checkpoint, tree_digest(CORPUS), code_digest("pipelines.choose_rate"))
     tried: list[Try] = []
-    with work_folder(f"artifacts/work/grid/{name}", key) as unfinished:
+    of = [shared, checkpoint]
+    with resumable(f"grid/{name}", "pipelines.choose_rate", [CORPUS], of) as unfinished:
         best = best_of({rate: measure(run, rate, tried, unfinished, log) for rate in rates})
         report = {
             "model": name,

@@ -1,12 +1,16 @@
-"""The project's source files that a stage runs: what its module imports, and what these import."""
+"""The project's source files that a stage runs, and unfinished work that is of just these."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from lesa.files import key_of, tree_digest, work_folder
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("lesa", "baselines", "eval", "reports", "pipelines")
@@ -18,6 +22,7 @@ WITHOUT_EFFECT = {
     "lesa/redaction.py": "hides secrets in what is said",
     "lesa/params.py": "refuses what is wrong; the values that a stage reads are its params",
     "pipelines/closure.py": "tells what code there is",
+    "pipelines/folders.py": "paths, which the stages' own files name, too",
     "pipelines/found.py": "says on the terminal what metrics hold",
     "pipelines/model_card.py": "writes to MLflow, and into releases, which are no stage's",
     "pipelines/provenance.py": "says where numbers come from",
@@ -66,6 +71,15 @@ def closure(module: str) -> tuple[str, ...]:
             dotted = folder.replace("/", ".")
             waiting.extend(f"{dotted}.{other.stem}" for other in path.parent.glob("*.py"))
     return tuple(sorted(path.relative_to(ROOT).as_posix() for path in found if path.stat().st_size))
+
+
+def resumable(
+    place: str, module: str, read: Iterable[Path], *values: Any
+) -> AbstractContextManager[Path]:
+    """`work_folder` artifacts/work/<place> of what `module` makes of the folders `read` and of
+    JSON-like `values`."""
+    key = key_of(values, [tree_digest(folder) for folder in read], code_digest(module))
+    return work_folder(Path("artifacts/work") / place, key)
 
 
 def code_digest(module: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.files import read_json, tree_digest, write_json
 from lesa.machine import compute_device
 from lesa.params import Name, Params, Positive
 from lesa.training.adapters import AdapterRun, merged
@@ -18,9 +18,10 @@ from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import Run, load_model, train
 from lesa.training.saving import save
 from lesa.training.sequences import Example, read_examples, sequence_losses
-from pipelines.closure import code_digest
-from pipelines.pretrain import CORPUS, PREFIX, chosen_for, rate_warnings, read_grid
-from pipelines.rows import BASE, SVD, Row, chosen, described, write_row
+from pipelines.chosen_rate import chosen_for, rate_warnings, read_grid
+from pipelines.closure import resumable
+from pipelines.folders import BASE, CORPUS, PREFIX, SVD
+from pipelines.rows import Row, chosen, described, write_row
 from pipelines.study import TrainOverrides, with_train
 from pipelines.tracking import Tracker
 
@@ -52,24 +53,6 @@ class Job:
     @property
     def trained(self) -> Path:
         return Path("artifacts/continued") / self.study / self.model
-
-    @property
-    def unfinished(self) -> Path:
-        return Path("artifacts/work") / self.study / self.model
-
-
-def key(params: Params, job: Job, rate: float) -> str:
-    """Digest of all that the job's result depends on."""
-    return key_of(
-        job.row.model_dump(mode="json"),
-        params.gaps.model_dump(),
-        {name: preset.model_dump() for name, preset in params.fit.presets.items()},
-        params.train.model_dump(exclude={"launch"}),
-        rate,
-        [tree_digest(folder) for folder in (BASE, SVD, CORPUS / "test", job.text / "train")],
-        job.heldout.read_text(encoding="utf-8") if job.heldout else None,
-        code_digest(job.module),
-    )
 
 
 def cost(job: Job, run: Run, examples: list[Example]) -> str:
@@ -121,7 +104,16 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
     path, grid = read_grid(job.row.rate_of)
     blocks = load_blocks(job.text, "train")
     examples = read_examples(job.heldout) if job.heldout else []
-    with work_folder(job.unfinished, key(params, job, grid["best"])) as unfinished:
+    of = [
+        job.row.model_dump(mode="json"),
+        params.gaps.model_dump(),
+        {name: preset.model_dump() for name, preset in params.fit.presets.items()},
+        params.train.model_dump(exclude={"launch"}),
+        grid["best"],
+        job.heldout.read_text(encoding="utf-8") if job.heldout else None,
+    ]
+    read = [BASE, SVD, CORPUS / "test", job.text / "train"]
+    with resumable(f"{job.study}/{job.model}", job.module, read, of) as unfinished:
         init = unfinished / "init"
         if not init.is_dir():
             write_row(job.row, params, unfinished, init)

@@ -9,11 +9,10 @@ from pathlib import Path
 from lesa.files import whole_folder, write_json
 from lesa.params import HubText, Params
 from lesa.text.corpus import build
+from pipelines.folders import BASE, CORPUS
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
-BASE = Path("artifacts/base")
-FOLDER = Path("artifacts/corpus")
 METRICS = Path("metrics/corpus.json")
 
 
@@ -24,7 +23,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     config, tokenizer = AutoConfig.from_pretrained(BASE), AutoTokenizer.from_pretrained(BASE)
-    with whole_folder(FOLDER) as partial:
+    with whole_folder(CORPUS) as partial:
         metrics = build(params.corpus, tokenizer, config, partial)
     write_json(METRICS, metrics)
     log.metrics(

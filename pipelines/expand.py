@@ -15,10 +15,9 @@ from lesa.params import Params
 from lesa.upscaling.expand import expand
 from lesa.upscaling.methods import Source
 from lesa.upscaling.plan import LayerPlan, to_json, trainable_parameters
+from pipelines.folders import BASE, FITS, INIT, SVD
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
-
-BASE, SVD, FITS = Path("artifacts/base"), Path("artifacts/svd"), Path("artifacts/fit")
 
 
 def write_model(params: Params, model: str, folder: Path) -> LayerPlan:
@@ -49,7 +48,7 @@ def describe(folder: Path, plan: LayerPlan) -> dict[str, Any]:
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    model, folder = args.model, Path("artifacts/init") / args.model
+    model, folder = args.model, INIT / args.model
     start = time.perf_counter()
     plan = write_model(params, model, folder)
     seconds = time.perf_counter() - start

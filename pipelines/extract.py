@@ -11,12 +11,13 @@ from lesa.files import whole_folder, write_tensors
 from lesa.machine import compute_device
 from lesa.method.basis import check_not_zero, gram
 from lesa.params import Params
+from pipelines.folders import BASE
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    base, device = Checkpoint("artifacts/base"), compute_device()
+    base, device = Checkpoint(BASE), compute_device()
     with whole_folder("artifacts/extract") as folder:
         for kind in base.kinds:
             layers = tqdm(range(base.num_layers), desc=f"extract {kind}", unit="layer")

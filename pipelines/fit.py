@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from pathlib import Path
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
-from lesa.files import key_of, tree_digest, whole_folder, work_folder, write_json
+from lesa.files import tree_digest, whole_folder, write_json
 from lesa.method.fitting import Job, fit_kinds
 from lesa.params import INT32_MAX, Params
-from pipelines.closure import code_digest
+from pipelines.closure import resumable
+from pipelines.folders import BASE, FITS, SVD
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
-
-BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
@@ -31,19 +29,18 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     if base.num_layers < 3:
         raise UserError(f"{BASE}: {base.num_layers} layers; a predictor needs at least 3")
     settings, every = params.fit.presets[preset], params.fit.heldout_every
-    name = f"{preset}-{seed}"
-    files = [tree_digest(folder) for folder in (BASE, SVD)]
-    key = key_of(settings.model_dump(), seed, every, files, code_digest("pipelines.fit"))
-    with work_folder(f"artifacts/work/fit/{name}", key) as unfinished:
+    name, folder = f"{preset}-{seed}", FITS / preset / str(seed)
+    of = [settings.model_dump(), seed, every]
+    with resumable(f"fit/{name}", "pipelines.fit", [BASE, SVD], of) as unfinished:
         job = Job(BASE, SVD, unfinished, settings, seed, every)
         kinds = fit_kinds(job, f"fit {name}")
         for kind in kinds:
             log.metrics({f"{kind}.{k}": v for k, v in kinds[kind]["train"].items()})
-        with whole_folder(f"artifacts/fit/{preset}/{seed}") as folder:
+        with whole_folder(folder) as partial:
             for kind in kinds:  # copied: a stage killed in between finds them all again
-                shutil.copyfile(job.weights(kind), folder / f"{kind}.safetensors")
+                shutil.copyfile(job.weights(kind), partial / f"{kind}.safetensors")
         log.params(settings.model_dump())
-        log.tags({"digest": tree_digest(f"artifacts/fit/{preset}/{seed}")})
+        log.tags({"digest": tree_digest(folder)})
         write_json(f"metrics/fit/{name}.json", {"preset": preset, "seed": seed, "kinds": kinds})
 
 

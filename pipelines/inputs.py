@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from lesa.errors import UserError
@@ -54,15 +55,20 @@ def digest(path: Path, known: dict[str, list[str]]) -> str:
     return known[str(path)][1]
 
 
-def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+def record(files: Mapping[str, list[Path]]) -> None:
+    """Write the digests of each reader's files, by path, to artifacts/inputs/<reader>.json."""
     try:
         known: dict[str, list[str]] = read_json(KNOWN)
     except UserError:
         known = {}
-    for reader, paths in named_files(params).items():
+    for reader, paths in files.items():
         found = {str(path): digest(path, known) for path in paths}
         write_json(FOLDER / f"{reader}.json", found)
     write_json(KNOWN, known)
+
+
+def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
+    record(named_files(params))
 
 
 if __name__ == "__main__":

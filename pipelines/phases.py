@@ -14,17 +14,22 @@ from typing import Annotated, Any, Literal
 from datasets import Dataset, concatenate_datasets
 from pydantic import Field, model_validator
 
-from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
+from baselines import table
+from lesa.checkpoints.reader import Checkpoint
+from lesa.errors import UserError
+from lesa.files import read_json, whole_folder, write_json
 from lesa.params import Count, Params, Positive, Rate, Strict, Train
 from lesa.training.adapters import AdapterRun, merged
-from lesa.training.blocks import load_blocks, training_order
+from lesa.training.blocks import load_blocks
 from lesa.training.heldout import perplexity
 from lesa.training.outputs import fit
 from lesa.training.pretrain import train
 from lesa.training.saving import save
-from pipelines.closure import code_digest
-from pipelines.pretrain import PREFIX
-from pipelines.rows import BASE, SVD, Row, described, write_row
+from lesa.upscaling.plan import everything_trains
+from pipelines.closure import resumable
+from pipelines.folders import BASE, PREFIX, SVD
+from pipelines.rows import Row, chosen, described, write_row
+from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
 Json = dict[str, Any]
@@ -104,20 +109,6 @@ def blocks_in(folder: Path) -> Dataset:
     return load_blocks(folder.parent, folder.name)
 
 
-@dataclass(frozen=True)
-class LaterRun(AdapterRun):
-    """A phase that goes on in the order of the data where the steps before it have stopped."""
-
-    steps_before: int = 0
-
-    def ordered_blocks(self) -> Dataset:
-        steps = self.steps_before + self.settings.max_steps
-        order = training_order(
-            len(self.train_blocks), steps * self.sequences_per_step, self.settings.seed
-        )
-        return self.train_blocks.select(order[self.steps_before * self.sequences_per_step :])
-
-
 def train_settings(phase: Outputs | Phase, seed: int, schedule: Schedule, train: Train) -> Train:
     own = phase.save_every if isinstance(phase, Phase) else None
     return train.model_copy(
@@ -129,6 +120,20 @@ def train_settings(phase: Outputs | Phase, seed: int, schedule: Schedule, train:
             "seed": seed,
         }
     )
+
+
+def check_trains(study: str, name: str, row: Training, params: Params) -> None:
+    """Raise UserError if a phase says `new` or `original` of a plan that marks others to train:
+    results would name what did not train alone."""
+    plan = table()[row.method].plan(Checkpoint(BASE).num_layers, row.gaps or params.gaps)
+    new = any(slot.new for slot in plan if slot.trainable)
+    marked = "all" if everything_trains(plan) else "new" if new else "original"
+    for i, phase in enumerate(row.phases):
+        if phase.trains in ("new", "original") and phase.trains != marked:
+            raise UserError(
+                f"{params_file(study)}: {study}.{name}.phases.{i}.trains: {phase.trains}, but of "
+                f"{row.method} {marked} layers train; say {marked}"
+            )
 
 
 def log_step(log: Tracker, before: int, numbers: dict[str, float], step: int) -> None:
@@ -150,7 +155,7 @@ def trained_phases(
     for i, phase in enumerate(row.phases):
         after, numbers = unfinished / str(i + 1), unfinished / f"{i}.json"
         if not numbers.is_file():
-            run = LaterRun(
+            run = AdapterRun(
                 folder,
                 blocks_in(texts.train),
                 scored.with_format("torch"),
@@ -209,25 +214,20 @@ def numbers_of(phases: list[tuple[int, Json]], documents: list[str]) -> Json:
     }
 
 
-def record_run(
-    study: str,
-    name: str,
-    row: Training,
-    texts: Texts,
-    schedule: Schedule,
-    params: Params,
-    log: Tracker,
-) -> None:
-    """Make and train the run `name`, and write artifacts/<study>/<name>.json; beside it the folder
-    <name>, with the trained checkpoint if it is kept. A run that was stopped goes on."""
+def record_run(study: str, name: str, texts: Texts, params: Params, log: Tracker) -> None:
+    """Make and train the run `name` of the study's params.yaml, and write
+    artifacts/<study>/<name>.json; beside it the folder <name>, with the trained checkpoint if it is
+    kept. A run that was stopped goes on."""
+    row: Training = chosen(study, Training, name)
+    schedule: Schedule = study_params(study, "schedule", Schedule)
+    check_trains(study, name, row, params)
     settings = [train_settings(p, row.seed, schedule, params.train) for p in row.phases]
-    key = key_of(
+    of = [
         [row.model_dump(), [s.model_dump(exclude={"launch"}) for s in settings]],
         [params.gaps.model_dump(), params.fit.model_dump()],
-        [tree_digest(folder) for folder in (BASE, SVD, texts.train, texts.heldout, texts.second)],
-        code_digest("pipelines.phases"),
-    )
-    with work_folder(f"artifacts/work/{study}/{name}", key) as unfinished:
+    ]
+    read = [BASE, SVD, texts.train, texts.heldout, texts.second]
+    with resumable(f"{study}/{name}", "pipelines.phases", read, of) as unfinished:
         phases = list(trained_phases(row, texts, schedule, params, unfinished, log))
         found = {
             **described(row),

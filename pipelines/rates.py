@@ -13,16 +13,24 @@ from dataclasses import replace
 from pydantic import field_validator
 
 from lesa.errors import UserError
-from lesa.files import key_of, tree_digest, work_folder, write_json
+from lesa.files import write_json
 from lesa.params import Params, Positive, Rate, Strict
 from lesa.training.adapters import AdapterRun
 from lesa.training.pretrain import dtype_name
 from pipelines import budget, scale
 from pipelines.choose_rate import Try, best_of, measure
-from pipelines.closure import code_digest
-from pipelines.phases import Phase, Schedule, Texts, Training, blocks_in, train_settings
-from pipelines.pretrain import CORPUS
-from pipelines.rows import BASE, SVD, chosen, write_row
+from pipelines.closure import resumable
+from pipelines.folders import BASE, CORPUS, SVD
+from pipelines.phases import (
+    Phase,
+    Schedule,
+    Texts,
+    Training,
+    blocks_in,
+    check_trains,
+    train_settings,
+)
+from pipelines.rows import chosen, write_row
 from pipelines.stage import run_stage
 from pipelines.study import entry, params_file, study_params, with_train
 from pipelines.tracking import Tracker
@@ -73,18 +81,18 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
         raise UserError(
             f"{params_file('rates')}: {study}.{name}.run: {sought.run} must train in one phase"
         )
+    check_trains(study, sought.run, row, params)
     schedule: Schedule = study_params(study, "schedule", Schedule)
     short = phase.model_copy(update={"steps": sought.steps, "learning_rate": sought.begin})
     own = schedule.model_copy(update={"eval_every": sought.steps})
     settings = train_settings(short, row.seed, own, params.train)
-    key = key_of(
+    of = [
         [row.model_dump(exclude={"phases"}), short.model_dump()],
         settings.model_dump(exclude={"launch"}),
         [params.gaps.model_dump(), params.fit.model_dump()],
-        [tree_digest(folder) for folder in (BASE, SVD, texts.train, texts.heldout)],
-        code_digest("pipelines.rates"),
-    )
-    with work_folder(f"artifacts/work/rates/{study}-{name}", key) as unfinished:
+    ]
+    read = [BASE, SVD, texts.train, texts.heldout]
+    with resumable(f"rates/{study}-{name}", "pipelines.rates", read, of) as unfinished:
         init = unfinished / "init"
         if not init.is_dir():
             write_row(row, params, unfinished, init)

@@ -20,10 +20,11 @@ from lesa.files import whole_folder, write_text
 from lesa.params import Params, load
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.heldout import block_losses
+from pipelines.folders import CORPUS, TRAINED
 from pipelines.model_card import card
 from reports import measured
 
-TRAINED, CORPUS, RELEASE = Path("artifacts/trained"), Path("artifacts/corpus"), Path("release")
+RELEASE = Path("release")
 TOLERANCE = 0.02  # nats: a pass in bfloat16 and one in float32 differ by less
 
 

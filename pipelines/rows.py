@@ -30,9 +30,9 @@ from lesa.params import (
 from lesa.upscaling.expand import expand
 from lesa.upscaling.methods import Source, named, options
 from lesa.upscaling.plan import LayerPlan
+from pipelines.folders import BASE, SVD
 from pipelines.study import listed, params_file
 
-BASE, SVD = Path("artifacts/base"), Path("artifacts/svd")
 GROUPED = ("start",)  # studies whose rows stand in groups, each of which is a stage
 
 

@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 
 from lesa.params import Params, Positive, Strict
-from pipelines.phases import Schedule, Texts, Training, record_run
-from pipelines.pretrain import CORPUS
-from pipelines.rows import chosen
+from pipelines.folders import CORPUS
+from pipelines.phases import Texts, record_run
 from pipelines.stage import run_stage
-from pipelines.study import study_params, with_train
+from pipelines.study import with_train
 from pipelines.tracking import Tracker
 
 TEXT = Path("artifacts/text/scale")
@@ -26,11 +25,7 @@ class Batch(Strict):
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    row: Training = chosen("scale", Training, args.run)
-    schedule: Schedule = study_params("scale", "schedule", Schedule)
-    record_run(
-        "scale", args.run, row, TEXTS, schedule, with_train(params, "scale", "batch", Batch), log
-    )
+    record_run("scale", args.run, TEXTS, with_train(params, "scale", "batch", Batch), log)
 
 
 if __name__ == "__main__":

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import os
 import random
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 from baselines import check_methods, method_of
 from lesa import params as parameters
 from lesa.checkpoints.reader import Checkpoint
-from lesa.errors import CheckError, UserError, fail
+from lesa.errors import CheckError, UserError, fail, replace_unprintable
 from lesa.machine import has_bfloat16, set_threads
 from lesa.params import Params
 from lesa.upscaling.plan import LayerPlan
 from pipelines import found, provenance
+from pipelines.folders import BASE
 from pipelines.tracking import Tracker, track
 
 Work = Callable[[Params, Tracker, argparse.Namespace], None]
 # The system's words, SQLite's and torch.save's, which says no more of a write that failed.
 FULL = (os.strerror(errno.ENOSPC), "database or disk is full", "basic_ios::clear: iostream error")
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # a file system may be read-only, too
-BASE = Path("artifacts/base")
 BEFORE_BASE = ("inputs", "base")  # stages that find the base of an earlier run there
 SEED = 0  # of whatever draws without a seed of its own; real seeds are params
 
@@ -48,8 +45,7 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
     arguments = [getattr(args, argument) for argument in argument_names]
     first = os.environ.get("RANK", "0") == "0"  # set by torchrun and `accelerate launch`
     start = time.perf_counter()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal may have ASCII alone
+    replace_unprintable()
     try:
         params = on_this_machine(parameters.load())
         check_methods(params)

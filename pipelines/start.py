@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from eval.data import rows
 from lesa.checkpoints.reader import Checkpoint
-from lesa.files import key_of, read_json, tree_digest, whole_folder, work_folder, write_json
+from lesa.files import read_json, whole_folder, write_json
 from lesa.machine import compute_device
 from lesa.method.structure import structures
 from lesa.params import Params
@@ -26,9 +26,9 @@ from lesa.training.freezing import freeze
 from lesa.training.heldout import block_losses, first_tokens, mean_perplexity, perplexity, readable
 from lesa.training.prefix import skip_prefix
 from lesa.training.pretrain import dtype_name, load_model
-from pipelines.closure import code_digest
-from pipelines.pretrain import CORPUS, PREFIX
-from pipelines.rows import BASE, SVD, Row, chosen, described, write_row
+from pipelines.closure import resumable
+from pipelines.folders import BASE, CORPUS, PREFIX, SVD
+from pipelines.rows import Row, chosen, described, write_row
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -90,15 +90,13 @@ def measure(name: str, row: Start, params: Params, unfinished: Path) -> dict[str
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     group: dict[str, Start] = chosen("start", Start, args.group)
-    key = key_of(
+    of = [
         {name: row.model_dump() for name, row in group.items()},
-        [tree_digest(folder) for folder in (BASE, SVD, CORPUS)],
         [params.gaps.model_dump(), params.fit.model_dump(), params.train.bf16],
         params.evaluate.document_tokens,
-        code_digest("pipelines.start"),
-    )
-    folder = Path("artifacts/start") / args.group
-    with work_folder(f"artifacts/work/start/{args.group}", key) as unfinished:
+    ]
+    folder, read = Path("artifacts/start") / args.group, [BASE, SVD, CORPUS]
+    with resumable(f"start/{args.group}", "pipelines.start", read, of) as unfinished:
         for name, row in tqdm(group.items(), desc=f"start {args.group}", unit="row"):
             done = unfinished / f"{name}.json"
             if not done.is_file():

@@ -16,6 +16,7 @@ from lesa.machine import compute_device
 from lesa.method.basis import from_concat, from_gram, save_basis
 from lesa.method.structure import structure, top_rows
 from lesa.params import Params
+from pipelines.folders import BASE, SVD
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -28,9 +29,9 @@ def rounded(values: list[float]) -> list[float]:
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     method, tolerance = params.svd.method, params.svd.rank_tolerance
     report: dict[str, Any] = {}
-    base, device = Checkpoint("artifacts/base"), compute_device()
+    base, device = Checkpoint(BASE), compute_device()
     layers = range(base.num_layers)
-    with whole_folder("artifacts/svd") as folder:
+    with whole_folder(SVD) as folder:
         for kind in tqdm(base.kinds, desc="svd", unit="kind"):
             start = time.perf_counter()
             if method == "gram":

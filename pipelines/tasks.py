@@ -10,10 +10,11 @@ from eval import mirror, offline
 from eval.suite import stored
 from lesa.files import whole_folder, write_json, write_text
 from lesa.params import Params
+from pipelines.folders import CORPUS
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
-HELDOUT = Path("artifacts/corpus/documents/heldout.jsonl")
+HELDOUT = CORPUS / "documents/heldout.jsonl"
 FOLDER = Path("artifacts/tasks")
 DOCUMENTS = "documents.jsonl"  # whole, for the mean of their perplexities
 OK = Path("artifacts/tasks.ok")

@@ -133,11 +133,15 @@ NO_PARAMS = {  # keys that are read in a stage's modules and are no params of it
     "pipelines.expand": {"fit": BY_CONTENT, "fit.runs": BY_CONTENT},
     "pipelines.choose_rate": {"methods": BY_CONTENT},
     "pipelines.rates": {
-        "grid.learning_rates": ITS_OWN, "methods": NOT_CALLED, "train.prefix_cache": ITS_OWN
+        "grid": NOT_CALLED, "grid.max_steps": NOT_CALLED, "grid.learning_rates": ITS_OWN,
+        "methods": NOT_CALLED, "train.prefix_cache": ITS_OWN,
+    },
+    "pipelines.studies.official.mirror": {
+        "base": NOT_CALLED, "corpus": NOT_CALLED, "corpus.text": NOT_CALLED, "evaluate": NOT_CALLED,
+        "evaluate.mirror": NOT_CALLED, "evaluate.tasks": NOT_CALLED,
     },
     "pipelines.scale": {"train.prefix_cache": ITS_OWN},
 }  # fmt: skip
-COMPARES_WITH_ITS_GRID = ("pretrain", "choose_rate", "studies.code.train", "studies.sft.train")
 
 
 def read_of_params(path: Path) -> set[str]:
@@ -170,8 +174,6 @@ def test_a_stage_depends_on_the_params_it_reads(
     declared = [key + "." for key in body.get("params", []) if isinstance(key, str)]
     files = [ROOT / f for f in closure(module) if f.startswith("pipelines/")]
     read = {key for path in files for key in read_of_params(path)} - set(NO_PARAMS.get(module, {}))
-    if module.removeprefix("pipelines.") not in COMPARES_WITH_ITS_GRID:
-        read -= {"grid", "grid.max_steps"}  # of pipelines/pretrain.py, where a grid is looked at
     for key in sorted(read):
         told = [d for d in declared if d.startswith(key + ".") or f"{key}.".startswith(d)]
         assert told, f"{name}: reads {key}"

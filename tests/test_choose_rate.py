@@ -14,7 +14,7 @@ from lesa.errors import CheckError, UserError
 from lesa.files import read_json, write_json
 from pipelines import choose_rate
 from pipelines.choose_rate import Try, best_of, measure
-from pipelines.pretrain import rate_warnings, read_grid
+from pipelines.chosen_rate import rate_warnings, read_grid
 from pipelines.rates import LADDER, lowest
 from pipelines.tracking import Tracker
 

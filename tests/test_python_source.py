@@ -73,6 +73,15 @@ def test_packages_are_split_and_short_files_dropped(registry: Path) -> None:
     assert beginnings[1]["text"] == ("y = 2\n" * 9)[:30]
 
 
+def test_copies_of_held_out_and_earlier_files_are_not_trained_on(registry: Path) -> None:
+    code = "y = 1\n" * 9
+    files = {"ours/new.py": "z = 1\n" * 9, "ours/again.py": "z = 1\n\n" * 9, "ours/theirs.py": code}
+    train, heldout = wheel(registry, "ours", files), wheel(registry, "theirs", {"a.py": code})
+    found = python_files(source(train, heldout), "code.text")
+    assert [f["id"] for f in found["train"] if f["title"] == "ours"] == ["ours/ours/again.py"]
+    assert [f["id"] for f in found["heldout"]] == ["theirs/a.py"]
+
+
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(registry: Path) -> None:
     package = wheel(registry, "ours", {"a.py": "x"})
     other = package.model_copy(update={"sha256": "0" * 64})

@@ -26,7 +26,7 @@ from lesa.text.python_source import PythonSource, standard_library
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.removal import losses_without
 from lesa.training.sequences import read_examples
-from pipelines.pretrain import CORPUS
+from pipelines.folders import CORPUS
 from pipelines.study import TrainOverrides, study_params, with_train
 from tests.pipeline import ROOT, smoke, stage, up_to_svd
 

@@ -21,8 +21,8 @@ from lesa.errors import UserError
 from lesa.params import ListedGaps, Params
 from lesa.training.blocks import load_blocks, tokens_of, training_order
 from pipelines import budget
+from pipelines.folders import CORPUS
 from pipelines.phases import Phase, Training
-from pipelines.pretrain import CORPUS
 from pipelines.rows import rows_of
 from pipelines.studies.budget import text
 from pipelines.tracking import Tracker
@@ -153,6 +153,19 @@ def test_adapters_train_and_are_merged(params: Params) -> None:
         own = [loss_of(model, block) for block in tokens_of(load_blocks(CORPUS, "test"))]
         assert found["steps"][step]["block_losses"] == pytest.approx(own, abs=1e-4)
     assert found["steps"][-1]["heldout_loss"] != found["steps"][0]["heldout_loss"]
+
+
+@pytest.mark.parametrize(
+    ("method", "trains", "said"),
+    [("solar", "new", "all"), ("base", "original", "all"), ("llama_pro", "original", "new")],
+)
+def test_what_trains_is_what_is_said(params: Params, method: str, trains: str, said: str) -> None:
+    path = Path("pipelines/studies/budget/params.yaml")
+    phases = [NEW[0] | {"trains": trains}]
+    row = {"method": method, "seed": 0, "phases": phases}
+    path.write_text(yaml.safe_dump(STUDY | {"budget": {"one-0": row}}))
+    with pytest.raises(UserError, match=rf"budget\.one-0\.phases\.0\.trains: .* say {said}$"):
+        ran(params, "one-0")
 
 
 def test_lora_says_its_size() -> None:

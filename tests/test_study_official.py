@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from lesa.errors import UserError
 from lesa.params import parse
 from pipelines import official
+from pipelines.studies.official import mirror
 from pipelines.study import study_params
 from pipelines.tracking import Tracker
 from reports import measured
@@ -67,6 +69,21 @@ def test_scores_are_lm_evals_and_the_report_shows_them(
     (row,) = tables.table(measured.load(metrics, synthetic_params())).rows
     values = [found["tasks"][name]["metrics"]["acc"]["value"] for name in TASKS]
     assert row["average"] == pytest.approx(100 * sum(values) / 3)
+
+
+def test_an_edited_mirror_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    PATH.parent.mkdir(parents=True)
+    PATH.write_text(yaml.safe_dump({"mirror": "data"}))
+    split = tmp_path / "data" / "piqa" / "validation.jsonl"
+    split.parent.mkdir(parents=True)
+    found = []
+    for content in ("a", "b"):
+        split.write_text(content)
+        mirror.work(parse(smoke(), "params.yaml"), Tracker(), argparse.Namespace())
+        found.append(json.loads(Path("artifacts/inputs/official.json").read_text()))
+    digests = [hashlib.sha256(content).hexdigest() for content in (b"a", b"b")]
+    assert found == [{"data/piqa/validation.jsonl": digest} for digest in digests]
 
 
 def test_another_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

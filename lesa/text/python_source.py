@@ -17,6 +17,7 @@ from pydantic import Field
 from lesa.downloads import take_wheel
 from lesa.errors import UserError
 from lesa.params import AtLeastTwo, Count, Positive, Strict
+from lesa.text.corpus import digest_of
 from lesa.text.wikitext import Document
 
 # Of the standard library: what tests it, what is generated, and what pip brings.
@@ -76,7 +77,7 @@ def document(package: str, name: str, data: bytes) -> Document:
 
 
 def python_files(source: PythonFiles, key: str) -> dict[str, list[Document]]:
-    """The files of `source` that are long enough: "train" and "heldout".
+    """The files of `source` that are long enough, "train" and "heldout"; of "train" none is a copy.
 
     Raises UserError if a package is in both; `key` names the parameters.
     """
@@ -87,10 +88,22 @@ def python_files(source: PythonFiles, key: str) -> dict[str, list[Document]]:
     for split, packages in (("train", source.train), ("heldout", source.heldout)):
         for index, package in enumerate(packages):
             found[split] += wheel_files(package, f"{key}.{split}.{index}")
-    return {
+    long = {
         split: [file for file in files if len(file["text"]) >= source.min_characters]
         for split, files in found.items()
     }
+    return long | {"train": without_copies(long["train"], long["heldout"])}
+
+
+def without_copies(files: list[Document], heldout: list[Document]) -> list[Document]:
+    """Files that differ from every held-out one, and from those before them, in more than space:
+    packages carry copies of others."""
+    seen, kept = {digest_of(file["text"]) for file in heldout}, []
+    for file in files:
+        if (digest := digest_of(file["text"])) not in seen:
+            seen.add(digest)
+            kept.append(file)
+    return kept
 
 
 def heldout_texts(source: PythonSource, files: list[Document], key: str) -> list[Document]:

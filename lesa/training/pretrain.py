@@ -32,7 +32,8 @@ class Run:
 
     init: folder of the checkpoint and its layer plan. train_blocks: column `input_ids` of
     (block_size,). heldout: the same, and the column `document`. measure_start: is the held-out loss
-    measured at step 0, too?
+    measured at step 0, too? steps_before: how many steps' sequences, in the order of the data, are
+    not for this run but were for another before it.
     """
 
     init: Path
@@ -41,6 +42,7 @@ class Run:
     settings: Train
     learning_rate: float
     measure_start: bool = True
+    steps_before: int = 0
 
     @cached_property
     def heldout_blocks(self) -> list[Tensor]:
@@ -71,7 +73,9 @@ class Run:
                 f"params.yaml: corpus: {count} training blocks are fewer than one batch "
                 f"(train.per_device_batch_size {batch}); {needed} would do"
             )
-        return self.train_blocks.select(training_order(count, needed, self.settings.seed))
+        before = self.steps_before * self.sequences_per_step
+        order = training_order(count, before + needed, self.settings.seed)
+        return self.train_blocks.select(order[before:])
 
 
 def dtype_name(bf16: bool) -> str:
@@ -104,7 +108,8 @@ def training_arguments(
     through all frozen layers down to the embedding; FSDP's does not (docs/scaling.md).
     """
     settings = run.settings
-    accumulation = processes.share_accumulation(settings.gradient_accumulation_steps)
+    count = processes.group().num_processes
+    accumulation = processes.share_accumulation(settings.gradient_accumulation_steps, count)
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=settings.max_steps,

@@ -17,11 +17,11 @@ from lesa.files import whole_folder
 from lesa.params import Params
 from lesa.training.blocks import load_blocks
 from lesa.training.heldout import first_tokens
+from pipelines.folders import BASE, CORPUS
 from pipelines.stage import run_stage
 from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
-BASE, CORPUS = Path("artifacts/base"), Path("artifacts/corpus")
 FOLDER = Path("artifacts/text/budget")
 
 

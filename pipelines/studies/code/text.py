@@ -17,11 +17,12 @@ from lesa.text.python_source import PythonSource, heldout_texts, python_files
 from lesa.text.wikitext import Document
 from lesa.training.head_loss import IGNORED
 from lesa.training.sequences import Example, write_examples
+from pipelines.folders import BASE
 from pipelines.stage import run_stage
 from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
-BASE, FOLDER = Path("artifacts/base"), Path("artifacts/text/code")
+FOLDER = Path("artifacts/text/code")
 
 
 def heldout_example(file: Document, tokens: list[int], tokenizer: Any) -> Example:

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from eval.humaneval import Problem, complete, problems, solves
 from eval.sandbox import check_isolation
-from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.files import read_json, write_json
 from lesa.machine import compute_device
 from lesa.params import Params, Positive, Strict
 from lesa.training.pretrain import load_model
-from pipelines.closure import code_digest
+from pipelines.closure import resumable
 from pipelines.stage import run_stage
 from pipelines.study import entry, study_params
 from pipelines.tracking import Tracker
@@ -81,9 +81,8 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     scored: Scored = entry("humaneval", "humaneval", Scored, args.model)
     folder = Path(scored.folder)
     own: Settings = study_params("humaneval", "settings", Settings)
-    code = code_digest("pipelines.studies.humaneval.score")
-    key = key_of(tree_digest(folder), own.model_dump(), code)
-    with work_folder(f"artifacts/work/humaneval/{args.model}", key) as unfinished:
+    module = "pipelines.studies.humaneval.score"
+    with resumable(f"humaneval/{args.model}", module, [folder], own.model_dump()) as unfinished:
         found = {"model": args.model, "profile": params.profile, **scores(folder, own, unfinished)}
         write_json(f"artifacts/humaneval/{args.model}.json", found)
     log.metrics({"pass_at_1": found["pass_at_1"]})

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from tqdm import tqdm
 
-from lesa.files import key_of, read_json, tree_digest, work_folder, write_json
+from lesa.files import read_json, write_json
 from lesa.machine import compute_device
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
@@ -15,21 +14,18 @@ from lesa.training.heldout import block_losses
 from lesa.training.prefix import layers_of
 from lesa.training.pretrain import dtype_name, load_model
 from lesa.training.removal import losses_without
-from pipelines.closure import code_digest
-from pipelines.pretrain import CORPUS
+from pipelines.closure import resumable
+from pipelines.folders import BASE, CORPUS
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
-
-BASE = Path("artifacts/base")
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     validation, bf16 = load_blocks(CORPUS, "validation"), params.train.bf16
     blocks, size = tokens_of(validation), params.train.per_device_batch_size
     model = load_model(BASE).to(compute_device())
-    folders = [tree_digest(folder) for folder in (BASE, CORPUS / "validation")]
-    key = key_of(folders, bf16, size, code_digest("pipelines.studies.removal.removal"))
-    with work_folder("artifacts/work/removal", key) as unfinished:
+    module, read = "pipelines.studies.removal.removal", [BASE, CORPUS / "validation"]
+    with resumable("removal", module, read, [bf16, size]) as unfinished:
         without = []
         for i in tqdm(range(len(layers_of(model))), desc="without", unit="layer"):
             done = unfinished / f"{i}.json"

@@ -16,11 +16,12 @@ from lesa.params import Params, Positive
 from lesa.text import corpus
 from lesa.text.python_source import PythonFiles, python_files
 from lesa.text.wikitext import Document
+from pipelines.folders import BASE
 from pipelines.stage import run_stage
 from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
-BASE, FOLDER = Path("artifacts/base"), Path("artifacts/text/scale")
+FOLDER = Path("artifacts/text/scale")
 
 
 class PackedSource(PythonFiles):
@@ -29,17 +30,6 @@ class PackedSource(PythonFiles):
 
     blocks_per_package: Positive
     max_tokens: Positive  # of training
-
-
-def without_copies(files: list[Document], heldout: list[Document]) -> list[Document]:
-    """Files that differ from every held-out one, and from those before them, in more than space:
-    packages carry copies of others."""
-    seen, kept = {corpus.digest_of(file["text"]) for file in heldout}, []
-    for file in files:
-        if (digest := corpus.digest_of(file["text"])) not in seen:
-            seen.add(digest)
-            kept.append(file)
-    return kept
 
 
 def of_each_package(
@@ -69,7 +59,6 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     config: Any = AutoConfig.from_pretrained(BASE)
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     files = python_files(source, f"{params_file('scale')}: text")
-    files["train"] = without_copies(files["train"], files["heldout"])
     random.Random(source.seed).shuffle(files["train"])
     tokens = {
         name: corpus.tokenise(found, tokenizer, config.vocab_size, name)

@@ -19,11 +19,12 @@ from lesa.text.conversations import (
     split,
 )
 from lesa.training.sequences import Example, write_examples
+from pipelines.folders import BASE
 from pipelines.stage import run_stage
 from pipelines.study import params_file, study_params
 from pipelines.tracking import Tracker
 
-BASE, FOLDER = Path("artifacts/base"), Path("artifacts/text/sft")
+FOLDER = Path("artifacts/text/sft")
 
 
 def examples(tokenizer: Any, found: list[Conversation], longest: int) -> list[Example]:
