@@ -125,14 +125,8 @@ class RandomBase(Strict):
         return self
 
 
-class WikipediaPackage(Strict):
+class WikipediaPackage(PackageBase):
     """The Wikipedia dump inside a wheel of the package registry (gensim's test data)."""
-
-    source: Literal["package"]
-    requirement: str
-    member: str
-    sha256: str
-    license: str
 
 
 class HubRows(Strict):

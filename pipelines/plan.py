@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tabulate import tabulate
+
 from lesa.checkpoints.base import describe
 from lesa.errors import UserError, one_line
 from lesa.files import gib
@@ -170,15 +172,10 @@ def memory(cost: Cost, machine: Machine) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns of equal width; numbers, all but the first and a last of words, to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = {0} | ({len(widths) - 1} if rows[0][-1] == "layer plan" else set())
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    sides = ["left"] + ["right"] * (len(rows[0]) - 1)
+    if rows[0][-1] == "layer plan":
+        sides[-1] = "left"
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=sides)
 
 
 def machine_text(machine: Machine) -> str:

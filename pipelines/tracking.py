@@ -118,10 +118,7 @@ class MlflowTracker(Tracker):
         self.batch(metrics=[Metric(clean(k), v, now, step or 0) for k, v in finite.items()])
 
     def artifact(self, path: str | Path) -> None:
-        if (path := Path(path)).is_dir():
-            self.safely(self.client.log_artifacts, self.run_id, str(path), path.name)
-        else:
-            self.safely(self.client.log_artifact, self.run_id, str(path))
+        self.safely(self.client.log_artifact, self.run_id, str(path))
 
     def text(self, text: str, name: str) -> None:
         self.safely(self.client.log_text, self.run_id, text, name)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-
 from reports import budget, start
 from reports.claims import in_order
 from reports.measured import TRAINED, Json, Metrics
@@ -48,30 +46,6 @@ def by_verdict(title: str, gaps: Iterable[tuple[str, Interval]]) -> list[str]:
         found[word].append(f"`{name}` {show_interval(gap)}")
     said = [f"{word}: {', '.join(names)}" for word, names in found.items() if names]
     return [f"{title}: {'; '.join(said)} nats."] if said else []
-
-
-def starts(m: Metrics) -> list[str]:
-    """What LESA's start is made of: how it spreads, and what it follows."""
-    out = []
-    solar = start.of_method(m, "solar")
-    for lesa in start.lesa_starts(m):
-        low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
-        said = (
-            f"Over {len(lesa.rows)} draws of predictor seed and signs, LESA with preset "
-            f"`{lesa.preset}` starts at perplexity {number(low)} to {number(high)}, median "
-            f"{number(float(np.median(lesa.perplexities)))}"
-        )
-        if solar:
-            said += f"; below SOLAR in {start.below_share(lesa, solar).estimate:.0%}"
-        if (correlation := start.rank_correlation(m, lesa)) is not None:
-            rho, p, n = correlation
-            verb = "follows" if rho > 0 and p < 0.05 else "does not follow"
-            said += (
-                f". It {verb} its constant row (rank correlation {number(rho)}, p {number(p)}, "
-                f"{n} draws)"
-            )
-        out.append(said + ".")
-    return out
 
 
 def overtaking(study: Mapping[str, Json]) -> list[str]:
@@ -163,7 +137,7 @@ def tasks(m: Metrics) -> list[str]:
 
 def of_start(m: Metrics) -> list[str]:
     """What the numbers say of LESA's start: its draws, its controls, its predictors."""
-    return [*starts(m), *controls(m), *predictors(m)]
+    return [*controls(m), *predictors(m)]
 
 
 def of_training(m: Metrics) -> list[str]:

@@ -18,18 +18,23 @@ from lesa.files import read_object
 RELATIVE = 1e-6  # losses are means of float32 numbers
 Part = Mapping[str, Any]
 Relation = Callable[[Part], tuple[Any, Any]]  # the recorded value, and what the others give for it
+# A relation, of every part of a file, at any depth, that has all of its keys; and what it is of.
+Known = tuple[tuple[str, ...], str, Relation]
 
 
-def mean_of(losses: str, loss: str) -> Relation:
-    return lambda part: (part[loss], fmean(part[losses]))
+def mean_of_blocks(loss: str) -> Known:
+    keys = ("block_losses", loss)
+    return keys, loss, lambda part: (part[loss], fmean(part["block_losses"]))
 
 
-def exponential(loss: str, perplexity: str) -> Relation:
-    return lambda part: (part[perplexity], math.exp(part[loss]))
+def exponential(loss: str, perplexity: str, *others: str) -> Known:
+    keys = (*others, loss, perplexity)
+    return keys, perplexity, lambda part: (part[perplexity], math.exp(part[loss]))
 
 
-def mean_exponential(losses: str, value: str) -> Relation:
-    return lambda part: (part[value], fmean(map(math.exp, part[losses])))
+def mean_exponential(losses: str, value: str, *others: str) -> Known:
+    keys = (*others, losses, value)
+    return keys, value, lambda part: (part[value], fmean(map(math.exp, part[losses])))
 
 
 def mean_accuracy(part: Part) -> tuple[Any, Any]:
@@ -67,22 +72,13 @@ def new_layers(part: Part) -> tuple[Any, Any]:
     return {k: len(v) for k, v in norms.items()}, dict.fromkeys(norms, new)
 
 
-# A relation holds of every part of a file, at any depth, that has all of its keys.
-RELATIONS: tuple[tuple[tuple[str, ...], str, Relation], ...] = (
-    (("block_losses", "heldout_loss"), "heldout_loss", mean_of("block_losses", "heldout_loss")),
-    (("block_losses", "loss"), "loss", mean_of("block_losses", "loss")),
-    (
-        ("heldout_loss", "heldout_perplexity"),
-        "heldout_perplexity",
-        exponential("heldout_loss", "heldout_perplexity"),
-    ),
-    (("block_losses", "loss", "perplexity"), "perplexity", exponential("loss", "perplexity")),
-    (
-        ("document_losses", "document_perplexity"),
-        "document_perplexity",
-        mean_exponential("document_losses", "document_perplexity"),
-    ),
-    (("documents", "losses", "value"), "value", mean_exponential("losses", "value")),
+RELATIONS: tuple[Known, ...] = (
+    mean_of_blocks("heldout_loss"),
+    mean_of_blocks("loss"),
+    exponential("heldout_loss", "heldout_perplexity"),
+    exponential("loss", "perplexity", "block_losses"),
+    mean_exponential("document_losses", "document_perplexity"),
+    mean_exponential("losses", "value", "documents"),
     (("heldout_documents", "block_losses"), "heldout_documents", blocks_of_documents),
     (("steps", "tokens_per_step"), "steps.*.tokens", tokens_of_steps),
     (("examples", "value"), "value", mean_accuracy),

@@ -224,7 +224,6 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
             "agreement": summary.agreement(m, published["main"]),
             "of_start": conclusions.of_start(m),
             "of_training": conclusions.of_training(m),
-            "of_scale": conclusions.overtaking(m.scale),
             "machines": {study: machines(m, study) for study in measured.TRAINED},
             "warnings": conclusions.precisions(m) + conclusions.rates(m),
             "task_notes": conclusions.tasks(m),

@@ -165,7 +165,6 @@ def of_model(stage: str, others: Mapping[str, str] | None = None) -> Callable[[R
 def run(m: Metrics) -> Table:
     """What was run, on what, under which licence."""
     base, corpus, params = m.base, m.corpus, m.params
-    text = params.corpus.text
     gaps = [f"{i}|{i + 1}" for i in params.gaps.after]
     rows: list[tuple[str, Cell]] = [
         ("profile", base["profile"]),
@@ -177,7 +176,7 @@ def run(m: Metrics) -> Table:
             "new layers in the gaps",
             f"{gaps[0]} … {gaps[-1]}" if isinstance(params.gaps, Gaps) else ", ".join(gaps),
         ),
-        ("corpus", f"{_origin(text)} ({text.source})"),
+        ("corpus", corpus["source"]),
         ("corpus licence", corpus["license"]),
         ("block size, tokens", corpus["block_size"]),
     ]
@@ -201,16 +200,6 @@ def run(m: Metrics) -> Table:
         [{"": name, "value": value} for name, value in rows],
         lambda row, _: f"metrics/{'base' if 'base' in str(row['']) else 'corpus'}.json",
     )
-
-
-def _origin(spec: Any) -> str:
-    """How a base or corpus spec names its source, whichever kind it is."""
-    for key in ("requirement", "id", "path"):
-        if hasattr(spec, key):
-            return str(getattr(spec, key))
-    if hasattr(spec, "paths"):
-        return ", ".join(spec.paths)
-    return "random weights"
 
 
 def minus_untouched(m: Metrics, run: dict[str, Any], index: int) -> Interval | None:

@@ -133,8 +133,6 @@ def test_conclusions_turn_with_the_numbers(tmp_path: Path) -> None:
         return "\n".join([*conclusions.of_start(run), *conclusions.of_training(run)])
 
     first = concluded()
-    assert "with preset `paper` starts at perplexity 22.2 to 29.96" in first
-    assert "below SOLAR in 100%. It follows its constant row (rank correlation 1" in first
     assert (
         "Over 40 steps LESA is below `identity` at 0 of 4 points after the start, above it" in first
     )
@@ -145,7 +143,6 @@ def test_conclusions_turn_with_the_numbers(tmp_path: Path) -> None:
         path = (f"budget/lesa-{seed}", "steps", 4, "block_losses")
         change(metrics, *path, value=blocks(2.5, seed))
     second = concluded()
-    assert "It does not follow its constant row" in second
     assert "below `identity` at 1 of 4 points after the start, first after 81,920 tokens" in second
 
 

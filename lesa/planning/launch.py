@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel
 
 from lesa.errors import UserError
 from lesa.params import Positive
@@ -42,12 +42,6 @@ class Accelerate(BaseModel):
     distributed_type: str
     fsdp_config: dict[str, Any] | None = None
 
-    @model_validator(mode="after")
-    def shared_evenly(self) -> Accelerate:
-        if self.num_processes % self.num_machines:
-            raise ValueError("num_processes must be a multiple of num_machines")
-        return self
-
 
 def launch(words: str, key: str) -> Launch:
     """What `words`, the parameter `key`, start: one process, or as many as accelerate launch or
@@ -60,7 +54,7 @@ def launch(words: str, key: str) -> Launch:
     own = {"processes": said.num_processes, "nodes": said.num_machines}
     found = replace(found, **{name: count for name, count in own.items() if count})
     if found.processes % found.nodes:
-        raise UserError(f"{key}: --num_processes: must be a multiple of --num_machines")
+        raise UserError(f"{key}: num_processes must be a multiple of num_machines")
     return replace(found, sharded=True) if said.use_fsdp else found
 
 
