@@ -388,18 +388,19 @@ SHORT.maxlevel, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 2, 120, 120, 12
 
 
 def dotted(loc: tuple[int | str, ...], tree: object) -> str:
-    """The dotted key as in the file: pydantic's path has the chosen `source` or form of gaps as a
-    level, too."""
+    """The dotted key as in the file: pydantic's path has the chosen source, kind of phase, form of
+    gaps or type of a value as a level, too."""
     parts: list[str] = []
-    union: object = None  # the mapping whose chosen `source` the path has named already
+    told: object = None  # the mapping whose chosen kind the path has named already
     for part in loc:
-        known = tree if isinstance(tree, dict) else {}
-        if part == known.get("source") and tree is not union:
-            union = tree
-        elif part in known or part not in FORMS:
-            parts.append(str(part))
-            tree = known.get(part)
-    return ".".join(parts) or "(top level)"
+        if isinstance(tree, list) and isinstance(part, int):
+            parts, tree = [*parts, str(part)], tree[part]
+        elif isinstance(tree, dict):
+            if tree is not told and part in (tree.get("source"), tree.get("trains")):
+                told = tree
+            elif part in tree or part not in FORMS:
+                parts, tree = [*parts, str(part)], tree.get(part, {})
+    return ".".join(parts)
 
 
 def _strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -425,7 +426,7 @@ def parse(tree: object, where: str) -> Params:
         found = Params.model_validate(tree)
         secret = next((key for key, text in _strings(tree) if redacted(text) != text), None)
     except ValidationError as error:
-        key = dotted(error.errors()[0]["loc"], tree)
+        key = dotted(error.errors()[0]["loc"], tree) or "(top level)"
         raise UserError(f"{where}: {key}: {reason(error)}") from None
     except RecursionError:  # an alias may stand inside of what it names
         raise UserError(f"{where}: is nested without end") from None

@@ -16,13 +16,13 @@ from lesa.files import key_of, whole_folder
 from lesa.method.basis import lapack_signs, load_basis, raw_basis, save_basis, with_signs
 from lesa.method.fitting import ALL_TRIPLES, Job, fit_kinds, kind_seed
 from lesa.params import (
-    FORMS,
     SHORT,
     Count,
     Params,
     Places,
     Predictor,
     Strict,
+    dotted,
     load,
     read_tree,
     reason,
@@ -80,21 +80,6 @@ def predictor_settings(fit: Fitted, presets: Mapping[str, Predictor], key: str) 
         raise UserError(f"{where}: {reason(error)}") from None
 
 
-def place(loc: tuple[int | str, ...], tree: Any) -> str:
-    """The dotted key as in the file, after a dot: pydantic's path has the chosen form of gaps, kind
-    of phase or type of a value as a level, too."""
-    found = ""
-    for part in loc:
-        if isinstance(tree, list) and isinstance(part, int):
-            inner = tree[part]
-        elif isinstance(tree, dict) and (part in tree or part not in (tree.get("trains"), *FORMS)):
-            inner = tree.get(part)
-        else:
-            continue
-        found, tree = f"{found}.{part}", inner
-    return found
-
-
 def mapping_at(path: Path, key: str, said: Any, of: str) -> dict[str, Any]:
     """`said`, which stands under `key`; raises UserError if it is no mapping or an empty one."""
     if isinstance(said, dict) and said:
@@ -117,7 +102,7 @@ def rows_of(study: str, kind: type[R]) -> dict[str, Any]:
         try:
             row = kind.model_validate(said)
         except ValidationError as error:
-            where = f"{key}{place(error.errors()[0]['loc'], said)}"
+            where = f"{key}.{dotted(error.errors()[0]['loc'], said)}".rstrip(".")
             raise UserError(f"{path}: {where}: {reason(error)}") from None
         method = named(row.method, table(), f"{path}: {key}.method")
         options(method, row.options, f"{path}: {key}", row.method)
