@@ -145,6 +145,11 @@ class Task(TypedDict):
     metrics: dict[str, Measure]
 
 
+class OwnTask(Task):
+    source: str  # offline, the hub or a mirror
+    examples: Positive
+
+
 class DocumentPerplexity(TypedDict):
     value: float
 
@@ -152,12 +157,19 @@ class DocumentPerplexity(TypedDict):
 class Evaluate(TypedDict):
     model: str
     phase: str
-    tasks: dict[str, Task]
+    tasks: dict[str, OwnTask]
     document_perplexity: NotRequired[DocumentPerplexity | None]
+
+
+class Official(TypedDict):
+    model: str
+    phase: str
+    tasks: dict[str, Task]
 
 
 class Try(TypedDict):
     learning_rate: float
+    validation_loss_at_0: float | None
     validation_loss: float | None  # None: training diverged
 
 
@@ -214,7 +226,6 @@ class Domain(TypedDict):
 
 class HumanEval(TypedDict):
     model: str
-    max_new_tokens: Positive
     problems: Annotated[list[str], Field(min_length=1)]
     passed: Annotated[list[bool], Field(min_length=1)]
 
@@ -293,7 +304,7 @@ SHAPES: dict[str, Any] = {
     "code": Domain,
     "humaneval": HumanEval,
     "sft": Domain,
-    "official": Evaluate,
+    "official": Official,
     "removal": Removal,
     "benchmarks": Benchmark,
     "provenance": Provenance,
