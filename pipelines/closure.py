@@ -74,11 +74,11 @@ def closure(module: str) -> tuple[str, ...]:
 
 
 def resumable(
-    place: str, module: str, read: Iterable[Path], *values: Any
+    place: str, module: str, read: Iterable[Path], settings: Any
 ) -> AbstractContextManager[Path]:
     """`work_folder` artifacts/work/<place> of what `module` makes of the folders `read` and of
-    JSON-like `values`."""
-    key = key_of(values, [tree_digest(folder) for folder in read], code_digest(module))
+    JSON-like `settings`."""
+    key = key_of(settings, [tree_digest(folder) for folder in read], code_digest(module))
     return work_folder(Path("artifacts/work") / place, key)
 
 

@@ -51,8 +51,11 @@ def launch(words: str, key: str) -> Launch:
     found = Launch(each * nodes, nodes)
     if said.config_file:
         found = configured(Path(said.config_file), key)
-    own = {"processes": said.num_processes, "nodes": said.num_machines}
-    found = replace(found, **{name: count for name, count in own.items() if count})
+    found = replace(
+        found,
+        processes=said.num_processes or found.processes,
+        nodes=said.num_machines or found.nodes,
+    )
     if found.processes % found.nodes:
         raise UserError(f"{key}: num_processes must be a multiple of num_machines")
     return replace(found, sharded=True) if said.use_fsdp else found
