@@ -18,6 +18,7 @@ import yaml
 import baselines
 from lesa.files import tree_digest
 from lesa.params import parse
+from pipelines import closure
 from tests.families import load, logits, save_family
 from tests.pipeline import ROOT, run, smoke, stage, up_to_svd
 
@@ -173,7 +174,7 @@ def test_unfinished_work_of_older_code_is_thrown_away(
 ) -> None:
     """A stage that was killed goes on with what it left, but not under other code.
 
-    module: of the pipelines, where the stage's heavy work and its key are.
+    module: of the pipelines, where the stage's heavy work is.
     """
     works = import_module(f"pipelines.{module}")
 
@@ -193,7 +194,7 @@ def test_unfinished_work_of_older_code_is_thrown_away(
     rates.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ROOT / "metrics" / "grid" / "base.json", rates / "base.json")
     for code, found in (("one", False), ("one", True), ("two", False)):
-        monkeypatch.setattr(works, "code_digest", lambda _, code=code: code)
+        monkeypatch.setattr(closure, "code_digest", lambda _, code=code: code)
         with pytest.raises(KeyboardInterrupt):
             stage(name, params, **args)
         assert left.exists() == found
