@@ -162,7 +162,7 @@ def unlike_files(locks: Locks) -> Iterator[Entry]:
         path = locks.root / entry.path
         if entry.path.startswith(ARTIFACTS) or is_code(entry.path):
             continue
-        if not path.exists() or md5(path) != entry.md5:
+        if not path.exists() or (md5(path), size(path)) != (entry.md5, entry.size):
             yield entry
 
 
@@ -220,6 +220,10 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     found = (inner for inner in path.rglob("*") if inner.is_file())
     return [f for f in found if "__pycache__" not in f.parts and f.suffix != ".partial"]
+
+
+def size(path: Path) -> int:
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def md5(path: Path) -> str:

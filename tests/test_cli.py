@@ -811,7 +811,7 @@ def test_evaluate_reads_no_pickle(base: Path, text: Path, tmp_path: Path, run: R
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_without_unicode(encoding: str, base: Path, tmp_path: Path, text: Path) -> None:
+def test_a_terminal_without_unicode(encoding: str, base: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     for words in (
         ["expand", "--help"],
