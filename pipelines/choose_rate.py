@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,18 +40,20 @@ class Try(TypedDict):
 
 def measure(run: Run, rate: float, tried: list[Try], unfinished: Path, log: Tracker) -> float:
     """Add a try of `rate` to those `tried`; returns its validation loss, infinite where training
-    diverges. What a stopped run has measured is in `unfinished`."""
+    diverges. What a stopped run has measured is in `unfinished`, with the checkpoint of a try that
+    is longer than the steps between two."""
     path = unfinished / f"{rate}.json"
     if not path.is_file():
         starts = [row["validation_loss_at_0"] for row in tried]
         start = next((loss for loss in starts if loss is not None), None)  # the same at any rate
         losses: list[float | None] = [None]
+        work, settings = unfinished / f"trainer-{rate}", run.settings
         try:
             _, curve = train(
                 replace(run, learning_rate=rate, measure_start=start is None),
-                unfinished / "trainer",
-                resumable=False,
-                prefix_cache=PREFIX if run.settings.prefix_cache else None,
+                work,
+                resumable=settings.save_every < settings.max_steps,
+                prefix_cache=PREFIX if settings.prefix_cache else None,
             )
             losses = [row["heldout_loss"] for row in curve["steps"]]
         except CheckError as error:  # it says that the run has diverged
@@ -58,6 +61,7 @@ def measure(run: Run, rate: float, tried: list[Try], unfinished: Path, log: Trac
         first = losses[0] if start is None else start
         row = {"learning_rate": rate, "validation_loss_at_0": first, "validation_loss": losses[-1]}
         write_json(path, row)
+        shutil.rmtree(work, ignore_errors=True)  # its checkpoint
     found: Try = read_json(path)
     print(f"{run.init}: {found}", flush=True)
     tried.append(found)

@@ -83,7 +83,11 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
         )
     check_trains(study, sought.run, row, params)
     schedule: Schedule = study_params(study, "schedule", Schedule)
-    short = phase.model_copy(update={"steps": sought.steps, "learning_rate": sought.begin})
+    # A run's own checkpoints may be further apart than a try is long.
+    quarter = max(sought.steps // 4, 1)
+    short = phase.model_copy(
+        update={"steps": sought.steps, "learning_rate": sought.begin, "save_every": quarter}
+    )
     own = schedule.model_copy(update={"eval_every": sought.steps})
     settings = train_settings(short, row.seed, own, params.train)
     of = [

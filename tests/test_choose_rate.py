@@ -12,11 +12,13 @@ import pytest
 
 from lesa.errors import CheckError, UserError
 from lesa.files import read_json, write_json
+from lesa.training.pretrain import LayerTrainer, Run
 from pipelines import choose_rate
 from pipelines.choose_rate import Try, best_of, measure
 from pipelines.chosen_rate import rate_warnings, read_grid
 from pipelines.rates import LADDER, lowest
 from pipelines.tracking import Tracker
+from tests.test_pretrain import HELD_OUT_ROWS, deepened, settings
 
 OWN = {"profile": "smoke", "checkpoint": "abc", "dtype": "float32", "max_steps": 2}
 
@@ -53,7 +55,9 @@ class Fake:
     learning_rate: float = 0.0
     measure_start: bool = True
     init: str = "init"
-    settings: Any = field(default_factory=lambda: SimpleNamespace(prefix_cache=False))
+    settings: Any = field(
+        default_factory=lambda: SimpleNamespace(prefix_cache=False, save_every=8, max_steps=8)
+    )
 
 
 @pytest.fixture
@@ -102,3 +106,31 @@ def test_a_start_that_no_rate_has_shown_yet_is_scored(
     with pytest.raises(CheckError, match=r"diverges at every learning rate .*: 0\.01, 0\.03$"):
         best_of({3e-2: math.inf, 1e-2: math.inf})
     assert set(losses) <= set(LADDER)
+
+
+def test_a_try_that_was_stopped_goes_on(
+    tiny32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is that of a try that was not, the steps before its checkpoint are not taken again,
+    and the checkpoint goes when the try is measured."""
+    init = deepened(tiny32, "average", tmp_path)
+    run = Run(init, HELD_OUT_ROWS, HELD_OUT_ROWS, settings(eval_every=8), 0.0)
+    whole: list[Try] = []
+    measure(run, 1e-3, whole, tmp_path / "whole", Tracker())
+    taken, step = list[bool](), LayerTrainer.training_step
+
+    def stopped_in_its_sixth_step(*args: Any, **kwargs: Any) -> Any:
+        taken.append(True)
+        if len(taken) == 6:
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(LayerTrainer, "training_step", stopped_in_its_sixth_step)
+    again: list[Try] = []
+    with pytest.raises(KeyboardInterrupt):
+        measure(run, 1e-3, again, tmp_path / "stopped", Tracker())
+    taken.clear()
+    measure(run, 1e-3, again, tmp_path / "stopped", Tracker())
+    assert len(taken) == run.settings.max_steps - 4  # a checkpoint every second step
+    assert again == whole
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["0.001.json"]
