@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from reports import controls, rates
 from reports.budget import longer_runs, main_runs
-from reports.claims import in_order
+from reports.claims import FEWEST, in_order
 from reports.measured import Json, Metrics
 from reports.paired import Interval
 from reports.tables import (
@@ -40,6 +40,7 @@ OWN = {
     "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
     "fitted_identity": "`identity` with fitted outputs",
 }
+FEWEST_DOCUMENTS = 6
 LEVEL = "not told apart from"  # an interval that spans zero
 
 
@@ -64,15 +65,17 @@ class Contest:
         """Tokens, text and study, and how many seeds these models have."""
         if not self.study:
             return self.read
-        counts = sorted({len(self.runs[model].by_seed) for model in models})
-        seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-        plural = "" if counts[-1] == 1 else "s"
-        return f"{self.read} (study `{self.study}`, {seeds} seed{plural})"
+        return f"{self.read} (study `{self.study}`, {seeds([self.runs[n] for n in models])})"
+
+    @property
+    def text(self) -> str:
+        """What another text than this run's is called."""
+        return "Python source" if self.study == "scale" else ""
 
     @property
     def read(self) -> str:
         """What was read in training: this run's own text is not named."""
-        return f"{self.tokens:,} tokens" + " of Python source" * (self.study == "scale")
+        return f"{self.tokens:,} tokens" + (f" of {self.text}" if self.text else "")
 
     @property
     def deep(self) -> dict[str, Runs]:
@@ -81,6 +84,13 @@ class Contest:
     @property
     def shallow(self) -> dict[str, Runs]:
         return {n: r for n, r in self.runs.items() if r.first["method"] in NONE_ADDED}
+
+
+def seeds(found: list[Runs]) -> str:
+    """How many seeds models have: `3 seeds`, `1 to 2 seeds`."""
+    counts = sorted({len(runs.by_seed) for runs in found})
+    said = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    return f"{said} seed{'' if counts[-1] == 1 else 's'}"
 
 
 def of_equal_tokens(study: str, found: list[Runs]) -> list[Contest]:
@@ -149,7 +159,19 @@ def level_with(best: str, found: dict[str, Runs]) -> list[str]:
 
 
 def which(contest: Contest) -> str:
+    """Of models of enough seeds those that end lowest; of fewer, what an end is moves with the
+    seed, and an interval over documents alone does not know that."""
+    enough = {n: runs for n, runs in contest.runs.items() if len(runs.by_seed) >= FEWEST}
+    ordered = Contest(contest.study, enough)
+    if len(ordered.deep) > 1 and ordered.shallow:
+        contest = ordered
     best, deepest = lowest(contest.runs), lowest(contest.deep)
+    if contest is not ordered:
+        said = f"After {contest.where(*contest.runs)} {named(best)} has the lowest mean loss"
+        if deepest != best:
+            behind = contest.runs[deepest].final_loss - contest.runs[best].final_loss
+            said += f"; of deepened models {named(deepest)}, {behind:.3f} nats above it"
+        return f"{said}; fewer than {FEWEST} seeds tell no order"
     level = level_with(best, contest.runs)
     deep = level_with(deepest, contest.deep) if deepest != best else []
     said = f"After {contest.where(best, deepest, *level, *deep)} {named(best)} has the lowest loss"
@@ -212,7 +234,8 @@ def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
     """Of LESA and noise the models for which a rate beyond those tried may be better."""
     found: dict[str, list[str]] = {}
     for model in ("lesa", "noise"):
-        if model in contest.runs and (edge := rates.edge_of(m, contest.study, model)):
+        runs = contest.runs.get(model)
+        if runs and (edge := rates.edge_of(m, contest.study, runs)):
             found.setdefault(edge, []).append(model)
     return [
         f"A {edge.removesuffix('est')}er rate may do better for {listed(models)}: the {edge} that "
@@ -223,17 +246,18 @@ def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
 
 def ahead(contest: Contest) -> list[str]:
     """At how many points after the start LESA is above or below each identity start."""
-    found: dict[str, list[str]] = {}
+    found, below = dict[str, list[str]](), False
     for name in IDENTITY_STARTS:
         if (other := contest.runs.get(name)) is None:
             continue
         if gaps := {n: gap for n, gap in on_the_way(contest.runs["lesa"], other).items() if n}:
             lower, higher = told_apart(gaps)
-            at = f"at {len(lower)}, first after {lower[0]:,} tokens" if lower else "at none"
-            words = f"at {len(higher)} of {len(gaps)} points and below {at}"
-            found.setdefault(words, []).append(name)
-    parts = [f"above {listed(names)} {words}" for words, names in found.items()]
-    return [f"After the start it is {', '.join(parts)}"] if parts else []
+            at = f" and below at {len(lower)}, first after {lower[0]:,} tokens" if lower else ""
+            found.setdefault(f"{len(higher)} of {len(gaps)} points{at}", []).append(name)
+            below = below or bool(lower)
+    parts = [f"that of {listed(names)} at {words}" for words, names in found.items()]
+    none = "" if below else ", and below none of them at any"
+    return [f"After the start its loss is above {', '.join(parts)}{none}"] if parts else []
 
 
 def place_and_start(contest: Contest) -> list[str]:
@@ -252,9 +276,9 @@ def place_and_start(contest: Contest) -> list[str]:
 
 def other_text(contest: Contest) -> list[str]:
     """What LESA forgets: its loss on a text that it was not trained on, beside the untouched base's
-    and LLaMA Pro's."""
+    and LLaMA Pro's; nothing of a text too short to tell."""
     base, lesa, llama_pro = (contest.runs.get(n) for n in ("base", "lesa", "llama_pro"))
-    if lesa is None or (gap := forgotten(lesa, base)) is None:
+    if lesa is None or (gap := forgotten(lesa, base)) is None or gap.n < FEWEST_DOCUMENTS:
         return []
     text = "Wikipedia" if contest.study == "scale" else "Python source"
     said = f"On {text}, not trained on ({counted(gap.n, 'document')}), it is {placed(gap)} the "

@@ -49,10 +49,10 @@ def lesa_beside(m: Metrics, runs: Mapping[str, Runs], name: str) -> Runs:
 
 def limits(m: Metrics, study: str, runs: Mapping[str, Runs], names: list[str]) -> str:
     """Which controls have one seed, and which the rate that was sought for LESA."""
-    sought, said = rates.sought(m), dict[str, list[str]]()
+    said: dict[str, list[str]] = {}
     for words, exempt in (
         ("one seed", [n for n in names if len(shared_seeds(runs[n], runs["lesa"])) > 1]),
-        ("LESA's rate", [n for n in names if f"{study}-{n}" in sought]),
+        ("LESA's rate", [n for n in names if rates.sought_for(m, study, runs[n])]),
     ):
         if len(exempt) < len(names):
             but = f", but for {listed(exempt)}" if exempt else ""
@@ -83,14 +83,14 @@ def beside_lesa(m: Metrics) -> dict[str, Runs]:
 def table(m: Metrics) -> Table:
     """A row a control of the longer schedule: its loss minus LESA's before training and after it.
     No rows without LESA."""
-    runs, own_rates = beside_lesa(m), rates.sought(m)
+    runs = beside_lesa(m)
     rows: list[Row] = [
         {
             "in place of LESA's predictions": REPLACED[name],
             "model": name,
             "seeds": len(shared_seeds(runs[name], runs["lesa"])),
             "learning rate": float(runs[name].first["learning_rate"]),
-            "sought for it": "yes" if f"budget-{name}" in own_rates else "no",
+            "sought for it": "yes" if rates.sought_for(m, "budget", runs[name]) else "no",
             "computed in": dtypes(runs[name].by_seed.values()),
             "before training": difference(runs[name], lesa, 0, 0),
             f"after {runs['lesa'].tokens:,} tokens": difference(runs[name], lesa),

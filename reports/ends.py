@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports import rates, start
 from reports.claims import RIVALS
-from reports.contest import Contest, by_side, of_other_text, of_own_text
+from reports.contest import Contest, by_side, of_other_text, of_own_text, seeds
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.speed import time_ratio
@@ -17,7 +17,8 @@ BESIDE = {
     "solar": "SOLAR's",
     "noise": "that of Gaussian noise of equal norms",
 }
-ALONE = ", so with intervals over documents alone"
+UNSOUGHT = " (at a rate not sought for it)"
+ALONE = ", so with intervals over documents or packages alone"
 TRAINED = {
     "new": "the new layers",
     "all": "every layer",
@@ -44,7 +45,7 @@ def of_all_budgets(m: Metrics) -> dict[str, Runs]:
 
 def in_short(m: Metrics) -> list[str]:
     """What became of the paper's three promises: a lower start, a better end, lower cost."""
-    said = [part for part in (at_the_start(m), after_training(m), in_time(m)) if part]
+    said = [part for part in (at_the_start(m), *after_training(m), in_time(m)) if part]
     return [f"**In short:** {'. '.join(said)}."] if said else []
 
 
@@ -65,35 +66,60 @@ def start_gap(m: Metrics, lesa: start.Start, method: str) -> Interval | None:
     return start.difference(lesa, other) if other else None
 
 
-def after_training(m: Metrics) -> str:
-    """On which side of the others' loss LESA's is at every budget."""
-    told = [said for model, name in BESIDE.items() if (said := at_every_budget(m, model, name))]
-    return f"After training LESA's loss is {'; '.join(told)}" if told else ""
+def after_training(m: Metrics) -> list[str]:
+    """On which side of the others' loss LESA's is at every budget, a sentence a text."""
+    by_text: dict[str, list[Contest]] = {}
+    for contest in budgets(m):
+        by_text.setdefault(contest.text, []).append(contest)
+    found = {
+        of[0].read if len(of) == 1 else text or "this run's text": trained_on(m, of)
+        for text, of in by_text.items()
+    }
+    return [f"Trained on {read} {said}" for read, said in found.items() if said]
 
 
-def at_every_budget(m: Metrics, model: str, name: str) -> str:
-    """`below SOLAR's after 49,152 and 262,144 tokens and above it after 5,242,880 tokens`."""
-    sides = by_side(
-        (number(contest.tokens), gap)
-        for contest in budgets(m)
-        if (other := contest.runs.get(model))
-        and (gap := difference(contest.runs["lesa"], other)) is not None
-    )
-    if len(sides) == 1:
-        ((side, tokens),) = sides.items()
-        if len(tokens) > 1:
-            return f"{side} {name} at all {len(tokens)} budgets"
-    return " and ".join(
-        f"{side} {'it' if i else name} after {series(tokens)} tokens"
-        for i, (side, tokens) in enumerate(sides.items())
-    )
+def trained_on(m: Metrics, contests: list[Contest]) -> str:
+    """contests: of one text."""
+    always, mixed = dict[str, list[str]](), []
+    for model, name in BESIDE.items():
+        sides = by_side(
+            (f"{contest.tokens:,} tokens{UNSOUGHT * unsought(m, contest, model)}", gap)
+            for contest in contests
+            if (other := contest.runs.get(model))
+            and (gap := difference(contest.runs["lesa"], other)) is not None
+        )
+        if [len(after) for after in sides.values()] == [len(contests)]:
+            always.setdefault(next(iter(sides)), []).append(name)
+        elif sides:
+            parts = [
+                f"{side} {'it' if i else name} after {series(after)}"
+                for i, (side, after) in enumerate(sides.items())
+            ]
+            mixed.append(" and ".join(parts))
+    told = [series([f"{side} {series(names)}" for side, names in always.items()])] if always else []
+    if told and len(contests) > 1:
+        told[0] += f" at {'both' if len(contests) == 2 else f'all {len(contests)}'} budgets"
+    last = contests[-1]
+    edge = rates.edge_of(m, last.study, last.runs["lesa"])
+    of = seeds([c.runs[n] for c in contests for n in ("lesa", *BESIDE) if n in c.runs])
+    of += f", LESA's rate the {edge} tried" if edge else ""
+    return f"({of}) it is {', '.join([*told, *mixed])}" if told or mixed else ""
+
+
+def unsought(m: Metrics, contest: Contest, model: str) -> bool:
+    """Whether no grid and no study sought the rate that a model has at a budget."""
+    if not contest.study or model in m.grid:
+        return False
+    return rates.sought_for(m, contest.study, contest.runs[model]) is None
 
 
 def in_time(m: Metrics) -> str:
     """What a training step of the paper's rivals takes of LESA's time."""
     ratios = {name: time_ratio(m, method) for method, name in RIVALS.items()}
-    said = [f"{name}'s takes {ratio.estimate:.0%}" for name, ratio in ratios.items() if ratio]
-    return f"Of the time of LESA's training step {series(said)}" if said else ""
+    said = [f"{name} {ratio.estimate:.2f}" for name, ratio in ratios.items() if ratio]
+    if not said:
+        return ""
+    return f"A training step takes {series(said)} times as long as LESA, whose fit is not counted"
 
 
 def table(m: Metrics) -> Table:
@@ -126,7 +152,7 @@ def table(m: Metrics) -> Table:
 
     return Table(
         "ends",
-        "LESA's loss minus each other model's, nats a token: below 0 LESA is the better one",
+        "LESA's loss minus each other model's, nats a token; negative: LESA is better",
         ", ".join(dict.fromkeys([*(start.SOURCES for _ in drawn), *folders])),
         rows,
         origin,
@@ -142,24 +168,28 @@ def notes(m: Metrics, ends: Table) -> str:
     there = {row["trains"] for row in ends.rows}
     meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
     trains = f" Trains {', '.join(meant)}." if meant else ""
-    found = " Rates of the longer budgets were sought in study `rates`" if rates.sought(m) else ""
-    found += f"{borrowed(m, budgets(m)[0], names)}." if found else ""
-    fewer = "".join(fewer_seeds(contest, names) for contest in budgets(m))
-    return f"LESA's own loss is {series(own)}.{trains}{found}{fewer_draws(m, names)}{fewer}"
+    of = "".join(
+        said(m, contest, names) for contest in budgets(m) for said in (how_sought, fewer_seeds)
+    )
+    return f"LESA's own loss is {series(own)}.{trains}{fewer_draws(m, names)}{of}"
 
 
-def borrowed(m: Metrics, contest: Contest, names: list[str]) -> str:
-    """Which models have at a budget, for want of a grid of their own, the rate that a
-    grid gave LESA or LLaMA Pro."""
-    owners = ("llama_pro", "lesa")
-    given = {float(m.grid[name]["best"]): f"`{name}`'s" for name in owners if name in m.grid}
-    found: dict[str, list[str]] = {}
-    for model in names:
-        rate = float(contest.runs[model].first["learning_rate"])
-        if model not in m.grid and rate in given:
-            found.setdefault(given[rate], []).append(model)
-    said = [f"{whose} serves {listed(models)}" for whose, models in found.items()]
-    return f"; at {contest.tokens:,} tokens {', '.join(said)}" if said else ""
+def how_sought(m: Metrics, contest: Contest, names: list[str]) -> str:
+    """Of which models no grid has the rate, and if it was sought at fewer steps than a budget."""
+    unsure = [name for name in names if unsought(m, contest, name)]
+    steps = {
+        int(own["max_steps"])
+        for name in names
+        if (own := rates.sought_for(m, contest.study, contest.runs[name]))
+        and own["max_steps"] < contest.runs[name].max_steps
+    }
+    said = [f"no grid has the rates of {listed(unsure)}"] if unsure else []
+    if steps:
+        whole = contest.runs["lesa"].max_steps
+        said.append(
+            f"rates were sought at {series([str(n) for n in sorted(steps)])} of {whole} steps"
+        )
+    return f" At {contest.tokens:,} tokens {' and '.join(said)}." if said else ""
 
 
 def fewer_draws(m: Metrics, names: list[str]) -> str:
@@ -173,11 +203,11 @@ def fewer_draws(m: Metrics, names: list[str]) -> str:
     return said
 
 
-def fewer_seeds(contest: Contest, names: list[str]) -> str:
+def fewer_seeds(m: Metrics, contest: Contest, names: list[str]) -> str:
     """Which models have fewer seeds at a budget than others have; else nothing."""
-    seeds = {name: contest.runs[name].by_seed for name in names}
-    most = max(map(len, seeds.values()))
-    few = {name: len(of) for name, of in seeds.items() if len(of) < most}
+    counts = {name: len(contest.runs[name].by_seed) for name in names}
+    most = max(counts.values())
+    few = {name: count for name, count in counts.items() if count < most}
     return "".join(
         f" With {counted(n, 'seed')} at {contest.tokens:,} tokens{ALONE if n == 1 else ''}: "
         f"{listed([name for name in few if few[name] == n])}."

@@ -14,7 +14,7 @@ from reports.measured import Json, Metrics, files, losses_at, perplexity_at
 from reports.paired import paired
 from reports.paper_tables import PUBLISHED, average, own_tasks, stated
 from reports.speed import STEPS_FILE, time_ratio
-from reports.tables import Cell, Measured, Row, Table, counted
+from reports.tables import Cell, Measured, Row, Table, counted, series
 from reports.training_runs import difference
 
 METHODS = {"lesa": "LESA", **RIVALS, "base": "base"}
@@ -23,12 +23,13 @@ BEFORE, AFTER = "perplexity before training", "perplexity after training"
 ACCURACY, TIME = "mean accuracy, %", "training time, % of LESA's"
 CODE = "HumanEval pass@1, trained on code, %"
 NOTE = (
-    "± is one standard error, [low, high] a 95% interval. A perplexity over several draws or seeds "
-    "is exp of their mean loss: a few bad draws raise it, so that it may be near SOLAR's or above "
-    "while most draws are below. A difference of perplexities is that of the losses, in nats. The "
-    "base is the untouched one before training, after it one trained alike. The paper's numbers, "
-    "from public notes of it, are of another model and text, the re-run's (result files of "
-    "OpT-DeUS, a rival) of other tasks: compare signs."
+    "± is one standard error, [low, high] a 95% interval, not corrected for how many there are. A "
+    "perplexity over several draws or seeds is exp of their mean loss: a few bad draws raise it, "
+    "so that it may be near SOLAR's or above while most draws are below. A difference of "
+    "perplexities is that of the losses, in nats. The base is the untouched one before training, "
+    "after it one trained alike. The paper's numbers, from public notes of it, are of another "
+    "model and text, the re-run's (result files of OpT-DeUS, a rival) of other tasks: compare "
+    "signs."
 )
 NO_GAPS = tuple("" for _ in RIVALS)
 
@@ -74,7 +75,7 @@ def after(m: Metrics, contest: Contest) -> list[Line]:
         gaps = [difference(lesa, of) if of else None for of in found[: len(RIVALS)]]
         of = f"here, preset `{lesa.first['preset']}`, " if lesa.first.get("preset") else "here, "
         of += contest.where(name, *(runs.model for runs in found if runs))
-        if edge := rates.edge_of(m, contest.study, name):
+        if edge := rates.edge_of(m, contest.study, lesa):
             of += f", LESA's rate the {edge} tried"
         source = f"metrics/{contest.study}/*.json" if contest.study else files("pretrain", [name])
         lines.append(line(AFTER, of, values, gaps, source))
@@ -129,7 +130,11 @@ def code(m: Metrics) -> Line:
     of, lesa, trained = "here", m.humaneval.get("lesa"), m.code.get("lesa")
     if lesa and trained:
         tokens = int(trained["steps"][-1]["tokens"])
-        of += f", {len(lesa['problems'])} problems, {tokens:,} tokens (study `code`, 1 seed)"
+        counts = [sum(m.humaneval[name]["passed"]) for name in METHODS if name in m.humaneval]
+        of += f", {len(lesa['problems'])} problems, of which {series([*map(str, counts)])} solved"
+        if "untouched" in m.humaneval:
+            of += f" (untouched base {sum(m.humaneval['untouched']['passed'])})"
+        of += f", {tokens:,} tokens (study `code`, 1 seed)"
     return line(CODE, of, values, gaps, "metrics/humaneval/*.json")
 
 

@@ -39,19 +39,23 @@ def edge(found: Json) -> str:
     return {min(tried): "lowest", max(tried): "highest"}.get(float(found["best"]), "")
 
 
-def edge_of(m: Metrics, study: str, model: str) -> str:
-    """`edge` of what was sought for a model of a study; empty where nothing was."""
-    own = sought(m).get(f"{study}-{model}")
-    return edge(own[0]) if own else ""
+def sought_for(m: Metrics, study: str, runs: Runs) -> Json | None:
+    """What was sought for a model and schedule of a study."""
+    of_runs = (found for found, _ in sought(m).values() if found["study"] == study)
+    return next((own for own in of_runs if own["run"].rpartition("-")[0] == runs.name), None)
+
+
+def edge_of(m: Metrics, study: str, runs: Runs) -> str:
+    """Whether the runs have the best rate of a search at whose edge it is; empty if not."""
+    own = sought_for(m, study, runs)
+    return edge(own) if own and own["best"] == runs.first["learning_rate"] else ""
 
 
 def limits(m: Metrics, study: str, ours: Runs, theirs: Runs) -> str:
     """How many seeds a difference of two models is over, and if our rate is at an edge."""
     said = counted(len(shared_seeds(ours, theirs)), "seed")
-    own = sought(m).get(f"{study}-{ours.name}")
-    if own and own[0]["best"] == ours.first["learning_rate"] and (end := edge(own[0])):
-        said += f", {ours.name}'s rate the {end} tried"
-    return said
+    end = edge_of(m, study, ours)
+    return said + (f", {ours.model}'s rate the {end} tried" if end else "")
 
 
 def table(m: Metrics) -> Table:

@@ -1,7 +1,7 @@
 """The study `start`: what each way of making the new layers loses before any training.
 
-A row of the study is one checkpoint. Rows that differ in the predictor's seed or in the signs of
-U's columns alone are draws of one start.
+A row of the study is one checkpoint. Rows that differ in a seed, of the predictor or of what a
+method draws, or in the signs of U's columns alone are draws of one start.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class Start:
     """All draws of one start.
 
     settings: how its predictors were fitted, where that is not the preset's way. options: what it
-    has beyond the options of LESA's own entry in the params, and its gaps if they are not those of
-    the params. Both are empty for a method as the params have it.
+    has beyond the options of LESA's own entry in the params and the seed of what a method draws,
+    and its gaps if they are not those of the params. Both are empty for a method as the params have
+    it.
     """
 
     method: str
@@ -77,7 +78,8 @@ def _settings(row: Json) -> str:
 def _options(m: Metrics, row: Json) -> str:
     lesa = m.model_of("lesa")
     usual = m.params.methods[lesa].model_extra or {} if lesa else {}
-    said = [f"{k}={v}" for k, v in sorted(row["options"].items()) if usual.get(k) != v]
+    own = {k: v for k, v in row["options"].items() if k != "seed" and usual.get(k) != v}
+    said = [f"{k}={v}" for k, v in sorted(own.items())]
     if (gaps := row["gaps"]) and gaps != m.params.gaps.model_dump():
         listed = gaps.get("after")
         said.append(

@@ -6,6 +6,7 @@ Every clause is chosen by what was measured, and says so where nothing was.
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -20,17 +21,19 @@ from reports.claims import (
 )
 from reports.contest import advice, by_side, longest, nats, of_own_text, placed, worth
 from reports.controls import REPLACED
-from reports.ends import in_short, start_gap
+from reports.ends import in_short
 from reports.measured import TRAINED, Json, Metrics, dtypes, files
 from reports.paired import interval
 from reports.speed import time_ratio
 from reports.tables import Measured, Table, counted, number, series, show, show_interval
 from reports.training_runs import difference, schedules
 
+SMALLEST = 1.5e9  # parameters of the paper's smallest model
 PAPER = (
     "**The paper:** LESA makes a language model deeper with layers that a small network predicts "
     "from their neighbours, and says that this starts lower, costs less and ends better than "
-    "LLaMA Pro and SOLAR."
+    "LLaMA Pro (copied layers that begin as the identity) and SOLAR (two overlapping parts of the "
+    "model, stacked)."
 )
 
 
@@ -120,9 +123,14 @@ def reach(m: Metrics) -> str:
 def choices_of_signs(m: Metrics) -> str:
     """How many choices of the signs of U's columns the trained LESAs have between them."""
     trained = [*m.budget.values(), *m.scale.values()]
-    signs = {run.get("signs") for run in trained if run["method"] == "lesa"} - {None}
-    count = "one choice" if len(signs) == 1 else f"{len(signs)} choices"
-    return f"; the trained LESAs have {count} of signs" if signs else ""
+    signs = Counter(run.get("signs") for run in trained if run["method"] == "lesa")
+    del signs[None]
+    if not signs:
+        return ""
+    ((usual, most),) = signs.most_common(1)
+    others = signs.total() - most
+    but = f", but for {counted(others, 'run')}" if others else ""
+    return f"; the trained LESAs have one choice of signs, `{usual}`{but}"
 
 
 LIMITS = (f"in part {Verdict.UNDECIDED}", "as far as measured")
@@ -150,9 +158,12 @@ def setting(m: Metrics) -> str:
     layers = f"{m.base['num_hidden_layers']} → {max(deeper)} layers"
     most = max((contest.tokens for contest in longest(m)), default=last)
     studies = f", studies for up to {most:,}" if most > last else ""
+    rounded = quantised(m)[0].partition(",")[0] if quantised(m)[1] != "none" else ""
+    small = ". What fails at this size may hold at the paper's" * (m.base["parameters"] < SMALLEST)
     return (
-        f"{m.base_name} of {short_count(m.base['parameters'])} parameters, {layers}; this run "
-        f"trains each model for {last:,} tokens{studies}"
+        f"{m.base_name} of {short_count(m.base['parameters'])} parameters"
+        f"{f', {rounded}' * bool(rounded)}, {layers}; this run trains each model for {last:,} "
+        f"tokens{studies}{small}"
     )
 
 
@@ -239,7 +250,7 @@ def spread(m: Metrics) -> list[str]:
         return []
     return [
         "the predictor's seed and the signs of U's columns, which no source fixes: its perplexity "
-        f"is {series(moved)}",
+        f"is {series(moved)}{neither(m)}",
         *(
             f"over the draws it {verb} with that of one constant row put into every gap (rank "
             f"correlation {series(found)})"
@@ -248,15 +259,26 @@ def spread(m: Metrics) -> list[str]:
     ]
 
 
+def neither(m: Metrics) -> str:
+    """Whether one of the two moves a start by itself, by F tests."""
+    found = [start.f_test_p(of, key) for of in start.lesa_starts(m) for key in ("seed", "signs")]
+    known = [p for p in found if p is not None]
+    if not known or min(known) < 0.05:
+        return ""
+    return f"; neither alone is seen to move it (F tests, p at least {min(known):.2f})"
+
+
 def beside_random(m: Metrics) -> list[str]:
     """Whether it starts below random matrices of its norms, and of its singular values."""
     gaps = [
-        f"{placed(gap)} that of {REPLACED[method]} {nats(gap)}"
+        f"{placed(start.difference(lesa, other))} that of {REPLACED[method]} "
+        f"({show_interval(start.difference(lesa, other))} nats, "
+        f"{counted(len(start.pairs(lesa, other)), 'draw')})"
         for lesa in start.lesa_starts(m)[:1]
         for method in ("noise", "spectrum")
-        if (gap := start_gap(m, lesa, method))
+        if (other := start.beside(m, lesa, method))
     ]
-    return [f"LESA's loss is {series(gaps)}, of one draw"] if gaps else []
+    return [f"LESA's loss is {series(gaps)}"] if gaps else []
 
 
 FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "Gaussian noise"}
@@ -280,19 +302,18 @@ def fitted_on(m: Metrics) -> list[str]:
 
 def permuted(m: Metrics) -> list[str]:
     """Whether a prediction is worth more in its own gap than in another's."""
-    gaps = [
-        start.difference(other, lesa)
+    return [
+        "with its predictions in one another's gaps it "
+        + in_order(
+            start.difference(other, lesa),
+            "starts lower",
+            "starts higher",
+            "is not told apart from LESA",
+        )
+        + f" ({counted(len(other.rows), 'permutation')}, one predictor)"
         for lesa in start.lesa_starts(m)[:1]
         for other in start.of_preset(m, "lesa_permuted", lesa.preset)
     ]
-    words = {
-        in_order(gap, "starts lower", "starts higher", "is not told apart from LESA")
-        for gap in gaps
-    }
-    if len(words) != 1:
-        return []
-    of = counted(len(gaps), "permutation")
-    return [f"with its predictions in one another's gaps it {words.pop()} ({of}, one predictor)"]
 
 
 def by_norm_weight(m: Metrics) -> list[str]:

@@ -207,7 +207,7 @@ def test_humaneval_stands_beside_the_papers_once_it_was_run(made: tuple[Path, Me
         code={"lesa": {"steps": [{"tokens": 2048}]}},
         humaneval={n: {"problems": list("abcd"), "passed": found} for n, found in passed.items()},
     )
-    of = "here, 4 problems, 2,048 tokens (study `code`, 1 seed)"
+    of = "here, 4 problems, of which 1 and 3 solved, 2,048 tokens (study `code`, 1 seed)"
     row = headline_rows(m)[headline.CODE, of]
     assert (row["LESA"].estimate, row["SOLAR"].estimate) == (25.0, 75.0)
     assert row["LLaMA Pro"] == "not run"
@@ -451,8 +451,9 @@ def test_the_first_lines_turn_with_the_numbers(made: tuple[Path, Metrics], tmp_p
     assert "`lesa` has the lowest loss" in second
     below = "which is below the base trained whole (-0.1"
     assert re.search(rf"{re.escape(below)}.* nats\); LoRA without a new layer was not", second)
-    lora = content(metrics, "budget/base-0") | {"trains": "lora", "run": "lora-0"}
-    write_json(metrics / "budget" / "lora-0.json", lora)
+    for seed in SEEDS:
+        lora = content(metrics, f"budget/base-{seed}") | {"trains": "lora", "run": f"lora-{seed}"}
+        write_json(metrics / "budget" / f"lora-{seed}.json", lora)
     third = said(tmp_path)
     lora = r"nats\) and LoRA without a new layer \(-0\.1.* nats\): depth pays"
     assert re.search(re.escape(below) + f".* {lora}", third)
@@ -494,9 +495,11 @@ def test_predictors_are_told_beside_zero_and_signs_if_they_are_one(
     metrics = write(tmp_path)
     for seed, signs in enumerate(["largest", "largest", 4]):
         change(metrics, f"budget/lesa-{seed}", "signs", value=signs)
-    assert "; the trained LESAs have 2 choices of signs." in said(metrics)
+    assert "; the trained LESAs have one choice of signs, `largest`, but for 1 run." in said(
+        metrics
+    )
     change(metrics, "budget/lesa-2", "signs", value="largest")
-    assert "; the trained LESAs have one choice of signs." in said(metrics)
+    assert "; the trained LESAs have one choice of signs, `largest`." in said(metrics)
 
 
 @pytest.mark.parametrize(("raised", "words"), [(-0.1, "lower"), (0.1, "higher")])
@@ -545,16 +548,31 @@ def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:
 
 
 def test_models_that_are_level_are_named(tmp_path: Path) -> None:
-    metrics = write(tmp_path, optional=False)
-    for name, loss, spread in (("llama_pro", 2.9, 0.0), ("lesa", 2.91, 0.3)):
+    metrics = write(tmp_path)
+    for name, loss, spread in (("llama_pro", 2.1, 0.0), ("lesa", 2.11, 0.3), ("base", 2.5, 0.0)):
         sign = np.where(np.arange(24) // 2 % 2, spread, -spread)
         losses = (np.array(blocks(loss)) + sign).tolist()
-        change(metrics, f"pretrain/{name}", "steps", -1, "block_losses", value=losses)
+        for seed in SEEDS:
+            change(metrics, f"budget/{name}-{seed}", "steps", -1, "block_losses", value=losses)
     text = said(metrics)
     assert re.search("`llama_pro` has the lowest loss, .*; not told apart from it: `lesa`", text)
-    change(metrics, "pretrain/base", "steps", -1, "block_losses", value=blocks(2.5))
+    for seed in SEEDS:
+        end = (f"budget/base-{seed}", "steps", -1, "block_losses")
+        change(metrics, *end, value=blocks(1.5))
     deep = "`base` has the lowest loss. Of deepened models it is `llama_pro`, which is above the"
     assert re.search(f"{deep} .*; not told apart from it: `lesa`", said(metrics))
+
+
+def test_models_of_few_seeds_are_put_in_no_order(tmp_path: Path) -> None:
+    metrics = write(tmp_path, optional=False)
+    for name, loss in (("base", 2.5), ("llama_pro", 2.75)):
+        change(metrics, f"pretrain/{name}", "steps", -1, "block_losses", value=blocks(loss))
+    text = said(metrics)
+    found = re.search(
+        r"`base` has the lowest mean loss; of deepened models `llama_pro`, (.*)", text
+    )
+    assert found
+    assert found[1].startswith("0.250 nats above it; fewer than 3 seeds tell no order.")
 
 
 @pytest.mark.parametrize(

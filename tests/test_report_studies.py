@@ -109,7 +109,7 @@ def test_starts_are_told_apart_by_what_made_them(made: tuple[Path, Metrics]) -> 
         "lesa (paper, norm_weight=0.0)",
         "lesa (paper, without SVD)",
         "llama_pro",
-        "noise (paper, seed=0)",
+        "noise (paper)",
         "solar",
     }
     assert rows["lesa (paper)"]["draws"] == 8
@@ -256,6 +256,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     before = budget.table(measured.load(metrics, params())).rows
     losses = longer(metrics)
     m = measured.load(metrics, params())
+    m = replace(m, grid=dict.fromkeys(run["method"] for run in m.budget.values()))
     table = budget.longer(m)
     rows = {row["model"]: row for row in table.rows}
     assert list(rows) == ["llama_pro", "base", "identity", "lesa"]
@@ -276,16 +277,16 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
         for a, b in (("identity", "llama_pro"), ("lesa", "identity"))
     )
     assert said == (
-        "**LESA up to 245,760 tokens (study `budget`, 3 seeds):** After the start it is above "
-        "`llama_pro` and `identity` at 4 of 4 points and below at none. Of its distance to LLaMA "
-        f"Pro {of_place} nats are the place of its layers (`identity`, copies there, minus LLaMA "
-        f"Pro) and {of_start} their start (LESA minus `identity`)."
+        "**LESA up to 245,760 tokens (study `budget`, 3 seeds):** After the start its loss is "
+        "above that of `llama_pro` and `identity` at 4 of 4 points, and below none of them at any. "
+        f"Of its distance to LLaMA Pro {of_place} nats are the place of its layers (`identity`, "
+        f"copies there, minus LLaMA Pro) and {of_start} their start (LESA minus `identity`)."
     )
     (line,) = ends.in_short(m)
     assert line.startswith(
         "**In short:** Before training LESA's loss is above LLaMA Pro's and below SOLAR's and that "
-        "of Gaussian noise of equal norms (preset `paper`, 8 draws). After training LESA's loss is "
-        "above LLaMA Pro's at all 2 budgets; below SOLAR's after 81,920 tokens. "
+        "of Gaussian noise of equal norms (preset `paper`, 8 draws). Trained on this run's text (3 "
+        "seeds) it is above LLaMA Pro's at both budgets, below SOLAR's after 81,920 tokens. "
     )
     crossed = {
         name: run | {"steps": [s | {"block_losses": [9.0] * 24} for s in run["steps"]]}
@@ -321,18 +322,22 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert isinstance(short, Interval)
     assert short.estimate == pytest.approx(0.05)
     assert (rows["base"]["new layers"], rows["identity"]["new layers"]) == (0, params().gaps.count)
-    sought = replace(m, rates={"budget-lesa": {"study": "budget", "model": "lesa"}})
-    assert ends.notes(sought, ends.table(sought)).endswith("sought in study `rates`.")
-    rate = float(m.budget["lesa-0"]["learning_rate"])  # of all models here
-    lent = replace(sought, grid={"lesa": {"best": rate}})
-    said = "at 81,920 tokens `lesa`'s serves `base`, `llama_pro` and `identity`."
-    assert said in ends.notes(lent, ends.table(lent))
+    last = ends.budgets(m)[-1].runs["lesa"]
+    of = {"study": "budget", "model": "lesa", "run": f"{last.name}-0", "max_steps": 4}
+    sought = replace(m, rates={"budget-lesa": of})
+    assert f" At 245,760 tokens rates were sought at 4 of {last.max_steps} steps." in ends.notes(
+        sought, ends.table(sought)
+    )
+    less = replace(m, grid=dict.fromkeys(rows))
+    said = "At 81,920 tokens no grid has the rates of `lesa`. At 245,760 tokens no"
+    assert f" {said}" in ends.notes(less, ends.table(less))
     fewer = {
         name: run for name, run in m.budget.items() if run["method"] != "base" or not run["seed"]
     }
     one = ends.notes(of_one := replace(m, budget=fewer), ends.table(of_one))
     assert one.endswith(
-        " With 1 seed at 245,760 tokens, so with intervals over documents alone: `base`."
+        " With 1 seed at 245,760 tokens, so with intervals over documents or packages alone: "
+        "`base`."
     )
     # The comparison of all methods stays that of its own schedule.
     assert not any("120" in runs.name for runs in budget.main_runs(m))
@@ -430,11 +435,12 @@ def test_study_scale_on_the_way_and_in_short(scaled: tuple[Path, Metrics]) -> No
     assert llama_pro[tokens[0]] == pytest.approx(2.0)
     said, advice = contest.worth(m)[1], contest.advice(m)
     where = "10,485,760 tokens of Python source (study `scale`, 2 seeds)"
-    assert said.startswith(f"**LESA up to {where}:** After the start it is ")
-    assert "above `identity` at 0 of 20 points and below at 20, first after 524,288 tokens" in said
+    assert said.startswith(f"**LESA up to {where}:** After the start its loss is above that of ")
+    assert "`identity` at 0 of 20 points and below at 20, first after 524,288 tokens" in said
+    assert "none of them" not in said
     assert (
-        "`base` has the lowest loss. Of deepened models it is `llama_pro`, which is above the base "
-        "trained whole (0.050 [0.045, 0.055] nats) and below LoRA without" in advice
+        "(study `scale`, 1 to 2 seeds) `base` has the lowest mean loss; of deepened models "
+        "`llama_pro`, 0.050 nats above it; fewer than 3 seeds tell no order." in advice
     )
     forgotten = re.search(r"On Wikipedia, .* above the untouched base \((\S+) \[", said)
     assert forgotten
@@ -485,27 +491,28 @@ def test_rates_that_were_sought(scaled: tuple[Path, Metrics]) -> None:
 def test_a_rate_at_the_edge_of_what_was_tried_is_named(scaled: tuple[Path, Metrics]) -> None:
     m = scaled[1]
     assert "may do better" not in "".join(contest.worth(m))
-    tried = [{"learning_rate": r, "validation_loss": 3.0 - r} for r in (1e-3, 3e-3, 1e-2)]
-    own = m.rates["budget-lesa"] | {"study": "scale", "runs": tried, "best": 1e-2}
-    edge = replace(m, rates=m.rates | {"scale-lesa": own})
-    assert contest.worth(edge)[1].endswith(
-        ". A higher rate may do better for `lesa`: the highest that was tried was best."
-    )
-    lowest = replace(m, rates=m.rates | {"scale-lesa": own | {"best": 1e-3}})
-    assert contest.worth(lowest)[1].endswith(
-        ". A lower rate may do better for `lesa`: the lowest that was tried was best."
-    )
     lesa, other = (training_runs.called(m.scale, name) for name in ("lesa", "llama_pro"))
     assert lesa
     assert other
     assert rates.limits(m, "scale", lesa, other) == "2 seeds"
-    at_its_rate = own | {"best": lesa.first["learning_rate"]}
-    for runs, said in (
-        ([{"learning_rate": at_its_rate["best"]}], "2 seeds, lesa's rate the highest tried"),
-        (tried[1:], "2 seeds"),
+    rate = lesa.first["learning_rate"]
+    own = m.rates["budget-lesa"] | {"study": "scale", "run": "lesa-0", "best": rate}
+    for factors, end, word in (
+        ((0.1, 1.0), "highest", "higher"),
+        ((1.0, 10.0), "lowest", "lower"),
+        ((0.1, 1.0, 10.0), "", ""),
     ):
-        edge = replace(m, rates={"scale-lesa": at_its_rate | {"runs": runs}})
-        assert rates.limits(edge, "scale", lesa, other) == said
+        tried = [{"learning_rate": rate * f, "validation_loss": 3.0} for f in factors]
+        edge = replace(m, rates=m.rates | {"scale-lesa": own | {"runs": tried}})
+        said = f", lesa's rate the {end} tried" if end else ""
+        assert rates.limits(edge, "scale", lesa, other) == f"2 seeds{said}"
+        advice = f" A {word} rate may do better for `lesa`: the {end} that was tried was best."
+        assert contest.worth(edge)[1].endswith(advice) == bool(end)
+    # A rate that the runs do not have says nothing of them.
+    other_rate = own | {"runs": [{"learning_rate": rate * 10}], "best": rate * 10}
+    assert rates.limits(replace(m, rates={"scale-lesa": other_rate}), "scale", lesa, other) == (
+        "2 seeds"
+    )
 
 
 def test_rates_of_a_log_stand_beside_those_of_the_study(scaled: tuple[Path, Metrics]) -> None:

@@ -196,7 +196,7 @@ def grouped(findings: list[Finding]) -> str:
 def deciding(findings: list[Finding]) -> list[Finding]:
     """Of several rivals the first finding against each, whatever it says; else the first of each
     verdict that the claim comes to. A claim's findings begin with those of most draws, or of the
-    longest training."""
+    longest training on the text that it speaks of."""
     shown = in_short(findings).partition(",")[0]
     wanted = (Verdict.HOLDS, Verdict.FAILS) if shown == PARTLY else (shown,)
     found: dict[str, Finding] = {}
@@ -218,7 +218,7 @@ def in_brief(claims: list[Claim]) -> Table:
     return Table(
         "verdicts",
         "The paper's claims, the verdict here and what decides it: against each rival the number "
-        "of most draws or of the longest training",
+        "of most draws or of the longest training on the claim's text",
         "reports/claims",
         rows,
     )

@@ -11,6 +11,7 @@ from reports.paired import Array, interval
 from reports.tables import show_interval
 
 ON_PAR = 1.10
+SPLITS = {"random": "at random", "layer": "by layer, this project's harder test"}
 CLAIM = "The predictor's test loss is on par with its training loss"
 SHORT = "the predictors' test loss is on par with their training loss"
 SECTION = "The predictors"
@@ -77,7 +78,7 @@ def variants(m: Metrics) -> list[Finding]:
         return [cannot("triples of variants", "no variants were made", "make study NAME=variants")]
     found = []
     for name, content in measured.items():
-        of = f"triples of variants, split {content['split']}, basis {content['basis']}"
+        of = f"triples of variants, split {SPLITS[content['split']]}, basis {content['basis']}"
         both = [domains.over_fits(content, by) for by in (domains.over_train, domains.over_zero)]
         found += judged(of, files("variants", [name]), *both)
     return found

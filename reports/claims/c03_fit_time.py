@@ -37,9 +37,15 @@ def extrapolated(depth: Json, epochs: int) -> tuple[float, float]:
 
 
 def findings(m: Metrics) -> list[Finding]:
-    found = []
+    found, depth = [], m.benchmarks.get("depth", {})
+    enough = len([d for d in depth.get("depths", []) if "fit_seconds" in d]) > 1
+    machine = "{cores} cores of {processor}".format(**depth["machine"]) if enough else ""
     for preset, runs in m.fits_by_preset.items():
         seconds = [sum(float(c["seconds"]) for c in r["kinds"].values()) for r in runs.values()]
+        there = ""
+        if enough:
+            far, _ = extrapolated(depth, m.params.fit.presets[preset].epochs)
+            there = f"; extrapolated to Llama-3-8B on {machine} {number(far)} s"
         said = (
             f"{number(max(seconds))} s for the slowest of {counted(len(runs), 'seed')}, "
             f"{m.base['num_hidden_layers']} layers and {m.base['parameters']:,} parameters"
@@ -50,16 +56,14 @@ def findings(m: Metrics) -> list[Finding]:
                 said,
                 verdict(max(seconds)),
                 files("fit", list(runs)),
-                number=f"{number(max(seconds))} s for {m.base['parameters']:,} parameters",
+                number=f"{number(max(seconds))} s for {m.base['parameters']:,} parameters{there}",
             )
         )
     if found and m.base["num_hidden_layers"] < LAYERS:
         there = "make profile PROFILE=llama3-8b && dvc repro fit"
         found.append(cannot("Llama-3-8B on a GPU", "not measured", there))
-    depth = m.benchmarks.get("depth", {})
-    if len([d for d in depth.get("depths", []) if "fit_seconds" in d]) < 2:
+    if not enough:
         return [*found, cannot("Llama-3-8B", "two depths were not measured", "make bench", True)]
-    machine = depth["machine"]
     for preset in m.first_runs:
         seconds_there, residual = extrapolated(depth, m.params.fit.presets[preset].epochs)
         said = (
@@ -67,8 +71,7 @@ def findings(m: Metrics) -> list[Finding]:
             f"a line through {len(depth['depths'])} depths at its widths (points at most "
             f"{100 * residual:.0f}% off it)"
         )
-        cores = f"{machine['cores']} cores of {machine['processor']}"
-        subject = f"preset {preset} at Llama-3-8B's {LAYERS} layers on {cores}"
+        subject = f"preset {preset} at Llama-3-8B's {LAYERS} layers on {machine}"
         found.append(
             Finding(
                 subject,

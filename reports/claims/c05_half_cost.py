@@ -83,11 +83,11 @@ def judged(
 
 
 def studied(m: Metrics) -> list[Finding]:
-    """Runs of the studies, the longest schedule first: LESA's own of half the steps, else the point
-    at half of it."""
+    """Runs of the studies, first those on this run's text, as the claim is no claim of code, the
+    longest schedule first: LESA's own of half the steps, else the point at half of it."""
     found = [
         finding
-        for study, text in (("scale", " of Python source"), ("budget", ""))
+        for study, text in (("budget", ""), ("scale", " of Python source"))
         for name in LESA
         for lesa in schedules(getattr(m, study), name)[::-1]
         for finding in of_schedule(m, study, text, lesa)

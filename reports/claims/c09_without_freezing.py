@@ -12,16 +12,18 @@ from reports.paired import LEVEL, Array, Interval
 from reports.tables import counted, show_interval
 from reports.training_runs import Runs, difference, schedules, shared_seeds, trained_otherwise
 
+MORE = 1.05  # times as large a standard deviation
+FEWEST_STEPS = 8
 OTHERS = {"all": "every layer", "new_then_all": "new layers first, then every layer"}
 CLAIM = "Without freezing the original layers the loss falls more slowly and fluctuates"
 SHORT = "without freezing the loss falls more slowly and fluctuates"
 SECTION = "Ablations"
 RULE = (
     "final held-out loss minus that of training new layers alone above 0 by its interval; the "
-    "training loss around its line over the last half of the steps has the larger variance, by "
-    f"Pitman and Morgan's test of paired variances; not decided by fewer than {FEWEST} seeds"
+    "training loss around its line over the last half of the steps has a standard deviation more "
+    f"than {MORE - 1:.0%} larger, by Pitman and Morgan's test of paired variances: less is no "
+    f"fluctuation that a curve shows; not decided by fewer than {FEWEST} seeds"
 )
-FEWEST_STEPS = 8
 PAPER = "training-loss curves alone; no number stated"
 
 
@@ -45,7 +47,7 @@ def compared(m: Metrics, subject: str, free: Runs, frozen: Runs) -> list[Finding
     of = counted(seeds, "seed")
     if (rate := free.first["learning_rate"]) != (own := frozen.first["learning_rate"]):
         of += f", rate {rate:g} against {own:g}"
-        of += "" if rate_sought(m, free) else ", not sought for it"
+        of += "" if rates.sought_for(m, "budget", free) else ", not sought for it"
     slower = f"final loss minus that of new layers alone {show_interval(gap)} nats, {of}"
     found = Finding(f"slower: {subject}", slower, above(gap), budget.SOURCES)
     return [of_enough(found, seeds), fluctuates(f"fluctuates: {subject}", free, frozen, of)]
@@ -57,13 +59,8 @@ def fluctuates(subject: str, free: Runs, frozen: Runs, of: str) -> Finding:
         why = f"fewer than {FEWEST_STEPS} training losses in the second half"
         return cannot(subject, why, "make study NAME=budget")
     said = f"standard deviation of the training loss around its line, {show_interval(ratio)} times"
-    found = Finding(subject, f"{said}, {of}", above(ratio, 1), budget.SOURCES)
+    found = Finding(subject, f"{said}, {of}", above(ratio, MORE), budget.SOURCES)
     return of_enough(found, len(shared_seeds(free, frozen)))
-
-
-def rate_sought(m: Metrics, runs: Runs) -> bool:
-    """Whether the study `rates` sought the rate of the runs for their model and schedule."""
-    return f"budget-{runs.name}" in rates.sought(m)
 
 
 def residuals(run: Json) -> Array:
