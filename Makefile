@@ -86,7 +86,7 @@ $(MERGEKIT)/.installed: benchmarks/requirements-mergekit.txt requirements.txt co
 	$(MERGEKIT)/bin/pip install -r $< -c requirements.txt -c constraints.txt
 	touch $@
 
-bench: $(STAMP) $(MERGEKIT)/.installed ## Speed and memory beside peers (BENCH=name: one of them)
+bench: $(STAMP) $(if $(filter expansion,$(or $(BENCH),expansion)),$(MERGEKIT)/.installed) ## Speed and memory beside peers (BENCH=name: one of them)
 	$(RUN) python -m benchmarks $(BENCH)
 
 ui: $(STAMP) ## MLflow's pages on the runs so far, at the address that it prints

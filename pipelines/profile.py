@@ -46,8 +46,10 @@ def compose(profile: str, conf: Path = Path("conf")) -> dict[str, Any]:
         overlay = OmegaConf.load(path) if profile != "default" else OmegaConf.create()
         for key in replaced(tree, overlay):
             OmegaConf.update(tree, key, {}, merge=False)
-        merged: Any = OmegaConf.to_container(OmegaConf.merge(tree, overlay))
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError) as error:
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(tree, overlay), resolve=True)
+    except (
+        OmegaConfBaseException, OSError, YAMLError, TypeError, ValueError, RecursionError
+    ) as error:  # fmt: skip
         line = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: cannot be merged with the default ({line})") from None
     choose_models(merged, str(path))
@@ -69,11 +71,15 @@ def choose_models(tree: dict[str, Any], where: str) -> None:
     if "models" not in tree:
         return
     wanted, methods = tree.pop("models"), tree["methods"] or {}
+    if not isinstance(methods, dict):
+        raise UserError(f"{where}: methods: must be a mapping of names to methods")
     if not isinstance(wanted, list) or not wanted or not all(isinstance(n, str) for n in wanted):
         raise UserError(f"{where}: models: must be a list of names of methods")
     for name in wanted:
         if name not in methods:
-            raise UserError(f"{where}: models: no method {name!r}; there are {', '.join(methods)}")
+            raise UserError(
+                f"{where}: models: no method {name!r}; there are {', '.join(map(str, methods))}"
+            )
     tree["methods"] = {name: methods[name] for name in wanted}
 
 

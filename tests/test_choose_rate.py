@@ -12,7 +12,8 @@ import pytest
 
 from lesa.errors import CheckError, UserError
 from lesa.files import read_json, write_json
-from lesa.training.pretrain import LayerTrainer, Run
+from lesa.training.pretrain import Run
+from lesa.training.trainer import LayerTrainer
 from pipelines import choose_rate
 from pipelines.choose_rate import Try, best_of, measure
 from pipelines.chosen_rate import rate_warnings, read_grid

@@ -496,14 +496,77 @@ def test_a_link_to_nowhere_is_no_new_folder(base: Path, tmp_path: Path, run: Run
     assert (status, "is there already" in err) == (2, True)
 
 
+MAKING = """
+import sys, time
+from pathlib import Path
+from lesa.commands.output import alone
+with alone(Path(sys.argv[1])):
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_made_by_one_run_at_a_time(
+    base: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run is refused until the first ends, or is killed."""
+    start, out = start_of(base, tmp_path / "start"), tmp_path / "out"
+    first = subprocess.Popen([sys.executable, "-c", MAKING, out], stdout=subprocess.PIPE)
+    try:
+        assert first.stdout
+        assert first.stdout.readline() == b"begun\n"
+        for again in (
+            lambda: lesa.expand(base, out, method="solar", layers=8),
+            lambda: lesa.train(start, out, text, text, tokens=256, batch_size=1),
+            lambda: lesa.fit_outputs(start, out, text, tokens=256, rounds=1),
+        ):
+            with pytest.raises(UserError, match=f"^{out}: another run is making it"):
+                again()
+        assert not out.exists()
+    finally:
+        first.kill()
+        first.wait()
+    lesa.expand(base, out, method="solar", layers=8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "start"]
+
+
+@pytest.mark.parametrize("out", ["/proc/deeper", "x" * 250])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_base_is_read(
+    base: Path, out: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lesa.commands.expand.check", lambda _: pytest.fail("was read"))
+    with pytest.raises(UserError, match=rf"^{out}: cannot be made there \("):
+        lesa.expand(base, out, method="solar", layers=8)
+
+
+def test_numbers_of_the_python_functions_are_whole(base: Path, text: Path, tmp_path: Path) -> None:
+    start, out, odd = start_of(base, tmp_path / "start"), tmp_path / "out", 1e4
+    for name, call in (
+        ("tokens", lambda value: lesa.train(start, out, text, text, tokens=value)),
+        ("batch_size", lambda value: lesa.train(start, out, text, text, batch_size=value)),
+        ("tokens", lambda value: lesa.fit_outputs(start, out, text, tokens=value)),
+        ("rounds", lambda value: lesa.fit_outputs(start, out, text, rounds=value)),
+        ("layers", lambda value: lesa.plan(base, method="solar", layers=value)),
+        ("seed", lambda value: lesa.expand(base, out, method="noise", layers=8, seed=value)),
+    ):
+        for value in (odd, "12", True):
+            with pytest.raises(UserError, match=rf"^{name}: {value}: must be a whole number from"):
+                call(value)
+    lesa.plan(base, method="solar", layers=np.int64(8))  # type: ignore[arg-type]
+
+
 def start_of(base: Path, folder: Path, method: str = "identity") -> Path:
     lesa.expand(base, folder, method=method, layers=8)
     return folder
 
 
-def test_one_step_trains(base: Path, text: Path, tmp_path: Path) -> None:
+def test_one_step_trains(
+    base: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start = start_of(base, tmp_path / "start")
     found = lesa.train(start, tmp_path / "out", text, text, tokens=256, batch_size=1)
+    assert f"text: {text} is what was trained on" in capsys.readouterr().err
     assert [tokens for tokens, _ in found.curve] == [0, 256]
     assert found.curve[1][1] < found.curve[0][1]
 
@@ -606,7 +669,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no folder": (("inspect", "nowhere"), "nowhere: no such folder"),
     "no layers": (("plan", "BASE"), "layers: "),
     "fewer layers": (("plan", "BASE", "--layers", "6"), "layers: 6 must be more"),
-    "far too many layers": (("plan", "BASE", "-n", "9" * 14), "by 10000 at most"),
+    "far too many layers": (("plan", "BASE", "-n", "99999"), "by 10000 at most"),
     "not a number": (("plan", "BASE", "--layers", "many"), "should be a valid integer"),
     "unknown method": (("plan", "BASE", "-n", "8", "-m", "magic"), "unknown method 'magic'"),
     "unknown place": (("plan", "BASE", "-n", "8", "--positions", "left"), "positions: 'left'"),

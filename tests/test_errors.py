@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from lesa.errors import CheckError, UserError, one_line
 
@@ -24,6 +25,11 @@ FULL = os.strerror(errno.ENOSPC)
         ),
         (OSError(errno.ENOSPC, FULL, "a/file"), 2, f"a/file: {FULL}"),
         (OSError(errno.ENOSPC, FULL), 2, f"{{here}}: {FULL}"),
+        (
+            SafetensorError("I/O error: Quota exceeded (os error 122)"),
+            2,
+            "{here}: I/O error: Quota exceeded (os error 122)",
+        ),
         (OSError("no words of the system's"), 2, "{here}: no words of the system's"),
     ],
     ids=str,
@@ -44,5 +50,6 @@ def test_a_command_ends_with_one_line(
 
 
 def test_an_error_of_the_program_keeps_its_traceback() -> None:
-    with pytest.raises(KeyError), one_line():
-        raise KeyError
+    for error in (KeyError, SafetensorError):
+        with pytest.raises(error), one_line():
+            raise error

@@ -285,6 +285,13 @@ def test_a_profiles_name_of_any_length(tmp_path: Path) -> None:
         ("gaps: {first: 15}\n", r"mine\.yaml: profile: 'default'.*must be 'mine'"),
         ("profile: mine\nmodels: [base\n", "cannot be merged"),
         ("- a\n- b\n", "cannot be merged"),
+        ("profile: mine\nmethods: base\nmodels: [base]\n", "methods: must be a mapping"),
+        (
+            "profile: mine\nmethods: {1: {method: average}}\nmodels: [foo]\n",
+            "no method 'foo'; .* 1",
+        ),
+        ("5\n", r"mine\.yaml: cannot be merged"),
+        ("profile: mine\nbase: {path: '${oc.env:NO_SUCH_NAME}'}\n", "NO_SUCH_NAME"),
         ("profile: mine\nmethods: {lesa: {seed: 3}}\n", r"^.*mine\.yaml: methods\.lesa\.seed"),
     ],
 )
@@ -292,6 +299,15 @@ def test_a_bad_profile_is_one_line(tmp_path: Path, text: str, says: str) -> None
     with pytest.raises(UserError, match=says) as error:
         compose("mine", profile(tmp_path, text))
     assert "\n" not in str(error.value)
+
+
+def test_a_profile_may_name_what_the_environment_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELS", "/models")
+    base = "base: {source: path, path: '${oc.env:MODELS}/mine', license: MIT}"
+    merged = compose("mine", profile(tmp_path, f"profile: mine\n{base}\n"))
+    assert merged["base"]["path"] == "/models/mine"
 
 
 def test_unknown_base_source() -> None:

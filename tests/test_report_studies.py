@@ -256,7 +256,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     before = budget.table(measured.load(metrics, params())).rows
     losses = longer(metrics)
     m = measured.load(metrics, params())
-    m = replace(m, grid=dict.fromkeys(run["method"] for run in m.budget.values()))
+    m = replace(m, grid={run["method"]: {} for run in m.budget.values()})
     table = budget.longer(m)
     rows = {row["model"]: row for row in table.rows}
     assert list(rows) == ["llama_pro", "base", "identity", "lesa"]
@@ -328,7 +328,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert f" At 245,760 tokens rates were sought at 4 of {last.max_steps} steps." in ends.notes(
         sought, ends.table(sought)
     )
-    less = replace(m, grid=dict.fromkeys(rows))
+    less = replace(m, grid={str(name): {} for name in rows})
     said = "At 81,920 tokens no grid has the rates of `lesa`. At 245,760 tokens no"
     assert f" {said}" in ends.notes(less, ends.table(less))
     fewer = {

@@ -16,9 +16,9 @@ from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import check_text, windows_of
 from lesa.commands.growth import chosen, gaps_of, layer_plan
+from lesa.commands.output import alone, check_out, work_of
 from lesa.commands.presets import preset_of
 from lesa.commands.workshop import Model, Workshop
-from lesa.errors import UserError
 from lesa.files import key_of, tree_digest, work_folder
 
 
@@ -62,42 +62,23 @@ def expand(
     check_out(base, out, scored)
     if scored is not None:
         check_text(scored)
-    how, own = chosen(method, seed, options or {})
-    settings = preset_of(preset)
-    check(base)
-    source = Checkpoint(base)
-    gaps = gaps_of(source.num_layers, layers, positions)
-    layer_plan(how, source.num_layers, gaps)  # refused here, and not after minutes
-    if scored is not None:
-        windows_of(base, scored)  # refused here, too
-    key = key_of(__version__, tree_digest(base), settings.model_dump(), seed)
-    with work_folder(work_of(out), key) as folder:
-        workshop, made = Workshop(source, folder, settings, seed), folder / "checkpoint"
-        model = workshop.make(method, how, own, gaps, made, scored)
-        made.rename(out)
+    with alone(out):
+        how, own = chosen(method, seed, options or {})
+        settings = preset_of(preset)
+        check(base)
+        source = Checkpoint(base)
+        gaps = gaps_of(source.num_layers, layers, positions)
+        layer_plan(how, source.num_layers, gaps)  # refused here, and not after minutes
+        if scored is not None:
+            windows_of(base, scored)  # refused here, too
+        key = key_of(__version__, tree_digest(base), settings.model_dump(), seed)
+        with work_folder(work_of(out), key) as folder:
+            workshop, made = Workshop(source, folder, settings, seed), folder / "checkpoint"
+            model = workshop.make(method, how, own, gaps, made, scored)
+            made.rename(out)
     return Expansion(
         **vars(model), out=str(out), seconds=workshop.seconds, peak_memory=peak_memory()
     )
-
-
-def work_of(out: Path) -> Path:
-    """Where a command leaves what is to become `out` while it is unfinished."""
-    return out.with_name(f".{out.name}.work")
-
-
-def check_out(base: Path, out: Path, *texts: Path | None) -> None:
-    """`out` is a new folder's name, in a folder that is there, and not inside of the base; nothing
-    that is read lies where the unfinished work is emptied."""
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out}: is there already; name a new folder, or remove it first")
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: the folder {out.parent} is not there; make it first")
-    if base.resolve() in out.resolve().parents:
-        raise UserError(f"{out}: lies in the base's folder {base}; name a folder outside of it")
-    work = work_of(out).resolve()
-    for path in filter(None, (base, *texts)):
-        if path.resolve().is_relative_to(work):
-            raise UserError(f"{path}: lies where unfinished work for {out} is kept; move it away")
 
 
 def peak_memory() -> int:

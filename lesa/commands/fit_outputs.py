@@ -47,8 +47,9 @@ def fit_outputs(
     check_paths(start, out, train, heldout)
     plan = read_plan(start, Checkpoint(start).num_layers)
     check_count("tokens", tokens, 1)
-    if rounds < 1 or tokens < rounds:
-        raise UserError(f"rounds: {rounds}: must be 1 or more, and no more than tokens ({tokens})")
+    check_count("rounds", rounds, 1)
+    if tokens < rounds:
+        raise UserError(f"rounds: {rounds}: must be no more than tokens ({tokens})")
     check_positive("step_size", step_size)
     check_positive("damping", damping)
 

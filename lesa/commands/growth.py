@@ -45,6 +45,7 @@ def gaps_of(num_layers: int, layers: int | None, positions: str | None) -> Place
         )
     if layers is None:
         raise UserError("layers: how many the deeper model has must be given, or positions")
+    check_count("layers", layers, 1)
     new = layers - num_layers
     if not 1 <= new <= MANY:
         raise UserError(

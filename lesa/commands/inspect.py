@@ -82,9 +82,9 @@ def inspect(
 ) -> Inspection:
     """Read a checkpoint of a family of the table (lesa/checkpoints/families.py).
 
-    Without `spectra` no matrix is read, which takes seconds. `text`, a UTF-8 file, is scored as
-    `evaluate` does, once with every layer and once without each of them. Raises UserError, one
-    line, for a checkpoint that cannot be deepened: it says what is wrong with it.
+    Without `spectra` every weight is read once, to see that it is finite, and no more. `text`, a
+    UTF-8 file, is scored as `evaluate` does, once with every layer and once without each of them.
+    Raises UserError, one line, for a checkpoint that cannot be deepened: it says what is wrong.
     """
     found = check(path)
     # Read, and refused, before the spectra.

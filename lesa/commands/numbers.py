@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 from lesa.errors import UserError
 from lesa.params import INT32_MAX
@@ -15,5 +16,6 @@ def check_positive(name: str, value: float) -> None:
 
 def check_count(name: str, value: int, least: int = 0) -> None:
     """As params.yaml's counts and seeds are bound: every library's generators take such a seed."""
-    if not least <= value <= INT32_MAX:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= value <= INT32_MAX:
         raise UserError(f"{name}: {value}: must be a whole number from {least} to {INT32_MAX:,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from lesa import __version__
 from lesa.checkpoints.check import check
 from lesa.commands.evaluate import Score, check_text, evaluate
-from lesa.commands.expand import check_out, work_of
+from lesa.commands.output import alone, check_out, work_of
 from lesa.commands.workshop import check_made
 from lesa.files import key_of, sha256, tree_digest, work_folder
 
@@ -41,16 +42,20 @@ def retrained(
     `work` is used. `make` returns how many tokens it read.
     """
     _, heldout = texts
-    check(start)
-    digests = [sha256(text) if text else None for text in texts]
-    key = key_of(__version__, tree_digest(start), digests, settings)
-    with work_folder(work_of(out), key) as folder:
-        made, begun = folder / "checkpoint", time.perf_counter()
-        tokens = make(folder, made)
-        seconds = time.perf_counter() - begun
-        check_made(made, start)
-        before, after = (evaluate(path, heldout) if heldout else None for path in (start, made))
-        made.rename(out)
+    with alone(out):
+        check(start)
+        digests = [sha256(text) if text else None for text in texts]
+        key = key_of(__version__, tree_digest(start), digests, settings)
+        with work_folder(work_of(out), key) as folder:
+            made, begun = folder / "checkpoint", time.perf_counter()
+            tokens = make(folder, made)
+            seconds = time.perf_counter() - begun
+            check_made(made, start)
+            before, after = (evaluate(path, heldout) if heldout else None for path in (start, made))
+            made.rename(out)
+    if digests[0] == digests[1]:
+        note = f"text: {heldout} is what was trained on: its loss says little of other texts"
+        print(note, file=sys.stderr)
     return Retrained(str(out), tokens, seconds, before, after)
 
 
