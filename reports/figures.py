@@ -18,7 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    StrMethodFormatter,
+)
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -43,6 +49,7 @@ STYLE: Any = {  # Any: matplotlib types each key apart
     "savefig.facecolor": "white",
 }
 MILLIONS = 1e6  # of tokens: an axis writes 2.5 M
+FAR = 300  # perplexity: draws above it are told by their number
 WIDTH = 7.0  # inches: the text width of an A4 page
 
 
@@ -122,7 +129,9 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
     """Titles, axes and legend of two panels of losses: the whole run, and its second half."""
     for axes, title in ((whole, "whole run"), (late, "second half, enlarged")):
         axes.set(xlabel=unit, ylabel="held-out loss (nats/token)", title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5 if axes.get_xlim()[1] < MILLIONS / 10 else 4))
+        millions = axes.get_xlim()[1] >= MILLIONS
+        axes.xaxis.set_major_formatter(EngFormatter() if millions else StrMethodFormatter("{x:,g}"))
     legend_below(figure, whole)
 
 
@@ -136,34 +145,39 @@ def seeds_curves(study: list[Runs]) -> Figure:
     """Held-out loss of a study's runs by tokens, named from the highest end to the lowest; a band
     from the lowest to the highest seed where there are several."""
     study = sorted(study, key=lambda runs: -runs.final_loss)
+    most = max(len(runs.by_seed) for runs in study)
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     whole, late = figure.subplots(1, 2)
     styles = model_styles([runs.model for runs in study])
     for runs in study:
         x = np.array(list(runs.points), dtype=float)
         seeds = runs.curve(list(runs.by_seed)).mean(2)  # (points, seeds)
+        # A line without a band looks the surer for it.
+        label = runs.model + (" (1 seed)" if len(runs.by_seed) == 1 < most else "")
         for axes, kept in ((whole, x >= 0), (late, x >= x[-1] / 2)):
             style = styles[runs.model]
             every = max(1, int(kept.sum()) // 8)
-            axes.plot(x[kept], seeds[kept].mean(1), label=runs.model, markevery=every, **style)
+            axes.plot(x[kept], seeds[kept].mean(1), label=label, markevery=every, **style)
             low, high = seeds[kept].min(1), seeds[kept].max(1)
             axes.fill_between(x[kept], low, high, color=style["color"], alpha=0.15, linewidth=0)
     _label_losses(figure, whole, late, "training tokens")
-    if whole.get_xlim()[1] >= MILLIONS:
-        for axes in (whole, late):
-            axes.xaxis.set_major_formatter(EngFormatter())
     return figure
 
 
 def start_distributions(m: Metrics) -> Figure:
-    """Perplexity of every draw, a line a preset or control, beside the base's and SOLAR's."""
+    """Perplexity of every draw, a line a preset or control, beside the base's and SOLAR's; what is
+    above FAR stands as a number beside its line."""
     drawn = [s for s in start.starts(m) if len(s.rows) >= start.FEWEST]
     figure = Figure(figsize=(WIDTH, 1.4 + 0.4 * len(drawn)), layout="constrained")
     axes = figure.subplots()
     for i, one in enumerate(drawn):
-        rows = np.full(len(one.rows), i)
-        axes.plot(one.perplexities, rows, "o", markersize=4, alpha=0.6, gid=one.name)
-        axes.plot(np.median(one.perplexities), i, "|", color="black", markersize=14)
+        near = one.perplexities[one.perplexities <= FAR]
+        style: Any = {"markersize": 4, "alpha": 0.6, "color": OKABE_ITO[1], "gid": one.name}
+        axes.plot(near, np.full(len(near), i), "o", **style)
+        axes.plot(min(FAR, np.median(one.perplexities)), i, "|", color="black", markersize=14)
+        if far := len(one.rows) - len(near):
+            words = f"› {far} more, up to {one.perplexities.max():,.0f}"
+            axes.annotate(words, (1.01, i), xycoords=("axes fraction", "data"), va="center")
     beside = ("base", "solar")
     styles = model_styles(beside)
     for method in beside:
@@ -171,6 +185,10 @@ def start_distributions(m: Metrics) -> Figure:
             style = styles[method] | {"marker": "None"}
             axes.axvline(float(single.perplexities[0]), label=method, **style)
     axes.set(xscale="log", xlabel="held-out perplexity before training (bar: median)")
+    axes.set_xlim(None, FAR)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(range(len(drawn)), [one.name for one in drawn])
     axes.set_ylim(-0.6, len(drawn) - 0.4)
     legend_below(figure, axes)

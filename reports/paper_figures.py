@@ -5,7 +5,6 @@ Each function makes a figure or, where what it shows was not measured, None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,34 +110,31 @@ def predictor_curves(m: Metrics) -> Figure | None:
     """Loss of a preset's predictors by epoch, on what they are fitted on and on held-out triples.
 
     Reads `kinds.<kind>.curve` of metrics/fit: rows of epoch, fitted_mse, heldout_mse and zero_mse,
-    of the predictor that does not see the held-out triples.
+    that of the held-out triples, which the predictor does not see.
     """
     runs = {preset: m.fit[run]["kinds"] for preset, run in m.first_runs.items()}
     drawn = {
-        preset: {kind: content["curve"] for kind, content in kinds.items() if content.get("curve")}
+        preset: {kind: content for kind, content in kinds.items() if content.get("curve")}
         for preset, kinds in runs.items()
     }
-    drawn = {preset: curves for preset, curves in drawn.items() if curves}
+    drawn = {preset: kinds for preset, kinds in drawn.items() if kinds}
     if not drawn:
         return None
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     grid = figure.subplots(1, len(drawn), squeeze=False).ravel()
-    for axes, (preset, curves) in zip(grid, drawn.items(), strict=True):
-        for i, (kind, curve) in enumerate(curves.items()):
-            style = line_style(i)
+    for axes, (preset, kinds) in zip(grid, drawn.items(), strict=True):
+        for i, (kind, content) in enumerate(kinds.items()):
+            style, curve = line_style(i), content["curve"]
             x = [row["epoch"] for row in curve]
-            axes.plot(x, _over_zero(curve, "heldout_mse"), label=kind, **style)
+            axes.plot(x, [r["heldout_mse"] / r["zero_mse"] for r in curve], label=kind, **style)
             fine: Any = style | {"alpha": 0.4, "markersize": 0, "linestyle": "-"}
-            axes.plot(x, _over_zero(curve, "fitted_mse"), **fine)
+            zero = content["heldout"]["fitted"]["zero_mse"]
+            axes.plot(x, [r["fitted_mse"] / zero for r in curve], **fine)
         axes.axhline(1, color="0.5", linewidth=0.8)
         axes.set(xlabel="epoch", ylabel="MSE / MSE of predicting zero", title=preset)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     legend_below(figure, grid[0])
     return figure
-
-
-def _over_zero(curve: list[Mapping[str, float]], key: str) -> list[float]:
-    return [row[key] / row["zero_mse"] for row in curve]
 
 
 def independent() -> Figure:
@@ -198,8 +194,8 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
             (
                 "paper_predictors",
                 predictor_curves(m),
-                "Error of the predictors by epoch, over that of predicting zero on the held-out "
-                "triples: on those triples (markers), and faint on those they are fitted on",
+                "Error of the predictors by epoch, over that of predicting zero on the same "
+                "triples: on held-out ones (markers), and faint on those they are fitted on",
                 fits,
             ),
             (

@@ -634,13 +634,15 @@ def test_predictor_curves_are_drawn_where_they_are_saved(tmp_path: Path) -> None
         for epoch in range(3)
     ]
     change(metrics, "fit/paper-0", "kinds", "q_proj", "curve", value=curve)
+    own_zero = ("kinds", "q_proj", "heldout", "fitted", "zero_mse")
+    change(metrics, "fit/paper-0", *own_zero, value=4.0)
     figure = paper_figures.predictor_curves(measured.load(metrics, params()))
     assert figure is not None
     (axes,) = figure.axes
     heldout, fitted, _ = axes.lines
     assert axes.get_title() == "paper"
     assert list(heldout.get_ydata()) == [2.0, 1.5, 1.0]  # type: ignore[arg-type]
-    assert list(fitted.get_ydata()) == [1.5, 1.0, 0.5]  # type: ignore[arg-type]
+    assert list(fitted.get_ydata()) == [0.75, 0.5, 0.25]  # type: ignore[arg-type]
 
 
 def test_continuity_shows_gate_proj_first_and_nothing_without_it(tmp_path: Path) -> None:

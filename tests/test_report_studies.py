@@ -22,6 +22,7 @@ from reports import (
     contest,
     controls,
     ends,
+    figures,
     measured,
     official,
     paired,
@@ -733,3 +734,22 @@ def test_training_steps_are_whole(made: tuple[Path, Metrics]) -> None:
     ratio = rows["llama_pro"]["over LESA's"]
     assert isinstance(ratio, Interval)
     assert ratio.estimate == pytest.approx(3.0 / 2.5)
+
+
+def test_draws_off_the_scale_are_told_by_their_number(tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    for seed, value in ((0, 512.0), (1, 1024.0)):
+        change(metrics, f"start/lesa-paper-{seed}", "perplexity", value=value)
+    (axes,) = figures.start_distributions(measured.load(metrics, params())).axes
+    assert "› 2 more, up to 1,024" in [text.get_text() for text in axes.texts]
+    points = {str(line.get_gid()): np.asarray(line.get_xdata()) for line in axes.lines}
+    assert [points[name].size for name in ("lesa (paper)", "constant_row (paper)")] == [6, 8]
+
+
+def test_lines_of_one_seed_say_so_beside_lines_of_more(scaled: tuple[Path, Metrics]) -> None:
+    study = training_runs.groups(scaled[1].scale)
+    axes, _ = figures.seeds_curves(study).axes
+    for runs in study:
+        said = f"{runs.model} (1 seed)" if len(runs.by_seed) == 1 else runs.model
+        assert said in axes.get_legend_handles_labels()[1]
+    assert {len(runs.by_seed) for runs in study} == {1, 2}
