@@ -56,6 +56,7 @@ def at_the_start(m: Metrics) -> str:
         sides = by_side((name, gap) for name, gap in gaps.items() if gap)
         if told := series([f"{side} {series(names)}" for side, names in sides.items()]):
             draws = counted(len(lesa.rows), "draw")
+            draws += "".join(f", {n} of `{model}`" for model, n in fewer_draws(m, list(BESIDE)))
             return f"Before training LESA's loss is {told} (preset `{lesa.preset}`, {draws})"
     return ""
 
@@ -171,7 +172,12 @@ def notes(m: Metrics, ends: Table) -> str:
     of = "".join(
         said(m, contest, names) for contest in budgets(m) for said in (how_sought, fewer_seeds)
     )
-    return f"LESA's own loss is {series(own)}.{trains}{fewer_draws(m, names)}{of}"
+    drawn = "".join(
+        f" Before training `{model}` has {counted(n, 'draw')}."
+        for model, n in fewer_draws(m, names)
+        if model != "lesa"
+    )
+    return f"LESA's own loss is {series(own)}.{trains}{drawn}{of}"
 
 
 def how_sought(m: Metrics, contest: Contest, names: list[str]) -> str:
@@ -192,15 +198,16 @@ def how_sought(m: Metrics, contest: Contest, names: list[str]) -> str:
     return f" At {contest.tokens:,} tokens {' and '.join(said)}." if said else ""
 
 
-def fewer_draws(m: Metrics, names: list[str]) -> str:
-    """Which models have fewer draws before training than LESA; else nothing."""
-    said = ""
-    for lesa in start.lesa_starts(m)[:1]:
-        for model in names:
-            other = start.beside(m, lesa, model)
-            if other and other.seeded and (n := len(start.pairs(lesa, other))) < len(lesa.rows):
-                said += f" Before training `{model}` has {counted(n, 'draw')}."
-    return said
+def fewer_draws(m: Metrics, names: list[str]) -> list[tuple[str, int]]:
+    """Models with fewer draws before training than LESA, and how many they share with it."""
+    return [
+        (model, n)
+        for lesa in start.lesa_starts(m)[:1]
+        for model in names
+        if (other := start.beside(m, lesa, model))
+        and other.seeded
+        and (n := len(start.pairs(lesa, other))) < len(lesa.rows)
+    ]
 
 
 def fewer_seeds(m: Metrics, contest: Contest, names: list[str]) -> str:
