@@ -184,6 +184,7 @@ class Grid(TypedDict):
 class Rates(Grid):
     study: Literal["budget", "scale"]
     tokens: Positive
+    run: str
 
 
 class Start(TypedDict):
