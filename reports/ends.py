@@ -175,7 +175,6 @@ def notes(m: Metrics, ends: Table) -> str:
     drawn = "".join(
         f" Before training `{model}` has {counted(n, 'draw')}."
         for model, n in fewer_draws(m, names)
-        if model != "lesa"
     )
     return f"LESA's own loss is {series(own)}.{trains}{drawn}{of}"
 
