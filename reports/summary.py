@@ -272,7 +272,8 @@ def beside_random(m: Metrics) -> list[str]:
     """Whether it starts below random matrices of its norms, and of its singular values."""
     gaps = [
         f"{placed(start.difference(lesa, other))} that of {REPLACED[method]} "
-        f"({show_interval(start.difference(lesa, other))} nats, "
+        f"({show_interval(start.difference(lesa, other))} nats; lower in "
+        f"{int((start.matched(lesa, other).mean(1) < 0).sum())} of "
         f"{counted(len(start.pairs(lesa, other)), 'draw')})"
         for lesa in start.lesa_starts(m)[:1]
         for method in ("noise", "spectrum")
