@@ -18,6 +18,7 @@ from voluptuous import Invalid
 
 from lesa.errors import UserError
 from lesa.files import read_object
+from pipelines.folders import SVD
 from reports.consistency import read
 
 MAIN = "dvc.lock"
@@ -119,23 +120,47 @@ def disagreeing(locks: Locks) -> Iterator[str]:
     """A line for each path that two stages of one lock record with different content.
 
     What a stage read is what another one wrote; where none did, what most stages read. Code is left
-    to `unknown_code` and `older_code`: a study's runs are made over days, and code goes on.
+    to `unknown_code` and `older_code`: a study's runs are made over days, and code goes on. The
+    SVD's last digits are left to `other_roundings`.
     """
+    for entry, origin in unlike_others(locks):
+        if not is_rounding(entry, origin):
+            there = f"stage {origin.stage} {'wrote' if origin.out else 'read'} {shown(origin)}"
+            yield f"{entry.place}: {shown(entry)}, but {there}"
+
+
+def other_roundings(locks: Locks) -> Iterator[str]:
+    """A line for each lock with stages that read the SVD of another processor."""
+    found: dict[str, list[str]] = {}
+    for entry, origin in unlike_others(locks):
+        if is_rounding(entry, origin):
+            found.setdefault(entry.lock, []).append(entry.stage)
+    for lock, stages in found.items():
+        yield f"{lock}: read another rounding of {SVD}, as another processor's: {', '.join(stages)}"
+
+
+def is_rounding(entry: Entry, origin: Entry) -> bool:
+    """Whether two SVDs that stages read may be alike but for last digits: a processor sums in its
+    own order. Its size tells that of another base, which has an entry of its own, too; where a lock
+    has the stage that wrote it, there is but one."""
+    read = not entry.out and not origin.out
+    return read and entry.path == str(SVD) and entry.size == origin.size
+
+
+def unlike_others(locks: Locks) -> Iterator[tuple[Entry, Entry]]:
+    """Entries of another content than their path has in their lock, beside the one that counts."""
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in locks.entries:
-        if is_code(entry.path):
-            continue
-        groups.setdefault((entry.lock, entry.path), []).append(entry)
+        if not is_code(entry.path):
+            groups.setdefault((entry.lock, entry.path), []).append(entry)
     for group in groups.values():
         contents = [(entry.md5, entry.size) for entry in group]
         origin = next((entry for entry in group if entry.out), None) or max(
             group, key=lambda entry: contents.count((entry.md5, entry.size))
         )
-        verb = "wrote" if origin.out else "read"
         for entry in group:
             if (entry.md5, entry.size) != (origin.md5, origin.size):
-                there = f"stage {origin.stage} {verb} {shown(origin)}"
-                yield f"{entry.place}: {shown(entry)}, but {there}"
+                yield entry, origin
 
 
 def shown(entry: Entry) -> str:

@@ -44,7 +44,7 @@ def verify() -> int:
         print(f"{'differs' if found else 'ok':8}{name}")
         print(*(f"        {line}" for line in found), sep="\n", end="\n" * bool(found))
         count += len(found)
-    notes = (locks.older_code, locks.earlier_inputs, locks.uncommitted)
+    notes = (locks.older_code, locks.earlier_inputs, locks.other_roundings, locks.uncommitted)
     for line in (line for note in notes for line in note(known)):
         print(f"note    {line}")
     return count
