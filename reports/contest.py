@@ -40,7 +40,7 @@ OWN = {
     "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
     "fitted_identity": "`identity` with fitted outputs",
 }
-FEWEST_DOCUMENTS = 6
+FEWEST_DOCUMENTS = 6  # of another text: fewer leave an interval that says nothing
 LEVEL = "not told apart from"  # an interval that spans zero
 
 
@@ -163,22 +163,26 @@ def which(contest: Contest) -> str:
     seed, and an interval over documents alone does not know that."""
     enough = {n: runs for n, runs in contest.runs.items() if len(runs.by_seed) >= FEWEST}
     ordered = Contest(contest.study, enough)
-    if len(ordered.deep) > 1 and ordered.shallow:
-        contest = ordered
-    best, deepest = lowest(contest.runs), lowest(contest.deep)
-    if contest is not ordered:
-        said = f"After {contest.where(*contest.runs)} {named(best)} has the lowest mean loss"
-        if deepest != best:
-            behind = contest.runs[deepest].final_loss - contest.runs[best].final_loss
-            said += f"; of deepened models {named(deepest)}, {behind:.3f} nats above it"
-        return f"{said}; fewer than {FEWEST} seeds tell no order"
-    level = level_with(best, contest.runs)
-    deep = level_with(deepest, contest.deep) if deepest != best else []
-    said = f"After {contest.where(best, deepest, *level, *deep)} {named(best)} has the lowest loss"
+    if len(ordered.deep) < 2 or not ordered.shallow:
+        return unordered(contest)
+    best, deepest = lowest(ordered.runs), lowest(ordered.deep)
+    level = level_with(best, ordered.runs)
+    deep = level_with(deepest, ordered.deep) if deepest != best else []
+    said = f"After {ordered.where(best, deepest, *level, *deep)} {named(best)} has the lowest loss"
     if deepest == best:
-        return said + depth(contest) + too_near(level)
+        return said + depth(ordered) + too_near(level)
     said += f"{too_near(level)}. Of deepened models it is {named(deepest)}"
-    return said + depth(contest) + too_near(deep)
+    return said + depth(ordered) + too_near(deep)
+
+
+def unordered(contest: Contest) -> str:
+    """Where too few seeds end, by their means."""
+    best, deepest = lowest(contest.runs), lowest(contest.deep)
+    said = f"After {contest.where(*contest.runs)} {named(best)} has the lowest mean loss"
+    if deepest != best:
+        behind = contest.runs[deepest].final_loss - contest.runs[best].final_loss
+        said += f"; of deepened models {named(deepest)}, {behind:.3f} nats above it"
+    return f"{said}; fewer than {FEWEST} seeds tell no order"
 
 
 def too_near(models: list[str]) -> str:

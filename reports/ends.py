@@ -169,9 +169,7 @@ def notes(m: Metrics, ends: Table) -> str:
     there = {row["trains"] for row in ends.rows}
     meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
     trains = f" Trains {', '.join(meant)}." if meant else ""
-    of = "".join(
-        said(m, contest, names) for contest in budgets(m) for said in (how_sought, fewer_seeds)
-    )
+    of = "".join(how_sought(m, c, names) + fewer_seeds(c, names) for c in budgets(m))
     drawn = "".join(
         f" Before training `{model}` has {counted(n, 'draw')}."
         for model, n in fewer_draws(m, names)
@@ -209,7 +207,7 @@ def fewer_draws(m: Metrics, names: list[str]) -> list[tuple[str, int]]:
     ]
 
 
-def fewer_seeds(m: Metrics, contest: Contest, names: list[str]) -> str:
+def fewer_seeds(contest: Contest, names: list[str]) -> str:
     """Which models have fewer seeds at a budget than others have; else nothing."""
     counts = {name: len(contest.runs[name].by_seed) for name in names}
     most = max(counts.values())

@@ -158,7 +158,8 @@ def setting(m: Metrics) -> str:
     layers = f"{m.base['num_hidden_layers']} → {max(deeper)} layers"
     most = max((contest.tokens for contest in longest(m)), default=last)
     studies = f", studies for up to {most:,}" if most > last else ""
-    rounded = quantised(m)[0].partition(",")[0] if quantised(m)[1] != "none" else ""
+    weights, effect = quantised(m)
+    rounded = weights.partition(",")[0] if effect != "none" else ""
     small = ". What fails at this size may hold at the paper's" * (m.base["parameters"] < SMALLEST)
     return (
         f"{m.base_name} of {short_count(m.base['parameters'])} parameters"
@@ -271,13 +272,12 @@ def neither(m: Metrics) -> str:
 def beside_random(m: Metrics) -> list[str]:
     """Whether it starts below random matrices of its norms, and of its singular values."""
     gaps = [
-        f"{placed(start.difference(lesa, other))} that of {REPLACED[method]} "
-        f"({show_interval(start.difference(lesa, other))} nats; lower in "
-        f"{int((start.matched(lesa, other).mean(1) < 0).sum())} of "
-        f"{counted(len(start.pairs(lesa, other)), 'draw')})"
+        f"{placed(interval(found))} that of {REPLACED[method]} ({show_interval(interval(found))} "
+        f"nats; lower in {int((found.mean(1) < 0).sum())} of {counted(len(found), 'draw')})"
         for lesa in start.lesa_starts(m)[:1]
         for method in ("noise", "spectrum")
         if (other := start.beside(m, lesa, method))
+        for found in [start.matched(lesa, other)]
     ]
     return [f"LESA's loss is {series(gaps)}"] if gaps else []
 

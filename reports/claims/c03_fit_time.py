@@ -40,12 +40,13 @@ def findings(m: Metrics) -> list[Finding]:
     found, depth = [], m.benchmarks.get("depth", {})
     enough = len([d for d in depth.get("depths", []) if "fit_seconds" in d]) > 1
     machine = "{cores} cores of {processor}".format(**depth["machine"]) if enough else ""
+    presets = m.params.fit.presets
+    far = {p: extrapolated(depth, presets[p].epochs) for p in m.first_runs} if enough else {}
     for preset, runs in m.fits_by_preset.items():
         seconds = [sum(float(c["seconds"]) for c in r["kinds"].values()) for r in runs.values()]
-        there = ""
-        if enough:
-            far, _ = extrapolated(depth, m.params.fit.presets[preset].epochs)
-            there = f"; extrapolated to Llama-3-8B on {machine} {number(far)} s"
+        brief = f"{number(max(seconds))} s for {m.base['parameters']:,} parameters"
+        if preset in far:
+            brief += f"; extrapolated to Llama-3-8B on {machine} {number(far[preset][0])} s"
         said = (
             f"{number(max(seconds))} s for the slowest of {counted(len(runs), 'seed')}, "
             f"{m.base['num_hidden_layers']} layers and {m.base['parameters']:,} parameters"
@@ -56,7 +57,7 @@ def findings(m: Metrics) -> list[Finding]:
                 said,
                 verdict(max(seconds)),
                 files("fit", list(runs)),
-                number=f"{number(max(seconds))} s for {m.base['parameters']:,} parameters{there}",
+                number=brief,
             )
         )
     if found and m.base["num_hidden_layers"] < LAYERS:
@@ -64,8 +65,7 @@ def findings(m: Metrics) -> list[Finding]:
         found.append(cannot("Llama-3-8B on a GPU", "not measured", there))
     if not enough:
         return [*found, cannot("Llama-3-8B", "two depths were not measured", "make bench", True)]
-    for preset in m.first_runs:
-        seconds_there, residual = extrapolated(depth, m.params.fit.presets[preset].epochs)
+    for preset, (seconds_there, residual) in far.items():
         said = (
             f"extrapolated, not measured: {number(seconds_there)} s, by "
             f"a line through {len(depth['depths'])} depths at its widths (points at most "
