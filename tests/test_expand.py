@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lesa.checkpoints.base import copy_checkpoint
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.method.prediction import load_predictor
@@ -57,6 +60,26 @@ def test_a_note_that_is_no_text(llama: Path, tmp_path: Path) -> None:
     (llama / "LICENSE_NOTE.json").write_text(r'{"source": "half \ud800"}')
     folder, _ = deepen(llama, "solar", tmp_path / "work", GAPS)
     assert "Base: half ?." in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_code_that_a_base_names_is_not_looked_for(llama: Path, tmp_path: Path) -> None:
+    """It is not run here and not copied: a caller who trusts it gets transformers' own classes."""
+    named: dict[str, dict[str, Any]] = {
+        "config.json": {"AutoModelForCausalLM": "code.Model", "AutoConfig": "code.Config"},
+        "tokenizer_config.json": {"AutoTokenizer": ["code.Tokenizer", None]},
+    }
+    for file, auto_map in named.items():
+        entries = json.loads((llama / file).read_text(encoding="utf-8"))
+        (llama / file).write_text(json.dumps(entries | {"auto_map": auto_map}), encoding="utf-8")
+    folder, _ = deepen(llama, "solar", tmp_path / "work", GAPS)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    copy_checkpoint(llama, copy)
+    for made, depth in ((folder, 8), (copy, 6)):
+        model = AutoModelForCausalLM.from_pretrained(made, trust_remote_code=True)
+        assert len(model.model.layers) == depth
+        kept = AutoTokenizer.from_pretrained(made, trust_remote_code=True)
+        assert kept("a b").input_ids == AutoTokenizer.from_pretrained(llama)("a b").input_ids
 
 
 def layer(folder: Path, index: int) -> dict[str, Tensor]:

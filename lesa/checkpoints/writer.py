@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lesa.checkpoints.reader import INDEX
-from lesa.files import write_json, write_tensors
+from lesa.files import read_object, write_json, write_tensors
 
 SHARD_BYTES = 512 * 2**20
 PLAN_FILE = "layer_plan.json"
@@ -22,6 +22,11 @@ SIDE_FILES = (  # what a checkpoint folder holds besides its weights, as far as 
     "*vocab.json", "merges.txt", "*.model", "*.spm", "*.tiktoken", "*.tokenizer", "bpe.codes",
     "dict.txt", "byte_maps.json", "emoji.json", "normalizer.json", "word_*.json",
 )  # fmt: skip
+
+
+# An entry of side files that names code beside the weights: it is not run, nor copied.
+OWN_CODE = "auto_map"
+NAMES_CODE = {"config.json", "tokenizer_config.json"}
 
 
 def write_checkpoint(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -60,10 +65,17 @@ def write_checkpoint(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) 
 
 def copy_side_files(source: Path, folder: Path, *more: str) -> None:
     """Copy config, tokenizer, templates and licences, and the files `more`: all else that may lie
-    in a checkpoint's folder, such as the same weights as pickles, is not the model's."""
+    in a checkpoint's folder, such as the same weights as pickles, is not the model's.
+
+    Nor is code: where config.json or tokenizer_config.json names some, that entry is left out, or
+    `trust_remote_code=True` would look for it.
+    """
     for pattern in (*SIDE_FILES, *more):
         for path in source.glob(pattern):
             if path.is_file():
                 target = folder / path.relative_to(source)
                 target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
+                if path.name in NAMES_CODE and OWN_CODE in (entries := read_object(path)):
+                    write_json(target, {k: v for k, v in entries.items() if k != OWN_CODE})
+                else:
+                    shutil.copyfile(path, target)
