@@ -57,11 +57,16 @@ def test_the_draw_is_the_seeds(tmp_path: Path) -> None:
     ("family", "parameters", "said"),
     [
         ("gpt2", 10**6, r"the layers of GPT2LMHeadModel have no nn\.Linear; train `new` or `all`"),
-        ("llama", 10, r"\d+ matrices cannot have"),
-        ("llama", 10**6, r"\d+ matrices cannot have"),
+        ("llama", 10, r"42 matrices cannot have 10 parameters, but LOW \(rank 1\) to HIGH"),
+        ("llama", 10**6, r"42 matrices cannot have 1,000,000 parameters, but LOW \(rank 1\) to"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, family: str, parameters: int, said: str) -> None:
     model = load_model(save_family(family, tmp_path / "base"))
+    stored = model.state_dict().items()
+    shapes = [matrix.shape for name, matrix in stored if name.endswith("_proj.weight")]
+    lowest = sum(map(sum, shapes))
+    said = said.replace("HIGH", f"{lowest * max(map(min, shapes)):,}") if shapes else said
+    said = said.replace("LOW", f"{lowest:,}")
     with pytest.raises(UserError, match=rf"^LoRA: {said}"):
         adapt(model, parameters, seed=0)

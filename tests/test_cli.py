@@ -639,6 +639,21 @@ def test_training_says_which_argument_is_wrong(
         assert f"error: {said}" in last_line(err)
 
 
+def test_adapters_that_cannot_be_are_refused_before_the_text_is_read(
+    tmp_path: Path, run: Run
+) -> None:
+    """transformers stacks a mixture's experts, so its new layers outweigh all of its adapters."""
+    base = save_family("mixtral", tmp_path / "mixtral", num_local_experts=32)
+    start = start_of(base, tmp_path / "start")
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(b"\xff")
+    files = ("--train", broken, "--text", broken)
+    status, out, err = run("train", start, tmp_path / "out", *files, "--trains", "lora")
+    assert (status, out) == (2, "")
+    said = r"error: LoRA: \d+ matrices cannot have [\d,]+ parameters, but [\d,]+ \(rank 1\) to "
+    assert re.search(said + r"[\d,]+; train `new` or `all`", last_line(err))
+
+
 @pytest.mark.parametrize(
     "content",
     ["[", "[1]", "null", '"a"', "[]", "{}", '[{"layer_idx": 0}]', b"\xff\xfe", "short", "frozen"],

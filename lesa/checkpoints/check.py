@@ -103,6 +103,14 @@ def check_floats(checkpoint: Checkpoint) -> None:
             )
 
 
+def model_on_meta(explicit: Any, where: str) -> Any:
+    """transformers' model of an explicit config: names and shapes, and no weights."""
+    from transformers import AutoModelForCausalLM
+
+    with explained(f"{where}: transformers makes no model of it"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(explicit)
+
+
 def check_loading(checkpoint: Checkpoint) -> None:
     """Compare names and shapes with the model's own, which transformers loads without memory."""
     from transformers import AutoModelForCausalLM, GenerationConfig

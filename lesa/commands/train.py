@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from datasets import Dataset
 from torch import Tensor
 
+from lesa.checkpoints.check import model_on_meta
 from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import whole_windows
 from lesa.commands.numbers import check_count, check_positive
@@ -18,7 +19,7 @@ from lesa.errors import UserError
 from lesa.machine import has_bfloat16
 from lesa.params import Train
 from lesa.training import pretrain
-from lesa.training.adapters import AdapterRun, merged
+from lesa.training.adapters import AdapterRun, adapter_rank, merged
 from lesa.training.saving import save
 from lesa.upscaling.plan import read_plan
 
@@ -79,7 +80,9 @@ def train(
                     f"trains: lora: {start} has no new layer, and adapters have as many parameters "
                     "as the new layers; all would do"
                 )
-            adapters = new * Checkpoint(start).layer_parameters()
+            checkpoint = Checkpoint(start)
+            adapters = new * checkpoint.layer_parameters()
+            adapter_rank(model_on_meta(checkpoint.explicit, str(start)), adapters)
     found: dict[str, Any] = {}
 
     def make(work: Path, made: Path) -> int:

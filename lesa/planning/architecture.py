@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lesa.checkpoints.base import Base, describe, random_config
-from lesa.checkpoints.check import NOTE, check_running
+from lesa.checkpoints.check import NOTE, check_running, model_on_meta
 from lesa.checkpoints.families import Family, family_of
 from lesa.checkpoints.reader import read_config
 from lesa.downloads import explained
@@ -123,14 +123,11 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     Raises UserError, one line, for a family that is not in the table, a config that transformers
     refuses, a model that cannot run, and one that the method cannot expand.
     """
-    from transformers import AutoModelForCausalLM
-
     family, explicit = family_of(config, where), read_config(config, where)
     dtype = explicit.dtype or torch.float32
     if not isinstance(dtype, torch.dtype):
         raise UserError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16")
-    with explained(f"{where}: transformers makes no model of it"), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(explicit)
+    model = model_on_meta(explicit, where)
     check_running(model, where)
     shapes = layer_shapes(model, family, where)
     kinds: dict[str, tuple[int, int]] = {}

@@ -38,31 +38,48 @@ class AdapterRun(Run):
             super().prepare_model(model)
 
 
+def layer_linears(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Widths (in, out) of the `nn.Linear` in a model's layers, by name. GPT-2 has none, and of a
+    mixture's experts, which transformers stacks, none is one."""
+    family = model_family(model)
+    return {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and family.split(f"{name}.weight") is not None
+    }
+
+
+def adapter_rank(model: nn.Module, parameters: int) -> int:
+    """The rank at which a model's adapters have nearly `parameters` parameters; the model may be on
+    the meta device.
+
+    Raises UserError where the layers have no `nn.Linear`, where rank 1 has more than twice as many,
+    or where the rank would be above the width of every matrix.
+    """
+    linear = layer_linears(model)
+    if not linear:
+        kind = type(model).__name__
+        raise UserError(f"LoRA: the layers of {kind} have no nn.Linear; train `new` or `all`")
+    of_rank_1, largest = sum(map(sum, linear.values())), max(map(min, linear.values()))
+    rank = round(parameters / of_rank_1)
+    if not 0 < rank <= largest:
+        raise UserError(
+            f"LoRA: {len(linear)} matrices cannot have {parameters:,} parameters, but "
+            f"{of_rank_1:,} (rank 1) to {largest * of_rank_1:,}; train `new` or `all`"
+        )
+    return rank
+
+
 def adapt(model: nn.Module, parameters: int, seed: int) -> int:
     """Freeze `model` and put adapters beside its layers' `nn.Linear`; returns their rank.
 
     Of rank r, one of a matrix (out, in) has r (out + in) parameters: A (r, in), drawn by `seed`,
     and B (out, r), zero, whose product is added to the matrix. All together have nearly
-    `parameters`. Raises UserError where there is no `nn.Linear` in the layers (GPT-2), where rank 1
-    has more than twice as many, or where r would be above the width of every matrix: a mixture's
-    experts, which transformers stacks, have no adapters.
+    `parameters`. Raises UserError as `adapter_rank` does.
     """
-    family = model_family(model)
-    linear = {
-        name: (module.in_features, module.out_features)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and family.split(f"{name}.weight") is not None
-    }
-    if not linear:
-        kind = type(model).__name__
-        raise UserError(f"LoRA: the layers of {kind} have no nn.Linear; train `new` or `all`")
-    rank = round(parameters / sum(map(sum, linear.values())))
-    if not 0 < rank <= max(map(min, linear.values())):
-        raise UserError(
-            f"LoRA: {len(linear)} matrices cannot have {parameters:,} parameters: rank {rank}"
-        )
+    rank = adapter_rank(model, parameters)
     model.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(linear))
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layer_linears(model)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
