@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lesa.files import key_of, tree_digest, work_folder
+from pipelines.folders import WORK
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("lesa", "baselines", "eval", "reports", "pipelines")
@@ -79,7 +80,7 @@ def resumable(
     """`work_folder` artifacts/work/<place> of what `module` makes of the folders `read` and of
     JSON-like `settings`."""
     key = key_of(settings, [tree_digest(folder) for folder in read], code_digest(module))
-    return work_folder(Path("artifacts/work") / place, key)
+    return work_folder(WORK / place, key)
 
 
 def code_digest(module: str) -> str:

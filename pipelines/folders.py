@@ -7,4 +7,5 @@ SVD = Path("artifacts/svd")
 FITS = Path("artifacts/fit")
 INIT, TRAINED = Path("artifacts/init"), Path("artifacts/trained")
 CORPUS = Path("artifacts/corpus")
-PREFIX = Path("artifacts/work/prefix")  # stays: other models and later runs read it, too
+WORK = Path("artifacts/work")  # unfinished
+PREFIX = WORK / "prefix"  # stays: other models and later runs read it, too

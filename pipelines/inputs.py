@@ -16,11 +16,12 @@ from lesa.files import named_folder, read_json, sha256, write_json
 from lesa.params import FileText, Params, PathBase
 from lesa.text.documents import text_files
 from lesa.text.rows import readable
+from pipelines.folders import WORK
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
 FOLDER = Path("artifacts/inputs")
-KNOWN = Path("artifacts/work/inputs.json")
+KNOWN = WORK / "inputs.json"
 
 
 def named_files(params: Params) -> dict[str, list[Path]]:

@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 from lesa.files import tree_digest, write_json
 from lesa.params import Params
@@ -20,7 +19,7 @@ from lesa.training.pretrain import Run, train
 from lesa.training.saving import save
 from pipelines.chosen_rate import chosen_for, rate_warnings, read_grid
 from pipelines.closure import resumable
-from pipelines.folders import CORPUS, INIT, PREFIX, TRAINED
+from pipelines.folders import CORPUS, INIT, PREFIX, TRAINED, WORK
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
 
@@ -35,7 +34,7 @@ def logged(log: Tracker, tokens_per_step: int, numbers: Mapping[str, float], ste
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name, settings = args.model, params.train
-    init, unfinished = INIT / name, Path(f"artifacts/work/pretrain/{name}")
+    init, place = INIT / name, f"pretrain/{name}"
     path, grid = read_grid(name)
     run = Run(
         init, load_blocks(CORPUS, "train"), load_blocks(CORPUS, "test"), settings, grid["best"]
@@ -48,12 +47,12 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         shared = settings.model_dump(exclude=OF_THE_MACHINE)
         shared["sequences_per_step"] = run.sequences_per_step
         of = [shared, run.learning_rate, checkpoint]
-        kept = resumable(f"pretrain/{name}", "pipelines.pretrain", [CORPUS], of)
+        kept = resumable(place, "pipelines.pretrain", [CORPUS], of)
     with kept if group.is_main_process else nullcontext():
         group.wait_for_everyone()  # the folder may have been emptied
         prefix_cache = PREFIX if settings.prefix_cache else None
         by_tokens = partial(logged, log, run.tokens_per_step)
-        trained, curve = train(run, unfinished, by_tokens, prefix_cache=prefix_cache)
+        trained, curve = train(run, WORK / place, by_tokens, prefix_cache=prefix_cache)
         if group.is_main_process:
             save(trained, init, TRAINED / name)
             said = {"rate_warnings": warnings} if warnings else {}
