@@ -13,7 +13,6 @@ not set words apart) goes without that task.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -27,7 +26,7 @@ from eval.data import rows
 from eval.sentences import CLOSING, SPACED, UNSPACED, sentences, separates_words, truncate
 from eval.suite import write_task
 from lesa.errors import UserError
-from lesa.files import write_text
+from lesa.files import write_json_lines
 
 Row = dict[str, Any]
 
@@ -97,8 +96,7 @@ def write_perplexity(documents: list[Row], folder: Path) -> None:
 def write(name: str, data: list[Row], folder: Path, without: Iterable[str] = ()) -> None:
     """Write a task's data, and its YAML less the metrics `without`."""
     file = f"{name}.jsonl"
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in data)
-    write_text(folder / file, "".join(lines))
+    write_json_lines(folder / file, data)
     config = yaml.safe_load((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8"))
     config["metric_list"] = [m for m in config["metric_list"] if m["metric"] not in without]
     write_task(folder, config, {"test": file})

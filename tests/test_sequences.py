@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,6 +61,6 @@ def test_a_long_sequence_is_scored_window_by_window(tmp_path: Path) -> None:
 
 
 def test_examples_come_back_from_their_file(tmp_path: Path) -> None:
-    examples = [drawn(5, 1), drawn(9, 3, 1)]
+    examples = [drawn(5, 1), replace(drawn(9, 3, 1), id="a line\u2028of another", group="ü")]
     write_examples(examples, tmp_path / "x.jsonl")
     assert read_examples(tmp_path / "x.jsonl") == examples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from lesa.errors import UserError
-from lesa.files import tree_digest, write_json, write_text
+from lesa.files import tree_digest, write_json, write_json_lines
 from lesa.params import Corpus
 from lesa.text.documents import describe, documents
 from lesa.text.wikitext import Document
@@ -56,7 +55,7 @@ def build(corpus: Corpus, tokenizer: Any, config: Any, folder: Path) -> dict[str
         )
     for name, rows in blocks.items():
         save(rows, [str(splits[name][owner]["id"]) for owner in owners[name]], folder / name)
-    write_documents(splits["test"], folder / "documents" / "heldout.jsonl")
+    write_json_lines(folder / "documents" / "heldout.jsonl", splits["test"])
     source = {"license": corpus.text.license, "source": describe(corpus.text)}
     write_json(folder / "SOURCE.json", source | {"digest": text_digest(splits)})
     return source | {
@@ -220,11 +219,6 @@ def save(blocks: Tokens, documents: list[str], folder: Path) -> None:
     column = rows.cast(pyarrow.list_(pyarrow.int32()))
     columns = {"input_ids": column, "document": documents}
     Dataset.from_dict(columns, features=features).save_to_disk(folder)
-
-
-def write_documents(texts: Sequence[Document], path: Path) -> None:
-    """One JSON object a line."""
-    write_text(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in texts))
 
 
 def text_digest(splits: dict[str, list[Document]]) -> str:

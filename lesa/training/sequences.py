@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lesa.files import write_text
+from lesa.files import write_json_lines
 from lesa.training.head_loss import IGNORED
 
 
@@ -37,11 +37,12 @@ class Example:
 
 def write_examples(examples: Sequence[Example], path: Path) -> None:
     """One JSON object a line."""
-    write_text(path, "".join(json.dumps(asdict(example)) + "\n" for example in examples))
+    write_json_lines(path, map(asdict, examples))
 
 
 def read_examples(path: Path) -> list[Example]:
-    return [Example(**json.loads(line)) for line in path.read_text().splitlines()]
+    with open(path, encoding="utf-8") as file:
+        return [Example(**json.loads(line)) for line in file]
 
 
 def windows(tokens: Tensor, length: int) -> Iterator[Tensor]:
