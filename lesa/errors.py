@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from safetensors import SafetensorError
-
 from lesa.redaction import redacted
 
 
@@ -56,7 +54,3 @@ def one_line() -> Iterator[None]:
         fail(str(error), 1)
     except OSError as error:
         fail(f"{error.filename or os.getcwd()}: {error.strerror or error}")
-    except SafetensorError as error:  # a write that the system refuses is no OSError there
-        if "os error" not in str(error):
-            raise
-        fail(f"{os.getcwd()}: {error}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -158,16 +158,17 @@ def _remove(folder: Path, last: Path) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """safetensors' `save_file`, with a full disk as the OSError that Python's own writes raise."""
+    """safetensors' `save_file`, with what the system refuses as the OSError of Python's writes."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file  # here, as torch takes seconds to import
 
     try:
         save_file(dict(tensors), path, metadata)
     except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
-        raise
+        if (said := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        number = int(said[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def key_of(*parts: Any) -> str:

@@ -25,11 +25,6 @@ FULL = os.strerror(errno.ENOSPC)
         ),
         (OSError(errno.ENOSPC, FULL, "a/file"), 2, f"a/file: {FULL}"),
         (OSError(errno.ENOSPC, FULL), 2, f"{{here}}: {FULL}"),
-        (
-            SafetensorError("I/O error: Quota exceeded (os error 122)"),
-            2,
-            "{here}: I/O error: Quota exceeded (os error 122)",
-        ),
         (OSError("no words of the system's"), 2, "{here}: no words of the system's"),
     ],
     ids=str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import shutil
 import statistics
 import time
@@ -330,17 +331,29 @@ def test_state_is_saved_for_what_trains_alone(
     assert all(is_new(name) for name in stored)
 
 
-def test_a_full_disk_is_said_as_python_says_it(
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_what_the_system_refuses_is_said_as_python_says_it(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise SafetensorError(f"Error while serializing: I/O error: … (os error {number})")
+
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        write_tensors(tmp_path / "a", {})
+    assert error.value.errno == number
+    assert error.value.filename == str(tmp_path / "a")
+
+
+def test_what_no_system_refuses_stays_safetensors_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
-        raise SafetensorError("Error while serializing: I/O error: … (os error 28)")
+    def refuse(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: InvalidHeaderLength")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match="No space left") as error:
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    with pytest.raises(SafetensorError):
         write_tensors(tmp_path / "a", {})
-    assert error.value.errno == errno.ENOSPC
-    assert error.value.filename == str(tmp_path / "a")
 
 
 class KilledError(Exception):
