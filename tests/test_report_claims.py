@@ -313,6 +313,9 @@ def test_time_is_whole(tmp_path: Path) -> None:
     assert findings("c05_half_cost", metrics)[at].verdict == FAILS
 
 
+PARTS = ("slower", "fluctuates")  # of claim C9
+
+
 def test_training_all_layers_is_judged_on_the_same_batches(tmp_path: Path) -> None:
     metrics = metrics_with(tmp_path, [])
     for seed in range(3):  # the same curve, and noise of the same size: neither slower nor rougher
@@ -329,6 +332,18 @@ def test_training_all_layers_is_judged_on_the_same_batches(tmp_path: Path) -> No
         save(metrics, f"budget/lesa_all-{seed}", calm)
     found = findings("c09_without_freezing", metrics)
     assert {finding.verdict for finding in found.values()} == {FAILS}
+
+
+def test_a_rate_that_was_not_sought_favours_the_claim_of_freezing(tmp_path: Path) -> None:
+    metrics = metrics_with(tmp_path, [])
+    for seed in range(3):
+        run = budget_run("lesa_all", seed, 3.0, method="lesa", preset="paper", trains="all")
+        save(metrics, f"budget/lesa_all-{seed}", run | {"learning_rate": 1e-4})
+    found = findings("c09_without_freezing", metrics)
+    said = {part: found[f"{part}: lesa, every layer trained, 40 steps"].said for part in PARTS}
+    assert all("rate 0.0001 against 0.001, not sought for it" in text for text in said.values())
+    assert said["slower"].endswith(", which favours the claim")
+    assert said["fluctuates"].endswith(", not sought for it")
 
 
 def test_training_all_layers_is_judged_at_every_budget(tmp_path: Path) -> None:

@@ -44,11 +44,12 @@ def compared(m: Metrics, subject: str, free: Runs, frozen: Runs) -> list[Finding
     if (gap := difference(free, frozen)) is None:
         return []
     seeds = len(shared_seeds(free, frozen))
-    of = counted(seeds, "seed")
+    of, favours = counted(seeds, "seed"), ""
     if (rate := free.first["learning_rate"]) != (own := frozen.first["learning_rate"]):
         of += f", rate {rate:g} against {own:g}"
-        of += "" if rates.sought_for(m, "budget", free) else ", not sought for it"
-    slower = f"final loss minus that of new layers alone {show_interval(gap)} nats, {of}"
+        if rates.sought_for(m, "budget", free) is None:
+            of, favours = f"{of}, not sought for it", ", which favours the claim"
+    slower = f"final loss minus that of new layers alone {show_interval(gap)} nats, {of}{favours}"
     found = Finding(f"slower: {subject}", slower, above(gap), budget.SOURCES)
     return [of_enough(found, seeds), fluctuates(f"fluctuates: {subject}", free, frozen, of)]
 
