@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -418,8 +418,7 @@ def options_of(given: Sequence[str] | None) -> dict[str, Any]:
 
 
 def print_json(found: Any) -> None:
-    value = [asdict(one) for one in found] if isinstance(found, list) else found
-    value = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    value = [asdict(one) for one in found] if isinstance(found, list) else asdict(found)
     print(json.dumps(value, indent=2, allow_nan=False))
 
 

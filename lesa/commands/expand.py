@@ -14,7 +14,7 @@ import torch
 from lesa import __version__
 from lesa.checkpoints.check import check
 from lesa.checkpoints.reader import Checkpoint
-from lesa.commands.evaluate import check_text, windows_of
+from lesa.commands.evaluate import windows_of
 from lesa.commands.growth import chosen, gaps_of, layer_plan
 from lesa.commands.output import alone, check_out, work_of
 from lesa.commands.presets import preset_of
@@ -60,8 +60,6 @@ def expand(
     """
     base, out, scored = Path(base), Path(out), Path(text) if text is not None else None
     check_out(base, out, scored)
-    if scored is not None:
-        check_text(scored)
     with alone(out):
         how, own = chosen(method, seed, options or {})
         settings = preset_of(preset)

@@ -8,7 +8,8 @@ from pathlib import Path
 from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import whole_windows, windows_of
 from lesa.commands.numbers import check_count, check_positive
-from lesa.commands.retrained import Retrained, check_paths, retrained
+from lesa.commands.output import check_out
+from lesa.commands.retrained import Retrained, retrained
 from lesa.errors import UserError
 from lesa.machine import compute_device
 from lesa.training import outputs
@@ -44,7 +45,7 @@ def fit_outputs(
     """
     start, out, train = Path(start), Path(out), Path(train)
     heldout = Path(text) if text is not None else None
-    check_paths(start, out, train, heldout)
+    check_out(start, out, train, heldout)
     plan = read_plan(start, Checkpoint(start).num_layers)
     check_count("tokens", tokens, 1)
     check_count("rounds", rounds, 1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lesa.commands.evaluate import check_text
 from lesa.errors import UserError
 
 
@@ -23,7 +24,7 @@ def check_new(out: Path) -> None:
 
 def check_out(base: Path, out: Path, *texts: Path | None) -> None:
     """`out` is a new folder's name, in a folder that is there, and not inside of the base; nothing
-    that is read lies where the unfinished work is emptied."""
+    that is read lies where the unfinished work is emptied, and `texts` can be read."""
     check_new(out)
     if not out.parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} is not there; make it first")
@@ -33,6 +34,8 @@ def check_out(base: Path, out: Path, *texts: Path | None) -> None:
     for path in filter(None, (base, *texts)):
         if path.resolve().is_relative_to(work):
             raise UserError(f"{path}: lies where unfinished work for {out} is kept; move it away")
+    for path in filter(None, texts):
+        check_text(path)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 
 from lesa import __version__
 from lesa.checkpoints.check import check
-from lesa.commands.evaluate import Score, check_text, evaluate
-from lesa.commands.output import alone, check_out, work_of
+from lesa.commands.evaluate import Score, evaluate
+from lesa.commands.output import alone, work_of
 from lesa.commands.workshop import check_made
 from lesa.files import key_of, sha256, tree_digest, work_folder
 
@@ -57,10 +57,3 @@ def retrained(
         note = f"text: {heldout} is what was trained on: its loss says little of other texts"
         print(note, file=sys.stderr)
     return Retrained(str(out), tokens, seconds, before, after)
-
-
-def check_paths(start: Path, out: Path, *texts: Path | None) -> None:
-    """Refuse in one line what would fail later. Raises UserError."""
-    check_out(start, out, *texts)
-    for path in filter(None, texts):
-        check_text(path)

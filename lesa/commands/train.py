@@ -14,7 +14,8 @@ from lesa.checkpoints.check import model_on_meta
 from lesa.checkpoints.reader import Checkpoint
 from lesa.commands.evaluate import whole_windows
 from lesa.commands.numbers import check_count, check_positive
-from lesa.commands.retrained import Retrained, check_paths, retrained
+from lesa.commands.output import check_out
+from lesa.commands.retrained import Retrained, retrained
 from lesa.errors import UserError
 from lesa.machine import has_bfloat16
 from lesa.params import Train
@@ -63,7 +64,7 @@ def train(
     UserError for bad input, CheckError for a result that is no model.
     """
     start, out, train, text = Path(start), Path(out), Path(train), Path(text)
-    check_paths(start, out, train, text)
+    check_out(start, out, train, text)
     what = next((known for known in get_args(Trains) if known == trains), None)
     if what is None:
         raise UserError(f"trains: {trains!r}: must be one of {', '.join(get_args(Trains))}")
@@ -71,18 +72,9 @@ def train(
     check_count("tokens", tokens, 1)
     check_count("batch_size", batch_size, 1)
     check_count("seed", seed)
-    adapters = None
-    if what != "all":
-        new = sum(slot.new for slot in read_plan(start, Checkpoint(start).num_layers))
-        if what == "lora":
-            if not new:
-                raise UserError(
-                    f"trains: lora: {start} has no new layer, and adapters have as many parameters "
-                    "as the new layers; all would do"
-                )
-            checkpoint = Checkpoint(start)
-            adapters = new * checkpoint.layer_parameters()
-            adapter_rank(model_on_meta(checkpoint.explicit, str(start)), adapters)
+    adapters = adapter_parameters(start) if what == "lora" else None
+    if what == "new":
+        read_plan(start, Checkpoint(start).num_layers)  # refused here, and not when all is read
     found: dict[str, Any] = {}
 
     def make(work: Path, made: Path) -> int:
@@ -113,6 +105,21 @@ def train(
         trainable_parameters=found["trainable_parameters"],
         curve=[(row["tokens"], row["heldout_loss"]) for row in found["steps"]],
     )
+
+
+def adapter_parameters(start: Path) -> int:
+    """As many as the new layers have together. Raises UserError for a start without any, and where
+    no rank of adapters has nearly as many."""
+    checkpoint = Checkpoint(start)
+    new = sum(slot.new for slot in read_plan(start, checkpoint.num_layers))
+    if not new:
+        raise UserError(
+            f"trains: lora: {start} has no new layer, and adapters have as many parameters as the "
+            "new layers; all would do"
+        )
+    parameters = new * checkpoint.layer_parameters()
+    adapter_rank(model_on_meta(checkpoint.explicit, str(start)), parameters)
+    return parameters
 
 
 def as_blocks(windows: Sequence[Tensor]) -> Dataset:

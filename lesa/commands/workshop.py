@@ -56,9 +56,9 @@ class Workshop:
         yield
         self.seconds[step] = time.perf_counter() - start
 
-    def bases(self) -> Path:
-        """The folder of the bases, a file a kind; those that are there are kept."""
-        folder, device = self.folder / "svd", compute_device()
+    def bases(self, folder: Path) -> None:
+        """Write the bases into `folder`, a file a kind; those that are there are kept."""
+        device = compute_device()
         for kind in tqdm(self.base.kinds, desc="bases", unit="kind"):
             path = folder / f"{kind}.safetensors"
             if not path.is_file():
@@ -67,13 +67,11 @@ class Workshop:
                 check_not_zero(total, kind)
                 with whole_file(path) as partial:
                     save_basis(from_gram(total, RANK_TOLERANCE), partial)
-        return folder
 
-    def predictors(self) -> Path:
+    def predictors(self, svd: Path) -> Path:
         """The folder of the predictors, of which those that are there are kept."""
         folder = self.folder / "fit"
         folder.mkdir(exist_ok=True)
-        svd = self.folder / "svd"
         job = Job(self.base.folder, svd, folder, self.settings, self.seed, ALL_TRIPLES)
         fit_kinds(job, "predictors")
         return folder
@@ -85,15 +83,15 @@ class Workshop:
 
         Raises CheckError if transformers would not load it whole or its loss is no number.
         """
-        fits: tuple[Path, ...] = ()
+        svd, fits = self.folder / "svd", tuple[Path, ...]()
         self.seconds.clear()
         if method.reads_bases:
             with self.timed("bases"):
-                self.bases()
+                self.bases(svd)
         if method.fits:
             with self.timed("predictors"):
-                fits = (self.predictors(),) * method.fits
-        source = Source(self.base, self.folder / "svd", fits, options)
+                fits = (self.predictors(svd),) * method.fits
+        source = Source(self.base, svd, fits, options)
         with self.timed("checkpoint"):
             plan = expand(source, name, method, gaps, out)
         with self.timed("check"):
