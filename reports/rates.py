@@ -40,15 +40,17 @@ def edge(found: Json) -> str:
 
 
 def sought_for(m: Metrics, study: str, runs: Runs) -> Json | None:
-    """What was sought for a model and schedule of a study."""
+    """The search for a model and schedule of a study whose best rate the runs have, if there is
+    one: runs at another rate than it found are at one that was not sought for them."""
     of_runs = (found for found, _ in sought(m).values() if found["study"] == study)
-    return next((own for own in of_runs if own["run"].rpartition("-")[0] == runs.name), None)
+    own = next((own for own in of_runs if own["run"].rpartition("-")[0] == runs.name), None)
+    return own if own and own["best"] == runs.first["learning_rate"] else None
 
 
 def edge_of(m: Metrics, study: str, runs: Runs) -> str:
     """Whether the runs have the best rate of a search at whose edge it is; empty if not."""
     own = sought_for(m, study, runs)
-    return edge(own) if own and own["best"] == runs.first["learning_rate"] else ""
+    return edge(own) if own else ""
 
 
 def limits(m: Metrics, study: str, ours: Runs, theirs: Runs) -> str:

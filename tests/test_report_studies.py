@@ -326,6 +326,11 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert (rows["base"]["new layers"], rows["identity"]["new layers"]) == (0, params().gaps.count)
     last = ends.budgets(m)[-1].runs["lesa"]
     of = {"study": "budget", "model": "lesa", "run": f"{last.name}-0", "max_steps": 4}
+    of["best"] = last.first["learning_rate"]
+    other = {
+        "budget-lesa": of | {"best": 2 * last.first["learning_rate"]}
+    }  # which these runs do not have
+    assert rates.sought_for(replace(m, rates=other), "budget", last) is None
     sought = replace(m, rates={"budget-lesa": of})
     assert f" At 245,760 tokens rates were sought at 4 of {last.max_steps} steps." in ends.notes(
         sought, ends.table(sought)
