@@ -9,8 +9,8 @@ from lesa.params import Params
 from pipelines import model_card
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
-from reports import measured, outcome, tables, terminal
-from reports.render import render, replace_results
+from reports import outcome, tables, terminal
+from reports.render import write
 
 OUT, METRICS, README = Path("reports"), Path("metrics"), Path("README.md")
 SHOWN = (
@@ -25,10 +25,7 @@ SHOWN = (
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    render(params, METRICS, OUT)
-    m = measured.load(METRICS, params)
-    found = outcome.write(m, OUT)
-    replace_results(README, OUT / "results.md")
+    m, found = write(params, METRICS, OUT, README)
     print(terminal.text(tables.main(m)))
     print("claims:", ", ".join(f"{n} {name}" for name, n in found["claims"].items()), flush=True)
     # Of the pipeline run as a whole: what two of them are compared by.

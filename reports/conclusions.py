@@ -9,7 +9,7 @@ from reports.claims import in_order
 from reports.measured import TRAINED, Json, Metrics
 from reports.paired import Interval
 from reports.tables import counted, minus_untouched, number, show_interval
-from reports.training_runs import IDENTITY_STARTS, called, new_layers, on_the_way, told_apart
+from reports.training_runs import IDENTITY_STARTS, called, new_layers, told_apart
 
 # What stands in for LESA's prediction, or for what its predictor is fitted on.
 CONTROLS = ("noise", "spectrum", "constant_row", "lesa_permuted", "ridge")
@@ -50,17 +50,18 @@ def by_verdict(title: str, gaps: Iterable[tuple[str, Interval]]) -> list[str]:
 
 def overtaking(study: Mapping[str, Json]) -> list[str]:
     """Whether LESA is below an identity start at any point of training in a study."""
+    if (lesa := called(study, "lesa")) is None:
+        return []
     out = []
-    lesa = called(study, "lesa")
-    for name in IDENTITY_STARTS if lesa else ():
-        if lesa is None or (other := called(study, name)) is None:
+    for name in IDENTITY_STARTS:
+        if (other := called(study, name)) is None:
             continue
-        if gaps := {n: gap for n, gap in on_the_way(lesa, other).items() if n}:
-            lower, higher = told_apart(gaps)
+        lower, higher, points = told_apart(lesa, other)
+        if points:
             first = f", first after {number(min(lower))} tokens" if lower else ""
             out.append(
                 f"Over {lesa.max_steps:,} steps LESA is below `{name}` at {len(lower)} of "
-                f"{counted(len(gaps), 'point')} after the start{first}, above it at {len(higher)}."
+                f"{counted(points, 'point')} after the start{first}, above it at {len(higher)}."
             )
     return out
 

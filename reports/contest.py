@@ -26,7 +26,6 @@ from reports.training_runs import (
     difference,
     forgotten,
     groups,
-    on_the_way,
     shared_seeds,
     told_apart,
 )
@@ -41,7 +40,6 @@ OWN = {
     "fitted_identity": "`identity` with fitted outputs",
 }
 FEWEST_DOCUMENTS = 6  # of another text: fewer leave an interval that says nothing
-LEVEL = "not told apart from"  # an interval that spans zero
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,7 @@ def worth(m: Metrics) -> list[str]:
 
 
 def placed(gap: Interval) -> str:
-    return in_order(gap, "below", "above", LEVEL)
+    return in_order(gap, "below", "above", "not told apart from")
 
 
 def by_side(gaps: Iterable[tuple[str, Interval]]) -> dict[str, list[str]]:
@@ -254,10 +252,10 @@ def ahead(contest: Contest) -> list[str]:
     for name in IDENTITY_STARTS:
         if (other := contest.runs.get(name)) is None:
             continue
-        if gaps := {n: gap for n, gap in on_the_way(contest.runs["lesa"], other).items() if n}:
-            lower, higher = told_apart(gaps)
+        lower, higher, points = told_apart(contest.runs["lesa"], other)
+        if points:
             at = f" and below at {len(lower)}, first after {lower[0]:,} tokens" if lower else ""
-            found.setdefault(f"{len(higher)} of {len(gaps)} points{at}", []).append(name)
+            found.setdefault(f"{len(higher)} of {points} points{at}", []).append(name)
             below = below or bool(lower)
     parts = [f"that of {listed(names)} at {words}" for words, names in found.items()]
     none = "" if below else ", and below none of them at any"

@@ -80,7 +80,7 @@ def after_training(m: Metrics) -> list[str]:
 
 
 def trained_on(m: Metrics, contests: list[Contest]) -> str:
-    """contests: of one text."""
+    """On which side of each other model's loss LESA's is at the budgets `contests` of one text."""
     always, mixed = dict[str, list[str]](), []
     for model, name in BESIDE.items():
         sides = by_side(

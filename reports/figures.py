@@ -15,8 +15,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     EngFormatter,
@@ -30,6 +30,7 @@ from sklearn.manifold import TSNE
 
 from reports import budget, ends, hover, scale, start
 from reports.measured import Json, Metrics, files
+from reports.paired import Array
 from reports.training_runs import Runs, groups
 
 OKABE_ITO = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -135,10 +136,17 @@ def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
     legend_below(figure, whole)
 
 
-def of_all_budgets(m: Metrics, study: list[Runs]) -> list[Runs]:
+def in_every_budget(m: Metrics, study: list[Runs]) -> list[Runs]:
     """Of a study's runs those of models that every budget has; all, where there is one budget."""
     shared = ends.of_all_budgets(m)
     return [runs for runs in study if not shared or runs.model in shared]
+
+
+def seeds_line(axes: Axes, x: Array, seeds: Array, label: str, style: dict[str, Any]) -> None:
+    """The mean of `seeds` (points, seeds), and a band from the lowest to the highest."""
+    axes.plot(x, seeds.mean(1), label=label, markevery=max(1, len(x) // 8), **style)
+    low, high = seeds.min(1), seeds.max(1)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def seeds_curves(study: list[Runs]) -> Figure:
@@ -155,11 +163,7 @@ def seeds_curves(study: list[Runs]) -> Figure:
         # A line without a band looks the surer for it.
         label = runs.model + (" (1 seed)" if len(runs.by_seed) == 1 < most else "")
         for axes, kept in ((whole, x >= 0), (late, x >= x[-1] / 2)):
-            style = styles[runs.model]
-            every = max(1, int(kept.sum()) // 8)
-            axes.plot(x[kept], seeds[kept].mean(1), label=label, markevery=every, **style)
-            low, high = seeds[kept].min(1), seeds[kept].max(1)
-            axes.fill_between(x[kept], low, high, color=style["color"], alpha=0.15, linewidth=0)
+            seeds_line(axes, x[kept], seeds[kept], label, styles[runs.model])
     _label_losses(figure, whole, late, "training tokens")
     return figure
 
@@ -222,19 +226,33 @@ def spectra(m: Metrics) -> Figure:
     return figure
 
 
-Plane = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+Plane = Callable[[Array], Array]
 
 
-def tsne_plane(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def tsne_plane(rows: Array) -> Array:
     """Two t-SNE coordinates a row (L x 2), fixed seed, perplexity fit for few layers."""
     perplexity = min(10.0, max(1.0, (len(rows) - 1) / 3))
     model = TSNE(2, perplexity=perplexity, init="pca", method="exact", random_state=0)
     return np.asarray(model.fit_transform(rows), dtype=np.float64)
 
 
-def pca_plane(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def pca_plane(rows: Array) -> Array:
     """First two principal components of the rows (L x 2)."""
     return np.asarray(PCA(2, svd_solver="full").fit_transform(rows), dtype=np.float64)
+
+
+def layer_path(axes: Axes, xy: Array, title: str, **style: Any) -> PathCollection:
+    """The layers of a kind as points in the plane, joined in their order."""
+    x, y = xy.T
+    axes.plot(x, y, color="0.6", linewidth=0.7, zorder=1)
+    points = axes.scatter(
+        x, y, c=np.arange(len(x)), cmap="cividis", zorder=2, edgecolors="black", **style
+    )
+    axes.set_title(title, fontsize=9)
+    axes.set(xticks=[], yticks=[])
+    axes.margins(0.1)
+    axes.spines[["top", "right"]].set_visible(True)
+    return points
 
 
 def planes(m: Metrics, plane: Plane) -> Figure:
@@ -249,17 +267,7 @@ def planes(m: Metrics, plane: Plane) -> Figure:
     points = None
     for axes, (kind, content) in zip(grid, kinds.items(), strict=False):
         xy = plane(np.asarray(content["top_rows"], dtype=np.float64))
-        axes.plot(*xy.T, color="0.6", linewidth=0.7, zorder=1)
-        points = axes.scatter(
-            *xy.T,
-            c=np.arange(len(xy)),
-            cmap="cividis",
-            s=22,
-            label="layer",
-            zorder=2,
-            edgecolors="black",
-            linewidths=0.4,
-        )
+        points = layer_path(axes, xy, kind, s=22, label="layer", linewidths=0.4)
         for end, marker in ((0, "s"), (len(xy) - 1, "D")):
             axes.scatter(
                 *xy[end],
@@ -270,10 +278,6 @@ def planes(m: Metrics, plane: Plane) -> Figure:
                 linewidths=1.4,
                 zorder=3,
             )
-        axes.set_title(kind, fontsize=9)
-        axes.set(xticks=[], yticks=[])
-        axes.margins(0.1)
-        axes.spines[["top", "right"]].set_visible(True)
     if points is not None:
         bar = figure.colorbar(
             points,
@@ -321,11 +325,11 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
         ]
         if m.budget:
             said = f"{by_tokens}, study `budget`{bands}"
-            curves = seeds_curves(of_all_budgets(m, budget.main_runs(m)))
+            curves = seeds_curves(in_every_budget(m, budget.main_runs(m)))
             drawn.append(write("budget", curves, folder, said, budget.SOURCES))
         if longer := budget.longer_runs(m):
             said = f"{by_tokens}, the longer schedule of study `budget`{bands}"
-            curves = seeds_curves(of_all_budgets(m, longer))
+            curves = seeds_curves(in_every_budget(m, longer))
             drawn.append(write("budget_longer", curves, folder, said, budget.SOURCES))
         if m.scale:
             said = f"{by_tokens} of Python source, study `scale`{bands}"

@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reports.paired import Array
 from reports.tables import number
 
 MOST = 40  # points a line: a curve of a thousand would hide itself
 POINTS_PER_INCH = 72.0  # matplotlib's unit of an SVG
-
-Array = npt.NDArray[np.float64]
 
 
 def _name(artist: Artist) -> str:

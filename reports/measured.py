@@ -176,7 +176,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
     folder = Path(folder)
 
     def every(stage: str, names: list[str]) -> dict[str, Json]:
-        return {name: read(folder, f"{stage}/{name}".lstrip("/")) for name in names}
+        return {name: read(folder, f"{stage}/{name}") for name in names}
 
     def present(stage: str, names: list[str]) -> dict[str, Json]:
         return every(stage, [n for n in names if (folder / stage / f"{n}.json").is_file()])
@@ -196,7 +196,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
         expand=every("expand", params.models),
         pretrain=every("pretrain", params.models),
         evaluate={phase: every(f"evaluate/{phase}", params.models) for phase in PHASES},
-        tasks=present("", ["tasks"]).get("tasks", {"left_out": {}}),
+        tasks=read(folder, "tasks") if (folder / "tasks.json").is_file() else {"left_out": {}},
         grid=present("grid", params.models),
         benchmarks=present("benchmarks", sorted(p.stem for p in folder.glob("benchmarks/*.json"))),
         **{name: study(name) for name in STUDIES},

@@ -18,17 +18,19 @@ from reports import budget, opt_deus
 from reports.figures import (
     WIDTH,
     Drawn,
+    layer_path,
     legend_below,
     line_style,
     model_styles,
+    seeds_line,
     shown,
     styled,
     tsne_plane,
     write,
 )
 from reports.measured import Json, Metrics, files
+from reports.paired import Array
 
-Array = npt.NDArray[np.float64]
 GATE = "gate_proj"  # the kind of the paper's figure
 PAPERS = ("lesa", "llama_pro", "solar", "base")  # the paper's three, and the base trained alone
 WINDOW = 8  # steps of a training curve that are averaged, at most an eighth of the run
@@ -55,16 +57,8 @@ def continuity(m: Metrics) -> Figure | None:
 
 
 def _path(axes: Axes, content: Json, title: str, size: float) -> Any:
-    """The layers of a kind as points in the plane, joined in their order."""
     xy = tsne_plane(np.asarray(content["top_rows"], dtype=np.float64))
-    axes.plot(*xy.T, color="0.6", linewidth=0.7, zorder=1)
-    style: Any = {"s": size, "cmap": "cividis", "edgecolors": "black", "linewidths": 0.3}
-    points = axes.scatter(xy[:, 0], xy[:, 1], c=np.arange(len(xy)), zorder=2, **style)
-    axes.set_title(title, fontsize=9)
-    axes.set(xticks=[], yticks=[])
-    axes.margins(0.1)
-    axes.spines[["top", "right"]].set_visible(True)
-    return points
+    return layer_path(axes, xy, title, s=size, linewidths=0.3)
 
 
 def smoothed(steps: npt.ArrayLike, losses: npt.ArrayLike) -> tuple[Array, Array]:
@@ -96,11 +90,8 @@ def training_loss(m: Metrics) -> Figure | None:
         steps = min(len(run["train"]) for run in runs)
         rows = [run["train"][:steps] for run in runs]
         found = [smoothed([r["step"] for r in of], [r["loss"] for r in of]) for of in rows]
-        x, seeds = found[0][0], np.stack([means for _, means in found])
-        style = styles[name]
-        axes.plot(x, seeds.mean(0), label=name, markevery=max(1, len(x) // 8), **style)
-        band: Any = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
-        axes.fill_between(x, seeds.min(0), seeds.max(0), **band)
+        x, seeds = found[0][0], np.stack([means for _, means in found], axis=1)
+        seeds_line(axes, x, seeds, name, styles[name])
     axes.set(xlabel="training step", ylabel="training loss (nats/token)")
     legend_below(figure, axes)
     return figure

@@ -13,8 +13,8 @@ from matplotlib.image import imread
 
 from lesa.errors import UserError
 from lesa.params import Params
-from reports import first, measured, outcome
-from reports.render import render, replace_results
+from reports import first
+from reports.render import write
 
 CONTEXT = 50  # characters that a message shows of a line on either side of a difference
 
@@ -24,10 +24,8 @@ def rebuild(params: Params, root: Path, again: Path) -> None:
     metrics, out = root / "metrics", again / "reports"
     again.mkdir(exist_ok=True)
     shutil.copy(root / "README.md", again)
-    render(params, metrics, out)
-    outcome.write(measured.load(metrics, params), out)
+    write(params, metrics, out, again / "README.md")
     first.write(params, metrics, out)
-    replace_results(again / "README.md", out / "results.md")
 
 
 def changed(params: Params, root: Path) -> Iterator[str]:

@@ -43,7 +43,6 @@ class Basis(TypedDict):
     """Of one matrix kind."""
 
     layers: Positive
-    rank: Positive
     singular_values: Numbers
     top_rows: Annotated[list[Numbers], Field(min_length=1)]
     structure: Structure

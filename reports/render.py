@@ -30,6 +30,7 @@ from reports import (
     measured,
     official,
     opt_deus,
+    outcome,
     paper_figures,
     paper_tables,
     rates,
@@ -195,6 +196,17 @@ def all_tables(
         "benchmark_depth": [t for t in (speed.over_depths(m), speed.depth_lines(m)) if t.rows],
         "benchmark_machines": speed.machines(m),
     }
+
+
+def write(
+    params: Params, metrics: Path, out: Path, readme: Path
+) -> tuple[measured.Metrics, dict[str, Any]]:
+    """Write all that stage report writes; returns what it read, and its summary."""
+    render(params, metrics, out)
+    m = measured.load(metrics, params)
+    found = outcome.write(m, out)
+    replace_results(readme, out / "results.md")
+    return m, found
 
 
 def render(params: Params, metrics: str | Path, out: str | Path) -> None:

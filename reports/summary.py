@@ -114,7 +114,7 @@ def reach(m: Metrics) -> str:
     there = "llama3-8b"
     on_a_gpu = f" On a GPU: `make profile PROFILE={there}`, `make report`."
     return (
-        f"**How far this reaches:** one model of {three(m.base['parameters'] / 1e6)}M parameters, "
+        f"**How far this reaches:** one model of {short_count(m.base['parameters'])} parameters, "
         f"held out {' and '.join(texts)}{choices_of_signs(m)}."
         + (on_a_gpu if m.params.profile != there else "")
     )
@@ -441,20 +441,17 @@ def agreement(m: Metrics, published: list[Json]) -> str:
     for method, name in RIVALS.items():
         paper = averages["lesa"] - averages[method]
         leads = [
-            f"{lead(size, method, paper)} at {size}"
+            f"{lead(gap, paper)} at {size}"
             for size in opt_deus.models()[::-1]
-            if opt_deus.minus_lesa(size, method, opt_deus.LAST)
+            if (gap := opt_deus.minus_lesa(size, method, opt_deus.LAST)) is not None
         ]
         said.append(f"above {name} by {', '.join(leads)}, where the paper has {paper:.2f}")
     return f"In mean accuracy LESA ends {'; '.join(said)}, in points. {here_too(m)}"
 
 
-def lead(size: str, method: str, paper: float) -> str:
+def lead(gap: Measured, paper: float) -> str:
     """LESA's lead in points with its error, and whether it has the sign of the paper's."""
-    gap = opt_deus.minus_lesa(size, method, opt_deus.LAST)
-    if gap is None or gap.stderr is None:
-        return "not measured"
-    told = abs(gap.value) > 1.96 * gap.stderr
+    told = abs(gap.value) > 1.96 * (gap.stderr or 0.0)
     agrees = "agrees" if -gap.value * paper > 0 else "disagrees"
     shown = show(Measured(-gap.value, gap.stderr))
     return f"{shown} ({agrees if told else 'not told from 0'})"

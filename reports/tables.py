@@ -288,8 +288,8 @@ def task_differences(m: Metrics) -> Table:
             continue
         row: dict[str, Cell] = {"task": task, "metric": metric, "examples": len(ours)}
         for name, theirs in kept.items():
-            equal = theirs is not None and len(theirs) == len(ours)
-            row[f"minus {name}"] = paired(ours, theirs) if equal and theirs is not None else None
+            alike = theirs if theirs and len(theirs) == len(ours) else None
+            row[f"minus {name}"] = paired(ours, alike) if alike else None
         rows.append(row)
     return Table(
         "task_differences",
@@ -303,7 +303,7 @@ def task_differences(m: Metrics) -> Table:
 def _examples(m: Metrics, model: str, task: str, metric: str) -> list[float] | None:
     """One number an example; None where none is kept, or where they are weighted pairs."""
     metrics = m.evaluate["trained"][model]["tasks"].get(task, {}).get("metrics", {})
-    found = metrics.get(metric, {}).get("examples") or None
+    found = metrics.get(metric, {}).get("examples")
     return found if found and not isinstance(found[0], list) else None
 
 

@@ -181,12 +181,13 @@ def on_the_way(ours: Runs, theirs: Runs) -> dict[int, Interval]:
     return {n: gap for n, gap in gaps.items() if gap is not None}
 
 
-def told_apart(gaps: Mapping[int, Interval]) -> tuple[list[int], list[int]]:
-    """Of differences on the way, the numbers of tokens at which ours is below, and above."""
+def told_apart(ours: Runs, theirs: Runs) -> tuple[list[int], list[int], int]:
+    """At how many tokens after the start ours is below, and above; and of how many points."""
+    gaps = {n: gap for n, gap in on_the_way(ours, theirs).items() if n}
     lower, higher = (
         [n for n, gap in gaps.items() if side(gap) is Verdict.HOLDS] for side in (below, above)
     )
-    return lower, higher
+    return lower, higher, len(gaps)
 
 
 def median_seconds(runs: Runs) -> float:

@@ -43,7 +43,8 @@ class Finding:
 
     sources: the metrics files. beside: context that the claim does not speak of, which its overall
     verdict leaves out. number: what `said` rests on, with its interval; empty: all that is said.
-    case: findings of one case are parts of one statement, such as one against each rival.
+    case: findings of one case are parts of one statement, such as one against each `rival`, whose
+    name is empty where there is none.
     """
 
     subject: str

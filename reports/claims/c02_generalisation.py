@@ -8,7 +8,7 @@ from reports import domains
 from reports.claims import CannotTestError, Finding, below, cannot
 from reports.measured import Json, Metrics, files
 from reports.paired import Array, interval
-from reports.tables import show_interval
+from reports.tables import counted, show_interval
 
 ON_PAR = 1.10
 SPLITS = {"random": "at random", "layer": "by layer, this project's harder test"}
@@ -63,7 +63,7 @@ def blind_fits(m: Metrics) -> dict[str, dict[str, Json]]:
 def findings(m: Metrics) -> list[Finding]:
     found = []
     for preset, blind in blind_fits(m).items():
-        of = f"preset {preset}, {len(blind)} seed{'s' if len(blind) > 1 else ''}"
+        of = f"preset {preset}, {counted(len(blind), 'seed')}"
         both = [ratios(list(blind.values()), over) for over in ("fitted", "zero")]
         found += judged(of, files("fit", list(blind)), *both)
     if not found:
