@@ -5,7 +5,7 @@ from __future__ import annotations
 from reports import rates, start
 from reports.claims import RIVALS
 from reports.contest import Contest, by_side, of_other_text, of_own_text, seeds
-from reports.measured import Metrics
+from reports.measured import Json, Metrics
 from reports.paired import Interval
 from reports.speed import time_ratio
 from reports.tables import Row, Table, counted, listed, number, series
@@ -109,9 +109,16 @@ def trained_on(m: Metrics, contests: list[Contest]) -> str:
 
 def unsought(m: Metrics, contest: Contest, model: str) -> bool:
     """Whether no grid and no study sought the rate that a model has at a budget."""
-    if not contest.study or model in m.grid:
-        return False
-    return rates.sought_for(m, contest.study, contest.runs[model]) is None
+    return bool(contest.study) and search_of(m, contest, model) is None
+
+
+def search_of(m: Metrics, contest: Contest, model: str) -> Json | None:
+    """What found the rate that a model has at a budget: study `rates`, else the grid."""
+    runs = contest.runs[model]
+    if own := rates.sought_for(m, contest.study, runs):
+        return own
+    grid = m.grid.get(model)
+    return grid if grid and grid["best"] == runs.first["learning_rate"] else None
 
 
 def in_time(m: Metrics) -> str:
@@ -178,20 +185,20 @@ def notes(m: Metrics, ends: Table) -> str:
 
 
 def how_sought(m: Metrics, contest: Contest, names: list[str]) -> str:
-    """Of which models no grid has the rate, and if it was sought at fewer steps than a budget."""
+    """Of which models no grid has the rate, and which were sought at fewer steps than a budget."""
     unsure = [name for name in names if unsought(m, contest, name)]
-    steps = {
-        int(own["max_steps"])
-        for name in names
-        if (own := rates.sought_for(m, contest.study, contest.runs[name]))
-        and own["max_steps"] < contest.runs[name].max_steps
-    }
+    whole = contest.runs["lesa"].max_steps
+    by_steps: dict[int, list[str]] = {}
+    for name in names:
+        own = search_of(m, contest, name) if contest.study else None
+        if own and own["max_steps"] < whole:
+            by_steps.setdefault(int(own["max_steps"]), []).append(name)
     said = [f"no grid has the rates of {listed(unsure)}"] if unsure else []
-    if steps:
-        whole = contest.runs["lesa"].max_steps
-        said.append(
-            f"rates were sought at {series([str(n) for n in sorted(steps)])} of {whole} steps"
-        )
+    for steps, of in sorted(by_steps.items()):
+        rates_of = "the rate of" if len(of) == 1 else "the rates of"
+        which = "rates" if len(of) + len(unsure) == len(names) else f"{rates_of} {listed(of)}"
+        were = "was" if len(of) == 1 else "were"
+        said.append(f"{which} {were} sought at {steps} of {whole} steps")
     return f" At {contest.tokens:,} tokens {' and '.join(said)}." if said else ""
 
 

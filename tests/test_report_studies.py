@@ -257,7 +257,8 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     before = budget.table(measured.load(metrics, params())).rows
     losses = longer(metrics)
     m = measured.load(metrics, params())
-    m = replace(m, grid={run["method"]: {} for run in m.budget.values()})
+    best = {run["method"]: run["learning_rate"] for run in m.budget.values()}
+    m = replace(m, grid={name: {"best": rate, "max_steps": 120} for name, rate in best.items()})
     table = budget.longer(m)
     rows = {row["model"]: row for row in table.rows}
     assert list(rows) == ["llama_pro", "base", "identity", "lesa"]
@@ -327,15 +328,18 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     last = ends.budgets(m)[-1].runs["lesa"]
     of = {"study": "budget", "model": "lesa", "run": f"{last.name}-0", "max_steps": 4}
     of["best"] = last.first["learning_rate"]
-    other = {
-        "budget-lesa": of | {"best": 2 * last.first["learning_rate"]}
-    }  # which these runs do not have
-    assert rates.sought_for(replace(m, rates=other), "budget", last) is None
+    elsewhere = {"budget-lesa": of | {"best": 2 * last.first["learning_rate"]}}  # not these runs'
+    assert rates.sought_for(replace(m, rates=elsewhere), "budget", last) is None
     sought = replace(m, rates={"budget-lesa": of})
-    assert f" At 245,760 tokens rates were sought at 4 of {last.max_steps} steps." in ends.notes(
-        sought, ends.table(sought)
-    )
-    less = replace(m, grid={str(name): {} for name in rows})
+    told = f"At 245,760 tokens the rate of `lesa` was sought at 4 of {last.max_steps} steps."
+    assert ends.notes(sought, ends.table(sought)).endswith(f" {told}")
+    by_base = m.grid["base"]
+    quick = replace(m, grid=m.grid | {"base": by_base | {"max_steps": 5}})
+    told = "At 81,920 tokens the rate of `base` was sought at 5 of 40 steps."
+    assert f" {told} At 245,760 tokens the rate of" in ends.notes(quick, ends.table(quick))
+    foreign = replace(m, grid=m.grid | {"base": by_base | {"best": 1.0}})  # not the runs'
+    assert " no grid has the rates of `base`" in ends.notes(foreign, ends.table(foreign))
+    less = replace(m, grid={str(name): m.grid[str(name)] for name in rows})
     said = "At 81,920 tokens no grid has the rates of `lesa`. At 245,760 tokens no"
     assert f" {said}" in ends.notes(less, ends.table(less))
     fewer = {
