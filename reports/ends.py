@@ -186,19 +186,24 @@ def notes(m: Metrics, ends: Table) -> str:
 
 def how_sought(m: Metrics, contest: Contest, names: list[str]) -> str:
     """Of which models no grid has the rate, and which were sought at fewer steps than a budget."""
-    unsure = [name for name in names if unsought(m, contest, name)]
+    if not contest.study:
+        return ""
+    searches = {name: search_of(m, contest, name) for name in names}
+    unsure = [name for name, own in searches.items() if own is None]
     whole = contest.runs["lesa"].max_steps
     by_steps: dict[int, list[str]] = {}
-    for name in names:
-        own = search_of(m, contest, name) if contest.study else None
+    for name, own in searches.items():
         if own and own["max_steps"] < whole:
             by_steps.setdefault(int(own["max_steps"]), []).append(name)
     said = [f"no grid has the rates of {listed(unsure)}"] if unsure else []
     for steps, of in sorted(by_steps.items()):
-        rates_of = "the rate of" if len(of) == 1 else "the rates of"
-        which = "rates" if len(of) + len(unsure) == len(names) else f"{rates_of} {listed(of)}"
-        were = "was" if len(of) == 1 else "were"
-        said.append(f"{which} {were} sought at {steps} of {whole} steps")
+        if len(of) + len(unsure) == len(names):
+            which = "rates were"
+        elif len(of) == 1:
+            which = f"the rate of {listed(of)} was"
+        else:
+            which = f"the rates of {listed(of)} were"
+        said.append(f"{which} sought at {steps} of {whole} steps")
     return f" At {contest.tokens:,} tokens {' and '.join(said)}." if said else ""
 
 

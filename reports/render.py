@@ -202,15 +202,14 @@ def write(
     params: Params, metrics: Path, out: Path, readme: Path
 ) -> tuple[measured.Metrics, dict[str, Any]]:
     """Write all that stage report writes; returns what it read, and its summary."""
-    render(params, metrics, out)
-    m = measured.load(metrics, params)
+    m = render(params, metrics, out)
     found = outcome.write(m, out)
     replace_results(readme, out / "results.md")
     return m, found
 
 
-def render(params: Params, metrics: str | Path, out: str | Path) -> None:
-    """Write the whole report below `out` from the files below `metrics`.
+def render(params: Params, metrics: str | Path, out: str | Path) -> measured.Metrics:
+    """Write the whole report below `out` from the files below `metrics`; returns what they hold.
 
     Everything is computed before the first output is replaced. Raises UserError naming a
     metrics file that a listed model needs and that is missing.
@@ -265,6 +264,7 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> None:
     with whole_file(out / "report.pdf") as path:
         path.write_bytes(pdf)
     write_text(out / "results.md", results)
+    return m
 
 
 def replace_results(readme: str | Path, results: str | Path) -> None:

@@ -333,6 +333,9 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     sought = replace(m, rates={"budget-lesa": of})
     told = f"At 245,760 tokens the rate of `lesa` was sought at 4 of {last.max_steps} steps."
     assert ends.notes(sought, ends.table(sought)).endswith(f" {told}")
+    alone = replace(sought, grid={})
+    rest = "no grid has the rates of `base`, `llama_pro` and `identity` and rates were sought at 4"
+    assert f" At 245,760 tokens {rest} of 120" in ends.notes(alone, ends.table(alone))
     by_base = m.grid["base"]
     quick = replace(m, grid=m.grid | {"base": by_base | {"max_steps": 5}})
     told = "At 81,920 tokens the rate of `base` was sought at 5 of 40 steps."
