@@ -383,6 +383,7 @@ def test_what_reads_otherwise_than_its_base_fails_its_check(
     base: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def copied(source: Path, folder: Path, *more: str) -> None:
+        copy_side_files(source, folder, *more)
         tokenizer = byte_tokenizer()
         tokenizer.add_tokens(["word"])
         tokenizer.save_pretrained(folder)

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from lesa.checkpoints.reader import read_config
-from lesa.checkpoints.writer import OWN_CODE
 from lesa.errors import UserError
 
 # Lists of a config whose length says nothing of layers, even where the two are equal.
@@ -40,7 +39,6 @@ def deepened_config(config: dict[str, Any], sources: list[int], where: str) -> d
     depths = {key: len(sources) for key in ("num_hidden_layers", own_name) if key in config}
     depths = depths or {own_name: len(sources)}  # a silent config has its class's default
     new: dict[str, Any] = json.loads(json.dumps(config | wanted | depths))
-    new.pop(OWN_CODE, None)
     found = per_layer(read_config(new, where))
     for key, row in wanted.items():
         if found.get(key) != row:

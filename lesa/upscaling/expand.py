@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lesa.checkpoints.depth import deepened_config
 from lesa.checkpoints.writer import CARD, PLAN_FILE, copy_side_files, write_checkpoint
-from lesa.files import whole_folder, write_json, write_text
+from lesa.files import read_object, whole_folder, write_json, write_text
 from lesa.params import Places
 from lesa.upscaling.card import card
 from lesa.upscaling.methods import Method, Source, copied_layer
@@ -36,9 +36,7 @@ def expand(source: Source, name: str, method: Method, gaps: Places, folder: Path
     """
     base = source.base
     plan = method.plan(base.num_layers, gaps)
-    config = deepened_config(
-        base.config, [slot.source_idx for slot in plan], str(base.folder / "config.json")
-    )
+    sources, where = [slot.source_idx for slot in plan], str(base.folder / "config.json")
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for stored in base.names():
@@ -48,8 +46,9 @@ def expand(source: Source, name: str, method: Method, gaps: Places, folder: Path
 
     with whole_folder(folder) as partial:
         copy_side_files(base.folder, partial)
+        config = read_object(partial / "config.json")
+        write_json(partial / "config.json", deepened_config(config, sources, where))
         write_checkpoint(partial, tensors())
-        write_json(partial / "config.json", config)
         write_json(partial / PLAN_FILE, to_json(plan))
         write_text(partial / CARD, card(base, name, method, plan))
     return plan
