@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lesa
 from lesa import cli
 from lesa.checkpoints.base import byte_tokenizer
+from lesa.checkpoints.writer import copy_side_files
 from lesa.commands import plan as planning
 from lesa.commands.evaluate import windows
 from lesa.commands.growth import gaps_of
