@@ -129,8 +129,17 @@ def index_beside_a_single_file(folder: Path) -> None:
     (folder / INDEX).write_text(index)
 
 
+def index_of_buffers(folder: Path) -> None:
+    """Of those that an older transformers stored and that a rewritten shard no longer has."""
+    index = json.loads((folder / INDEX).read_text())
+    file = min(index["weight_map"].values())
+    index["weight_map"]["model.layers.0.self_attn.rotary_emb.inv_freq"] = file
+    (folder / INDEX).write_text(json.dumps(index))
+
+
 @pytest.mark.parametrize(
-    "change", [single, shards_of_any_name, stale_file_beside, index_beside_a_single_file]
+    "change",
+    [single, shards_of_any_name, stale_file_beside, index_beside_a_single_file, index_of_buffers],
 )
 def test_reads_the_files_that_transformers_reads(copy: Path, change: Damage) -> None:
     from transformers import AutoModelForCausalLM

@@ -22,6 +22,7 @@ from lesa.checkpoints.reader import Checkpoint, read_config
 from lesa.errors import UserError
 from lesa.method.basis import load_basis
 from lesa.method.prediction import load_predictor, predict
+from lesa.training.saving import stored_tensors
 from lesa.upscaling.plan import LayerPlan
 from tests.conftest import resave, tensors_of
 from tests.families import (
@@ -309,7 +310,34 @@ def test_layers_stored_in_two_ways_are_refused(tmp_path: Path) -> None:
         check(folder)
 
 
-FREQUENCIES = {"rotary_emb.inv_freq": torch.ones(4)}
+def test_names_that_training_could_not_save_are_refused(tmp_path: Path) -> None:
+    """transformers loads them: experts in a stack, beside a router under its older name."""
+    folder = save_family("mixtral", tmp_path / "mixed")
+    tensors = dict(load(folder).state_dict())
+    older = {name.replace("mlp.gate.", "block_sparse_moe.gate."): t for name, t in tensors.items()}
+    resave(folder, older)
+    load(folder)
+    with pytest.raises(UserError, match=r"holds no model\.layers\.0\.block_sparse_moe\.experts"):
+        check(folder)
+
+
+def test_output_layers_name_in_the_model(tmp_path: Path) -> None:
+    """transformers reads GPT-NeoX's from `lm_head`, too, which a stored state_dict has."""
+    base = save_family("gpt_neox", tmp_path / "base", tie_word_embeddings=True)
+    embedding = tensors_of(base)["gpt_neox.embed_in.weight"]
+    resave(base, tensors_of(base) | {"lm_head.weight": embedding.clone()})
+    assert check(base)["parameters"] == load(base).num_parameters()
+    new = stored_tensors({"gpt_neox.embed_in.weight": embedding + 1}, Checkpoint(base))
+    assert torch.equal(new["lm_head.weight"], embedding + 1)
+    resave(base, tensors_of(base) | {"lm_head.weight": embedding + 1})
+    with pytest.raises(UserError, match=r"lm_head\.weight differs from gpt_neox\.embed_in\.weight"):
+        check(base)
+
+
+FREQUENCIES = {
+    "rotary_emb.inv_freq": torch.ones(4),
+    "rotary_emb.cos_cached": torch.ones(1, 1, 256, 8),
+}
 MASKS = {
     "bias": torch.ones(1, 1, 256, 256, dtype=torch.uint8).tril(),
     "masked_bias": torch.tensor(-torch.inf),
@@ -592,3 +620,12 @@ def test_view_of_a_fused_tensor_is_transformers_own() -> None:
     gate, up = (views[k].read(mlp.gate_up_proj.weight) for k in ("gate_proj", "up_proj"))
     mine = (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ mlp.down_proj.weight.T
     assert torch.allclose(mine, mlp(x), atol=1e-6)
+
+
+def test_a_mixture_runs_in_the_dtype_of_its_config(tmp_path: Path) -> None:
+    base = save_family("mixtral", tmp_path / "base", intermediate_size=52)
+    check(base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    with pytest.raises(UserError, match=r"in its dtype or config\.json's, .* multiples of 8"):
+        check(base)

@@ -59,11 +59,12 @@ def check(folder: str | Path) -> dict[str, Any]:
     checkpoint = Checkpoint(folder)
     check_index(folder)
     check_floats(checkpoint)
-    check_loading(checkpoint)
+    loaded = check_loading(checkpoint)
     check_experts(checkpoint)
     check_layers(checkpoint)
     check_values(checkpoint)
     check_tied(checkpoint)
+    check_names(checkpoint, loaded)
     check_tokenizer(checkpoint)
     return {
         "model_type": config.model_type,
@@ -88,7 +89,7 @@ def check_index(folder: Path) -> None:
         with safe_open(folder / name, framework="pt") as shard:
             contents[name] = set(shard.keys())
     for tensor, name in read_object(folder / INDEX)["weight_map"].items():
-        if tensor not in contents[name]:
+        if tensor not in contents[name] and not BUFFER.fullmatch(tensor):
             raise UserError(f"{folder / INDEX}: says that {name} holds {tensor}; it does not")
 
 
@@ -111,8 +112,11 @@ def model_on_meta(explicit: Any, where: str) -> Any:
         return AutoModelForCausalLM.from_config(explicit)
 
 
-def check_loading(checkpoint: Checkpoint) -> None:
-    """Compare names and shapes with the model's own, which transformers loads without memory."""
+def check_loading(checkpoint: Checkpoint) -> Any:
+    """Compare names and shapes with the model's own, which transformers loads without memory.
+
+    Returns that model, on the meta device.
+    """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     folder = checkpoint.folder
@@ -144,6 +148,22 @@ def check_loading(checkpoint: Checkpoint) -> None:
         name, stored, wanted = mismatched[0]
         raise UserError(f"{folder}: {name} is {tuple(stored)}, but {tuple(wanted)} in {model}")
     check_running(made, str(folder / "config.json"))
+    return made
+
+
+def check_names(checkpoint: Checkpoint, model: Any) -> None:
+    """What transformers reads goes back under the names that it was read from, as training saves
+    it: a mixture of a layout's older and newer names is read and is no layout."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    names = revert_weight_conversion(model, dict(model.named_parameters()))
+    wanted, stored = {checkpoint.stored_name(name) for name in names}, set(checkpoint.names())
+    if differ := sorted((wanted ^ stored) - checkpoint.aliases.keys()):
+        held = "holds" if differ[0] in stored else "holds no"
+        raise UserError(
+            f"{checkpoint.folder}: {held} {differ[0]}, unlike what transformers would save of the "
+            "model that it reads there; save it so (save_pretrained)"
+        )
 
 
 def check_running(model: Any, where: str) -> None:
@@ -176,11 +196,13 @@ def check_experts(checkpoint: Checkpoint) -> None:
             checkpoint.layer_tensor(0, checkpoint.views[kind].tensor),
             checkpoint.shape(kind),
         )
-        some = PRODUCT_BYTES // checkpoint.empty(name).element_size()
+        stored = checkpoint.empty(name).dtype
+        narrow = min(stored.itemsize, (checkpoint.explicit.dtype or stored).itemsize)
+        some = PRODUCT_BYTES // narrow
         if any(width % some for width in shape):
             raise UserError(
-                f"{checkpoint.folder}: {name} ({kind}) is of {shape}; in its dtype torch's product "
-                f"of a mixture's experts takes multiples of {some}"
+                f"{checkpoint.folder}: {name} ({kind}) is of {shape}; in its dtype or "
+                f"config.json's, torch's product of a mixture's experts takes multiples of {some}"
             )
 
 

@@ -37,8 +37,10 @@ REFUSED = {
     "configuration_files": "names other configs, of which transformers takes one by its version; "
     "rename it and take the entry out",
 }
-# Masks and rotary frequencies that older versions of transformers stored and no model reads.
-BUFFER = re.compile(r"(.+\.)?((attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)")
+# Masks and rotary positions that older versions of transformers stored and no model reads.
+BUFFER = re.compile(r"(.+\.)?((attn|attention)\.(masked_)?bias|rotary_emb(_local)?\.\w+)")
+# The output layer as transformers' model has it, a name that it reads whatever the family's is.
+OUTPUT = "lm_head.weight"
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -188,9 +190,10 @@ class Checkpoint:
 
         Where the config ties the two, transformers does not read the stored output layer.
         """
-        head = self.stored_name(self.family.head)
-        tied = bool(self.explicit.tie_word_embeddings) and head in self._where
-        return {head: self.stored_name(self.family.embedding)} if tied else {}
+        if not self.explicit.tie_word_embeddings:
+            return {}
+        heads = {self.stored_name(self.family.head), OUTPUT} & self._where.keys()
+        return dict.fromkeys(heads, self.stored_name(self.family.embedding))
 
     def stored_name(self, name: str) -> str:
         """How this checkpoint calls a tensor: one of the inner model alone lacks its prefix."""
