@@ -12,9 +12,17 @@ from pathlib import Path
 
 from lesa.errors import UserError
 from lesa.files import read_json
-from pipelines.locks import lock_files, read_lock
+from pipelines.locks import git, lock_files, read_lock
 
 RUNNING = ".dvc/tmp/rwlock"  # JSON: what running stages read and write
+
+
+def committed(root: Path, name: str) -> bytes | None:
+    """A file of git's last commit, if it has one of that name."""
+    try:
+        return git(root, "show", f"HEAD:{name}")
+    except subprocess.CalledProcessError:
+        return None
 
 
 def mend(root: Path) -> Iterator[str]:
@@ -23,19 +31,14 @@ def mend(root: Path) -> Iterator[str]:
     running = root / RUNNING
     for path in [*filter(Path.is_file, [running]), *lock_files(root)]:
         name = path.relative_to(root).as_posix()
-        committed = subprocess.run(
-            ["git", "show", f"HEAD:{name}"], cwd=root, check=False, capture_output=True
-        )
-        if not committed.returncode and path.read_bytes() == committed.stdout:
+        before = committed(root, name)
+        if path.read_bytes() == before:
             continue  # as most are: to read them all takes two seconds
         try:
             read_json(path) if path == running else read_lock(path)
         except UserError:
-            if committed.returncode:
-                path.unlink()
-            else:
-                path.write_bytes(committed.stdout)
-            end = "removed" if committed.returncode else "the last commit's is back"
+            path.unlink() if before is None else path.write_bytes(before)
+            end = "removed" if before is None else "the last commit's is back"
             yield f"{name}: cut off by a kill; {end}"
 
 

@@ -19,7 +19,7 @@ from pipelines.tracking import git_state
 from reports import measured
 from reports.measured import Metrics, losses_at
 from reports.paired import Interval, interval, paired
-from reports.tables import Measured, number, show, show_interval
+from reports.tables import measured_of, number, show, show_interval
 
 TEMPLATES = Path(__file__).parent
 
@@ -136,14 +136,14 @@ def tasks(m: Metrics, model: str) -> list[list[str]]:
     """Every metric of every task, before and after training."""
     before, after = (m.evaluate[phase][model]["tasks"] for phase in measured.PHASES)
     return [
-        [task, metric, shown(before[task]["metrics"][metric]), shown(value)]
+        [
+            task,
+            metric,
+            *(show(measured_of(own[task]["metrics"][metric])) for own in (before, after)),
+        ]
         for task, content in after.items()
-        for metric, value in content["metrics"].items()
+        for metric in content["metrics"]
     ]
-
-
-def shown(metric: dict[str, Any]) -> str:
-    return show(Measured(metric["value"], metric["stderr"]))
 
 
 def provenance() -> dict[str, Any]:

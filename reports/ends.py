@@ -101,9 +101,8 @@ def trained_on(m: Metrics, contests: list[Contest]) -> str:
     if told and len(contests) > 1:
         told[0] += f" at {'both' if len(contests) == 2 else f'all {len(contests)}'} budgets"
     last = contests[-1]
-    edge = rates.edge_of(m, last.study, last.runs["lesa"])
     of = seeds([c.runs[n] for c in contests for n in ("lesa", *BESIDE) if n in c.runs])
-    of += f", LESA's rate the {edge} tried" if edge else ""
+    of += rates.at_edge(m, last.study, last.runs["lesa"])
     return f"({of}) it is {', '.join([*told, *mixed])}" if told or mixed else ""
 
 

@@ -6,7 +6,7 @@ Okabe-Ito colours; every line also differs by dash and marker, so black-and-whit
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -149,9 +149,11 @@ def seeds_line(axes: Axes, x: Array, seeds: Array, label: str, style: dict[str, 
     axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def seeds_curves(study: list[Runs]) -> Figure:
+def seeds_curves(study: list[Runs]) -> Figure | None:
     """Held-out loss of a study's runs by tokens, named from the highest end to the lowest; a band
     from the lowest to the highest seed where there are several."""
+    if not study:
+        return None
     study = sorted(study, key=lambda runs: -runs.final_loss)
     most = max(len(runs.by_seed) for runs in study)
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
@@ -298,6 +300,18 @@ def write(name: str, figure: Figure, folder: Path, caption: str, sources: str) -
     return Drawn(name, caption, sources, svg.read_text(encoding="utf-8"), hover.layer(figure))
 
 
+Made = tuple[str, Figure | None, str, str]  # name, figure, caption, sources
+
+
+def write_made(made: Iterable[Made], folder: Path) -> dict[str, Drawn]:
+    """Write the figures that there are; the result is keyed by figure name."""
+    return {
+        name: write(name, figure, folder, caption, sources)
+        for name, figure, caption, sources in made
+        if figure is not None
+    }
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """The report's style alone: a user's matplotlibrc must not change the figures."""
@@ -308,7 +322,7 @@ def styled() -> Iterator[None]:
 
 
 def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
-    """Write every figure into `folder`; the result is keyed by figure name."""
+    """Write what was measured into `folder`; the result is keyed by figure name."""
     pretrain, svd = files("pretrain", m.models), "metrics/svd.json"
     first = "; of a mixture's experts the first" if len(shown(m)) < len(m.svd) else ""
     layers = f"of the layers' top coefficient rows, a panel a matrix kind{first}"
@@ -316,26 +330,22 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
     by_tokens = "Held-out loss by training tokens"
     bands = ": means over seeds, bands from lowest to highest"
     by_seconds = "Held-out loss by training seconds (tokens over tokens/s; without measuring)"
+    whole, longer = (in_every_budget(m, runs(m)) for runs in (budget.main_runs, budget.longer_runs))
+    said = {
+        "budget": f"{by_tokens}, study `budget`{bands}",
+        "budget_longer": f"{by_tokens}, the longer schedule of study `budget`{bands}",
+        "scale": f"{by_tokens} of Python source, study `scale`{bands}",
+        "start": "Perplexity before training of every draw of predictor seed and signs",
+    }
     with styled():
-        drawn = [
-            write("loss_tokens", loss_curves(m, by_seconds=False), folder, by_tokens, pretrain),
-            write("loss_seconds", loss_curves(m, by_seconds=True), folder, by_seconds, pretrain),
-            write("spectra", spectra(m), folder, values + first, svd),
-            write("pca", planes(m, pca_plane), folder, f"PCA {layers}", svd),
+        made: list[Made] = [
+            ("loss_tokens", loss_curves(m, by_seconds=False), by_tokens, pretrain),
+            ("loss_seconds", loss_curves(m, by_seconds=True), by_seconds, pretrain),
+            ("spectra", spectra(m), values + first, svd),
+            ("pca", planes(m, pca_plane), f"PCA {layers}", svd),
+            ("budget", seeds_curves(whole), said["budget"], budget.SOURCES),
+            ("budget_longer", seeds_curves(longer), said["budget_longer"], budget.SOURCES),
+            ("scale", seeds_curves(groups(m.scale)), said["scale"], scale.SOURCES),
+            ("start", start_distributions(m) if m.start else None, said["start"], start.SOURCES),
         ]
-        if m.budget:
-            said = f"{by_tokens}, study `budget`{bands}"
-            curves = seeds_curves(in_every_budget(m, budget.main_runs(m)))
-            drawn.append(write("budget", curves, folder, said, budget.SOURCES))
-        if longer := budget.longer_runs(m):
-            said = f"{by_tokens}, the longer schedule of study `budget`{bands}"
-            curves = seeds_curves(in_every_budget(m, longer))
-            drawn.append(write("budget_longer", curves, folder, said, budget.SOURCES))
-        if m.scale:
-            said = f"{by_tokens} of Python source, study `scale`{bands}"
-            curves = seeds_curves(groups(m.scale))
-            drawn.append(write("scale", curves, folder, said, scale.SOURCES))
-        if m.start:
-            said = "Perplexity before training of every draw of predictor seed and signs"
-            drawn.append(write("start", start_distributions(m), folder, said, start.SOURCES))
-    return {d.name: d for d in drawn}
+        return write_made(made, folder)

@@ -75,8 +75,7 @@ def after(m: Metrics, contest: Contest) -> list[Line]:
         gaps = [difference(lesa, of) if of else None for of in found[: len(RIVALS)]]
         of = f"here, preset `{lesa.first['preset']}`, " if lesa.first.get("preset") else "here, "
         of += contest.where(name, *(runs.model for runs in found if runs))
-        if edge := rates.edge_of(m, contest.study, lesa):
-            of += f", LESA's rate the {edge} tried"
+        of += rates.at_edge(m, contest.study, lesa)
         source = f"metrics/{contest.study}/*.json" if contest.study else files("pretrain", [name])
         lines.append(line(AFTER, of, values, gaps, source))
     return lines

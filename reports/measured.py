@@ -107,6 +107,12 @@ class Metrics:
         return name if name in methods else next(made, None)
 
 
+def index_at(run: Json, share: float) -> int | None:
+    """Where in `steps` a share of the training was done; None where nothing was measured there."""
+    last = run["steps"][-1]["step"]
+    return next((i for i, row in enumerate(run["steps"]) if row["step"] == share * last), None)
+
+
 def losses_at(run: Json, index: int) -> Array:
     """Mean held-out loss of each document (documents,) at `steps[index]` of a training run."""
     return document_means(run["heldout_documents"], run["steps"][index]["block_losses"])

@@ -18,6 +18,7 @@ from reports import budget, opt_deus
 from reports.figures import (
     WIDTH,
     Drawn,
+    Made,
     layer_path,
     legend_below,
     line_style,
@@ -26,7 +27,7 @@ from reports.figures import (
     shown,
     styled,
     tsne_plane,
-    write,
+    write_made,
 )
 from reports.measured import Json, Metrics, files
 from reports.paired import Array
@@ -74,7 +75,7 @@ def training_curves(m: Metrics) -> dict[str, list[Json]]:
     found = {runs.name: list(runs.by_seed.values()) for runs in budget.main_runs(m)}
     if not found:
         found = {name: [m.pretrain[name]] for name in m.models}
-    kept = {name: [run for run in runs if run.get("train")] for name, runs in found.items()}
+    kept = {name: [run for run in runs if run["train"]] for name, runs in found.items()}
     return {name: runs for name, runs in kept.items() if runs}
 
 
@@ -167,7 +168,7 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
     """Write what was measured into `folder`; the result is keyed by figure name."""
     fits, trained = files("fit", list(m.first_runs.values())), files("pretrain", m.models)
     with styled():
-        made = [
+        made: list[Made] = [
             (
                 "paper_continuity",
                 continuity(m),
@@ -197,9 +198,4 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
                 opt_deus.SOURCES,
             ),
         ]
-        drawn = [
-            write(name, figure, folder, caption, sources)
-            for name, figure, caption, sources in made
-            if figure is not None
-        ]
-    return {d.name: d for d in drawn}
+        return write_made(made, folder)

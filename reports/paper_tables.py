@@ -13,7 +13,7 @@ import numpy as np
 
 from reports import budget, domains, official, start
 from reports.claims import RIVALS, c09_without_freezing
-from reports.measured import Json, Metrics, files, perplexity_at, whole_seconds
+from reports.measured import Json, Metrics, files, index_at, perplexity_at, whole_seconds
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted
 from reports.training_runs import (
@@ -84,9 +84,7 @@ def of_run(m: Metrics, method: str, share: float) -> Ends | None:
     if (model := m.model_of(method)) is None:
         return None
     run = m.pretrain[model]
-    last = run["steps"][-1]["step"]
-    index = next((i for i, s in enumerate(run["steps"]) if s["step"] == share * last), None)
-    if index is None:
+    if (index := index_at(run, share)) is None:
         return None
     perplexity, seconds = Measured(*perplexity_at(run, index)), share * whole_seconds(run)
     return Ends(perplexity, seconds, model, files("pretrain", [model]))
@@ -187,17 +185,10 @@ def untouched(m: Metrics, like: dict[str, Cell], here: Ends | None) -> dict[str,
     """The row of the base before any training, which the paper's table does not have."""
     row: dict[str, Cell] = {name: "not stated" if "published" in name else None for name in like}
     row |= {"model": NAMES["base"], "steps, published": "none", "steps here": "none"}
-    if here is None:
-        return row
-    free: dict[str, Cell] = {"seconds here": 0, "relative time here, %": 0}
-    return (
-        row
-        | free
-        | {
-            "perplexity here": here.perplexity,
-            "average here": average(m, here.model, "init"),
-        }
-    )
+    if here is not None:
+        row |= {"perplexity here": here.perplexity, "average here": average(m, here.model, "init")}
+        row |= {"seconds here": 0, "relative time here, %": 0}
+    return row
 
 
 def initial(m: Metrics, published: list[Json]) -> Table:
@@ -248,8 +239,8 @@ def without_svd(m: Metrics, published: Json) -> Table:
             "published": stated(published.get(key)),
             "draws": len(one.rows) if one else None,
             "perplexity before training here": float(np.median(one.perplexities)) if one else None,
-            "loss minus LESA's": minus(one, lesa),
-            "draws compared": compared(one, lesa),
+            "loss minus LESA's": of_both(one, lesa, start.difference),
+            "draws compared": of_both(one, lesa, lambda *both: len(start.matched(*both))),
             "loss at the end, minus LESA's": at_end(m, key, "lesa"),
             "loss at the end, minus LLaMA Pro's": at_end(m, key, "llama_pro"),
         }
@@ -264,17 +255,15 @@ def without_svd(m: Metrics, published: Json) -> Table:
     )
 
 
-def minus(one: start.Start | None, other: start.Start | None) -> Cell:
-    if one is other and one is not None:
+def of_both(
+    one: start.Start | None,
+    other: start.Start | None,
+    found: Callable[[start.Start, start.Start], Cell],
+) -> Cell:
+    """Nothing of a start beside itself; None where one was not measured."""
+    if one is not None and one is other:
         return ""
-    return start.difference(one, other) if one and other else None
-
-
-def compared(one: start.Start | None, other: start.Start | None) -> Cell:
-    """How many draws their difference is over."""
-    if one is other and one is not None:
-        return ""
-    return len(start.matched(one, other)) if one and other else None
+    return found(one, other) if one and other else None
 
 
 def at_end(m: Metrics, ours: str, theirs: str) -> Cell:
@@ -347,7 +336,7 @@ def norm_weight(m: Metrics, published: Json) -> Table:
                     "perplexity before training": float(np.median(one.perplexities))
                     if one
                     else None,
-                    "loss, minus the preset's own λ": minus(one, lesa),
+                    "loss, minus the preset's own λ": of_both(one, lesa, start.difference),
                 }
             )
     rows.sort(key=lambda row: (float(str(row["λ here"])), str(row["preset"])))

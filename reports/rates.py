@@ -53,11 +53,15 @@ def edge_of(m: Metrics, study: str, runs: Runs) -> str:
     return edge(own) if own else ""
 
 
+def at_edge(m: Metrics, study: str, runs: Runs, name: str = "LESA") -> str:
+    """What to add where runs are named whose rate is at an edge of its search."""
+    end = edge_of(m, study, runs)
+    return f", {name}'s rate the {end} tried" if end else ""
+
+
 def limits(m: Metrics, study: str, ours: Runs, theirs: Runs) -> str:
     """How many seeds a difference of two models is over, and if our rate is at an edge."""
-    said = counted(len(shared_seeds(ours, theirs)), "seed")
-    end = edge_of(m, study, ours)
-    return said + (f", {ours.model}'s rate the {end} tried" if end else "")
+    return counted(len(shared_seeds(ours, theirs)), "seed") + at_edge(m, study, ours, ours.model)
 
 
 def table(m: Metrics) -> Table:

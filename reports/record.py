@@ -30,6 +30,8 @@ class Corpus(TypedDict):
     documents: dict[str, int]
     tokens: dict[str, int]
     block_size: Positive
+    begins_with: list[str]
+    duplicates: int
     license: str
     source: str
 

@@ -405,7 +405,7 @@ def budget_here(m: Metrics) -> str:
     ends = [run["steps"][-1] for run in m.pretrain.values()]
     steps, tokens = (max(int(end[key]) for end in ends) for key in ("step", "tokens"))
     rates = sorted({float(run["learning_rate"]) for run in m.pretrain.values()})
-    grid = {f"{int(own['max_steps'])} steps" for own in m.grid.values() if "max_steps" in own}
+    grid = {f"{int(own['max_steps'])} steps" for own in m.grid.values()}
     of = f" of {' or '.join(sorted(grid))}" if grid else ""
     span = " to ".join(number(rate) for rate in sorted({rates[0], rates[-1]}))
     said = f"{steps:,} steps, {tokens:,} tokens; each model's rate the best of a grid{of} (chosen: "

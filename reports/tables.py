@@ -179,13 +179,9 @@ def run(m: Metrics) -> Table:
         ("corpus", corpus["source"]),
         ("corpus licence", corpus["license"]),
         ("block size, tokens", corpus["block_size"]),
+        ("documents begin with", ", ".join(corpus["begins_with"]) or "no special token"),
+        ("duplicates left out", corpus["duplicates"]),
     ]
-    if "begins_with" in corpus:
-        rows.append(
-            ("documents begin with", ", ".join(corpus["begins_with"]) or "no special token")
-        )
-    if "duplicates" in corpus:
-        rows.append(("duplicates left out", corpus["duplicates"]))
     rows += [(f"documents, {split}", n) for split, n in corpus["documents"].items()]
     rows += [(f"tokens, {split}", n) for split, n in corpus["tokens"].items()]
     last = {name: p["steps"][-1] for name, p in m.pretrain.items()}
@@ -265,7 +261,7 @@ def tasks(m: Metrics, offline: bool) -> Table:
             row: dict[str, Cell] = {"task": task, "metric": metric, "phase": PHASE_NAMES[phase]}
             for name in m.models:
                 found = m.evaluate[phase][name]["tasks"].get(task, {}).get("metrics", {})
-                row[name] = _measured(found.get(metric))
+                row[name] = measured_of(found.get(metric))
             rows.append(row)
     word = "offline" if offline else "official"
     return Table(
@@ -307,7 +303,7 @@ def _examples(m: Metrics, model: str, task: str, metric: str) -> list[float] | N
     return found if found and not isinstance(found[0], list) else None
 
 
-def _measured(metric: dict[str, Any] | None) -> Measured | None:
+def measured_of(metric: dict[str, Any] | None) -> Measured | None:
     if metric is None or metric["value"] is None:
         return None
     return Measured(float(metric["value"]), metric.get("stderr"))
@@ -337,7 +333,7 @@ def all_scores(m: Metrics) -> Table:
             "metric": metric,
             "source": c["source"],
             "examples": c["examples"],
-            "score": _measured(value),
+            "score": measured_of(value),
         }
         for phase in PHASES
         for name in m.models
@@ -436,7 +432,7 @@ def grid(m: Metrics) -> Table:
     rows: list[dict[str, Cell]] = [
         {
             "model": name,
-            "steps": content.get("max_steps"),
+            "steps": content["max_steps"],
             "learning rate": r["learning_rate"],
             "loss before": r["validation_loss_at_0"],
             "loss after": loss_of(r),

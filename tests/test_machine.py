@@ -195,8 +195,10 @@ def test_bfloat16_is_for_processors_that_have_it() -> None:
     flags = set(re.findall(r"^flags\s*:(.*)", CPUINFO.read_text(), re.MULTILINE)[0].split())
     if "avx512_bf16" in flags:
         assert has_bfloat16()
-    if not any(flag.startswith(("avx512", "avx_ne_convert", "amx")) for flag in flags):
+    elif not any(flag.startswith(("avx512", "avx_ne_convert", "amx")) for flag in flags):
         assert not has_bfloat16()
+    else:
+        pytest.skip("AVX-512 without bfloat16: torch's word is all there is")
 
 
 @pytest.mark.parametrize("has", [True, False])

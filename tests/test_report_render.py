@@ -334,8 +334,9 @@ def test_what_the_text_lacks_is_named(made: tuple[Path, Path], tmp_path: Path) -
     assert f"- `wiki_last_word` is left out: {left_out['wiki_last_word']}\n" in text
     assert f"- `wiki_perplexity`: {notes['wiki_perplexity']}\n" in text
     assert "&lt;bos&gt;" in (tmp_path / "out" / "report.html").read_text()
-    for new in ("documents begin with", "duplicates", "is left out: "):
-        assert new not in before
+    for usual in ("documents begin with | no special token", "duplicates left out | 0"):
+        assert f"| {usual} |" in before
+    assert "is left out: " not in before
 
 
 MIXTURE = [f"{name}_proj" for name in "qkvo"] + [

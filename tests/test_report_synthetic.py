@@ -174,6 +174,8 @@ def write(
         {
             "documents": {"train": 70, "heldout": 19},
             "block_size": 32,
+            "begins_with": [],
+            "duplicates": 0,
             "tokens": {"train": 450000, "validation": 6144, "test": 90000},
             "blocks": {"train": 800},
             "digest": "0",

@@ -16,7 +16,7 @@ from reports.claims import (
     every,
     three_of_equal_tokens,
 )
-from reports.measured import Json, Metrics, files, fit_seconds, losses_at, whole_seconds
+from reports.measured import Metrics, files, fit_seconds, index_at, losses_at, whole_seconds
 from reports.paired import Interval, paired
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import number, show_interval
@@ -122,7 +122,7 @@ def default_run(m: Metrics) -> list[Finding]:
     """The models of this run: the point at half of LESA's schedule."""
     lesa, *others = three_of_equal_tokens(m)
     total = m.pretrain[lesa]["steps"][-1]["step"]
-    index = half_index(m.pretrain[lesa])
+    index = index_at(m.pretrain[lesa], 0.5)
     if index is None:
         why = f"no held-out loss was measured at half of the {total} steps"
         return [cannot("this run", why, "dvc repro pretrain")]
@@ -134,8 +134,3 @@ def default_run(m: Metrics) -> list[Finding]:
         source = files("pretrain", [lesa, name])
         found.append(judged(m, name, gap, half, times, source, fit=fit_seconds(m, lesa)))
     return found
-
-
-def half_index(run: Json) -> int | None:
-    total = run["steps"][-1]["step"]
-    return next((i for i, s in enumerate(run["steps"]) if 0 < 2 * s["step"] == total), None)
