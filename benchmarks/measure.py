@@ -1,7 +1,7 @@
 """Compare programs: each side runs in a process of its own, in turn, and its time and memory count.
 
-A benchmark is a module run as `python -m benchmarks.<name>`. With `--side <side>` it does the work
-of one side and ends with `report`; without, it calls `compare` and `save`.
+A benchmark is a module run as `python -m benchmarks.<name>`, which calls `compare` and `save`. Its
+sides are those of `benchmarks/sides/<name>.py`, each of which ends with `report`.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Job:
     """One model of a study. study: the folder of its outputs. model: its name there. row: what
     makes it. text: the folder of the blocks `train` and of what they are, `SOURCE.json`.
 
-    heldout: jsonl of `Example`, or None where another study measures. module: the stage's.
+    heldout: jsonl of `Example`, or None where another study measures.
     """
 
     study: str
@@ -48,7 +48,6 @@ class Job:
     row: Learner
     text: Path
     heldout: Path | None
-    module: str
 
     @property
     def trained(self) -> Path:
@@ -113,7 +112,9 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
         job.heldout.read_text(encoding="utf-8") if job.heldout else None,
     ]
     read = [BASE, SVD, CORPUS / "test", job.text / "train"]
-    with resumable(f"{job.study}/{job.model}", job.module, read, of) as unfinished:
+    with resumable(
+        f"{job.study}/{job.model}", f"pipelines.studies.{job.study}.train", read, of
+    ) as unfinished:
         init = unfinished / "init"
         if not init.is_dir():
             write_row(job.row, params, unfinished, init)
@@ -144,8 +145,8 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
 def continue_on_study_text(params: Params, log: Tracker, study: str, model: str) -> None:
     """`continue_training` of one of the study's models, on the text that its stage `text` made."""
     row: Learner = chosen(study, Learner, model)
-    text, module = Path("artifacts/text") / study, f"pipelines.studies.{study}.train"
-    job = Job(study, model, row, text, text / "heldout.jsonl", module)
+    text = Path("artifacts/text") / study
+    job = Job(study, model, row, text, text / "heldout.jsonl")
     report = continue_training(with_train(params, study, "train", TrainOverrides), log, job)
     log.metrics({f"heldout/{name}": value for name, value in report["heldout"]["end"].items()})
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from reports import domains, official, opt_deus, rates, start
+from reports.budget import LESA
 from reports.claims import RIVALS
 from reports.contest import Contest, longest
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
@@ -68,7 +69,7 @@ def after(m: Metrics, contest: Contest) -> list[Line]:
     others = [method if contest.study else m.model_of(method) or "" for method in METHODS][1:]
     found = [contest.runs.get(name) for name in others]
     lines = []
-    for name in ("lesa", "lesa_official") if contest.study else (m.model_of("lesa") or "",):
+    for name in LESA if contest.study else (m.model_of("lesa") or "",):
         if (lesa := contest.runs.get(name)) is None:
             continue
         values = [math.exp(runs.final_loss) if runs else None for runs in (lesa, *found)]

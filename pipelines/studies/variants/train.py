@@ -31,7 +31,6 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         row=Learner(method="base", rate_of="base"),
         text=Path(variant.text),
         heldout=None,
-        module="pipelines.studies.variants.train",
     )
     continue_training(params.model_copy(update={"train": train}), log, job)
 
