@@ -178,8 +178,12 @@ def unordered(contest: Contest) -> str:
     best, deepest = lowest(contest.runs), lowest(contest.deep)
     said = f"After {contest.where(*contest.runs)} {named(best)} has the lowest mean loss"
     if deepest != best:
-        behind = contest.runs[deepest].final_loss - contest.runs[best].final_loss
-        said += f"; of deepened models {named(deepest)}, {behind:.3f} nats above it"
+        said += f"; of deepened models {named(deepest)}"
+        pair = contest.runs[deepest], contest.runs[best]
+        if (gap := difference(*pair)) is not None:
+            said += f", {gap.estimate:.3f} nats above it"
+            some = len(shared_seeds(*pair)) < max(len(runs.by_seed) for runs in pair)
+            said += " on the seeds of both" if some else ""
     return f"{said}; fewer than {FEWEST} seeds tell no order"
 
 

@@ -1,4 +1,4 @@
-"""What is known before any training: the first, short report of a run that takes an hour."""
+"""What is known before any training: the first, short report of a run that takes up to an hour."""
 
 from __future__ import annotations
 

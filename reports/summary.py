@@ -112,7 +112,7 @@ def reach(m: Metrics) -> str:
         packages = set(next(iter(m.scale.values()))["heldout_documents"])
         texts.append(f"{len(packages)} packages of Python source")
     there = "llama3-8b"
-    on_a_gpu = f" On a GPU: `make profile PROFILE={there}`, `make report`."
+    on_a_gpu = f" On 8 GPUs: `make profile PROFILE={there}`, `make report`."
     return (
         f"**How far this reaches:** one model of {short_count(m.base['parameters'])} parameters, "
         f"held out {' and '.join(texts)}{choices_of_signs(m)}."

@@ -404,6 +404,23 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Metrics]:
     return folder, measured.load(folder, params())
 
 
+def test_how_far_a_model_is_above_the_lowest_is_of_the_seeds_of_both(tmp_path: Path) -> None:
+    """The base's other seed, 0.2 nats lower here, says nothing of a model that lacks it."""
+    folder = write(tmp_path)
+    scale_study(folder)
+    (folder / "scale/llama_pro-1.json").unlink()
+    (folder / "scale/lesa-1.json").unlink()
+    other = json.loads((folder / "scale/base-1.json").read_text())["steps"][-1]["block_losses"]
+    lower = [loss - 0.2 for loss in other]
+    change(folder, "scale/base-1", "steps", -1, "block_losses", value=lower)
+    at_0 = [
+        np.mean(json.loads((folder / f"scale/{n}-0.json").read_text())["steps"][-1]["block_losses"])
+        for n in ("llama_pro", "base")
+    ]
+    said = f"`llama_pro`, {at_0[0] - at_0[1]:.3f} nats above it on the seeds of both; fewer than 3"
+    assert said in contest.advice(measured.load(folder, params()))
+
+
 def test_packages_are_what_study_scale_resamples(scaled: tuple[Path, Metrics]) -> None:
     """Blocks are averaged by package first: with one seed, scipy's paired t test of eight."""
     rows = {row["run"]: row for row in scale.table(scaled[1]).rows}
