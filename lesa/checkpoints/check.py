@@ -154,10 +154,8 @@ def check_loading(checkpoint: Checkpoint) -> Any:
 def check_names(checkpoint: Checkpoint, model: Any) -> None:
     """What transformers reads goes back under the names that it was read from, as training saves
     it: a mixture of a layout's older and newer names is read and is no layout."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    names = revert_weight_conversion(model, dict(model.named_parameters()))
-    wanted, stored = {checkpoint.stored_name(name) for name in names}, set(checkpoint.names())
+    wanted = checkpoint.as_stored(model, dict(model.named_parameters())).keys()
+    stored = set(checkpoint.names())
     if differ := sorted((wanted ^ stored) - checkpoint.aliases.keys()):
         held = "holds" if differ[0] in stored else "holds no"
         raise UserError(

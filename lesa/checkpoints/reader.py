@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -199,6 +199,17 @@ class Checkpoint:
         """How this checkpoint calls a tensor: one of the inner model alone lacks its prefix."""
         short = name.removeprefix(self.family.inner)
         return name if name in self._where or short not in self._where else short
+
+    def as_stored(self, model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Tensors by their names in transformers' model, by those that they are stored under here.
+
+        transformers renames tensors and stacks a mixture's experts as it loads a checkpoint;
+        `model`, which it loaded from this one, on the meta device or not, knows how to undo that.
+        """
+        from transformers.core_model_loading import revert_weight_conversion
+
+        reverted = revert_weight_conversion(model, dict(tensors))
+        return {self.stored_name(name): tensor for name, tensor in reverted.items()}
 
     def names(self) -> list[str]:
         return list(self._where)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import Tensor
 from transformers import AutoModelForCausalLM
-from transformers.core_model_loading import revert_weight_conversion
 
 from lesa.checkpoints.reader import Checkpoint
 from lesa.checkpoints.writer import CARD, PLAN_FILE, copy_side_files, write_checkpoint
@@ -18,15 +17,14 @@ from lesa.files import whole_folder
 def stored_tensors(trained: Mapping[str, Tensor], init: Checkpoint) -> dict[str, Tensor]:
     """Trained parameters, by their names in transformers' model, as `init` stores them.
 
-    transformers renames tensors and stacks a mixture's experts as it loads a checkpoint; a model
-    on the meta device, which takes no memory, knows how to undo that. A stored output layer that
-    is the embedding gets the embedding's values. Raises UserError for a tensor that `init` lacks.
+    The model that undoes what loading renames is on the meta device, which takes no memory. A
+    stored output layer that is the embedding gets the embedding's values. Raises UserError for a
+    tensor that `init` lacks.
     """
     model = AutoModelForCausalLM.from_pretrained(
         init.folder, device_map="meta", local_files_only=True
     )
-    reverted = revert_weight_conversion(model, dict(trained))
-    found = {init.stored_name(name): tensor for name, tensor in reverted.items()}
+    found = init.as_stored(model, trained)
     for head, embedding in init.aliases.items():
         if embedding in found:
             found[head] = found[embedding]
