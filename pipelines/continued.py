@@ -12,7 +12,7 @@ from typing import Any
 
 from lesa.files import read_json, tree_digest, write_json
 from lesa.machine import compute_device
-from lesa.params import Name, Params, Positive
+from lesa.params import Count, Name, Params, Positive
 from lesa.training.adapters import AdapterRun, merged
 from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import Run, load_model, train
@@ -29,10 +29,16 @@ from pipelines.tracking import Tracker
 class Learner(Row):
     """A model that a study trains. rate_of: whose file in metrics/grid has its learning rate.
     adapters: of nearly so many parameters train beside all layers (`lesa.training.adapters`), in
-    place of what the method's plan marks."""
+    place of what the method's plan marks. seed: of the order of the training blocks, `train.seed`
+    if None; a row that says one is called `<model>-<seed>`."""
 
     rate_of: Name
     adapters: Positive | None = None
+    seed: Count | None = None
+
+    @property
+    def ending(self) -> str:
+        return "" if self.seed is None else f"-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,10 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
     see: what is forgotten. `heldout` holds, for each held-out example of the domain, its nats
     before and after. A run that was stopped goes on where it was.
     """
+    if job.row.seed is not None:
+        params = params.model_copy(
+            update={"train": params.train.model_copy(update={"seed": job.row.seed})}
+        )
     path, grid = read_grid(job.row.rate_of)
     blocks = load_blocks(job.text, "train")
     examples = read_examples(job.heldout) if job.heldout else []
@@ -134,6 +144,7 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
         after = losses(job.trained, examples, run, unfinished / "after.json")
         report = {"model": job.model, "profile": params.profile, **described(job.row), **curve}
         report |= {"rate_of": job.row.rate_of, "rate_warnings": warnings}
+        report |= {"seed": params.train.seed}
         report |= {"trained_on": read_json(job.text / "SOURCE.json")}
         if examples:
             report["heldout"] = of_examples(examples, before, after)

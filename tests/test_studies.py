@@ -27,7 +27,7 @@ from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.removal import losses_without
 from lesa.training.sequences import read_examples
 from pipelines.folders import CORPUS
-from pipelines.study import TrainOverrides, study_params, with_train
+from pipelines.study import TrainOverrides, params_file, study_params, with_train
 from tests.pipeline import ROOT, smoke, stage, up_to_svd
 
 SCHEDULE = {"max_steps": 4, "eval_every": 2, "save_every": 2, "warmup_steps": 1}
@@ -402,6 +402,22 @@ def test_sft_trains_on_completions_alone_and_scores_them(sft: Params) -> None:
     assert targets == [entry.targets for entry in held]
     assert math.isclose(report["heldout"]["end"]["loss"], sum(nats["end"]) / sum(targets))
     assert report["heldout"]["end"]["loss"] < report["heldout"]["start"]["loss"]
+
+
+def test_a_row_of_sft_has_the_seed_it_says(sft: Params) -> None:
+    base, own = committed("sft")["sft"]["base"], yaml.safe_load(params_file("sft").read_text())
+    own_params("sft", **own | {"sft": {"base": base, "base-1": base | {"seed": 1}}})
+    stage("studies.sft.train", sft, model="base-1")
+    seeded = sft.model_copy(update={"train": sft.train.model_copy(update={"seed": 1})})
+    stage("studies.sft.train", seeded, model="base")
+    one, other = (read_json(f"artifacts/sft/{name}.json") for name in ("base-1", "base"))
+    assert (one["seed"], one["train"], one["steps"]) == (1, other["train"], other["steps"])
+    shutil.rmtree("artifacts/sft")
+    stage("studies.sft.train", sft, model="base")  # of seed 0: another order
+    assert read_json("artifacts/sft/base.json")["train"] != one["train"]
+    own_params("sft", **own | {"sft": {"base-2": base | {"seed": 1}}})
+    with pytest.raises(UserError, match=r"sft\.base-2: must end in -1, as its seed is$"):
+        stage("studies.sft.train", sft, model="base-2")
 
 
 def test_variants_are_split_at_random_and_by_layer(

@@ -24,15 +24,14 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name = args.variant
     variant: Variant = entry("variants", "variants", Variant, name)
     params = with_train(params, "variants", "train", TrainOverrides)
-    train = params.train.model_copy(update={"seed": variant.seed})
     job = Job(
         study="variants",
         model=name,
-        row=Learner(method="base", rate_of="base"),
+        row=Learner(method="base", rate_of="base", seed=variant.seed),
         text=Path(variant.text),
         heldout=None,
     )
-    continue_training(params.model_copy(update={"train": train}), log, job)
+    continue_training(params, log, job)
 
 
 if __name__ == "__main__":
