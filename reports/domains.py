@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from reports.measured import Json, Metrics, files, losses_at
 from reports.paired import Array, Interval, exact_share, interval, paired, ratio, shares_apart
-from reports.tables import Cell, Table
+from reports.tables import Cell, Table, counted
 
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
 PASS_AT_1 = "HumanEval, pass@1"
@@ -38,49 +39,85 @@ DOMAINS = {
 }
 
 
+Seeds = dict[int, Json]  # the runs of a model by their seed
+
+
+def by_model(m: Metrics, study: str) -> dict[str, Seeds]:
+    """The models of a study. A run is called `<model>-<seed>`, or `<model>` where it has the
+    experiment's seed (`pipelines.continued.Learner`)."""
+    found: dict[str, Seeds] = {}
+    for name, run in getattr(m, study).items():
+        found.setdefault(model_of(name, run), {})[int(run["seed"] or 0)] = run
+    return {model: dict(sorted(seeds.items())) for model, seeds in found.items()}
+
+
+def model_of(name: str, run: Json) -> str:
+    return name.removesuffix(f"-{run['seed']}")
+
+
+def files_of(m: Metrics, study: str, models: Collection[str]) -> str:
+    """The files of all runs of these models of a study."""
+    runs: dict[str, Json] = getattr(m, study)
+    return files(study, [name for name, run in runs.items() if model_of(name, run) in models])
+
+
 def difference(
-    ours: Json, theirs: Json, domain: Domain, phases: tuple[str, str] = ("end", "end")
+    ours: Seeds, theirs: Seeds, domain: Domain, phases: tuple[str, str] = ("end", "end")
 ) -> tuple[Interval, str]:
     """Our held-out loss minus theirs, in the domain's unit, and what its observations are.
 
-    phases: of ours and of theirs, "start" or "end" of the training.
+    It is over the seeds of both, of which there must be one. phases: of ours and of theirs, "start"
+    or "end" of the training.
     """
-    ours, theirs = ours["heldout"], theirs["heldout"]
-    grouped = len(set(ours["groups"])) >= GROUPS
-    owners = ours["groups"] if grouped else ours["ids"]
+    pairs = [
+        (run["heldout"], theirs[seed]["heldout"]) for seed, run in ours.items() if seed in theirs
+    ]
+    held = pairs[0][0]
+    grouped = len(set(held["groups"])) >= GROUPS
+    owners = held["groups"] if grouped else held["ids"]
     order = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
     index = [order[owner] for owner in owners]
-    excess = np.subtract(ours["nats"][phases[0]], theirs["nats"][phases[1]]) / domain.nats
-    sizes = np.bincount(index, weights=ours[domain.size])
-    return ratio(
-        np.bincount(index, weights=excess), sizes
-    ), domain.groups if grouped else "examples"
+    excess = [
+        np.subtract(own["nats"][phases[0]], other["nats"][phases[1]]) / domain.nats
+        for own, other in pairs
+    ]
+    found = ratio(
+        [np.bincount(index, weights=of_seed) for of_seed in excess],
+        np.bincount(index, weights=held[domain.size]),
+    )
+    observed = domain.groups if grouped else "examples"
+    return found, f"{observed}, {counted(len(pairs), 'seed')}" if len(pairs) > 1 else observed
 
 
-def loss(model: Json, domain: Domain, phase: str) -> float:
-    """Held-out loss in the domain's unit."""
-    held = model["heldout"]
-    return float(math.fsum(held["nats"][phase]) / domain.nats / sum(held[domain.size]))
+def loss(model: Seeds, domain: Domain, phase: str) -> float:
+    """Held-out loss in the domain's unit, mean over seeds."""
+    held = [run["heldout"] for run in model.values()]
+    nats = fmean(math.fsum(of["nats"][phase]) for of in held)
+    return nats / domain.nats / float(sum(held[0][domain.size]))
 
 
 def table(m: Metrics, study: str) -> Table:
     """Loss on the study's held-out text, and what is forgotten of the run's own."""
-    domain, found = DOMAINS[study], getattr(m, study)
+    domain, found = DOMAINS[study], by_model(m, study)
+    untouched = next(iter(found.get("base", {}).values()), None)
     rows: list[dict[str, Cell]] = []
     for name, model in found.items():
         row: dict[str, Cell] = {
             "model": name,
-            "learning rate": float(model["learning_rate"]),
+            "seeds": len(model),
+            "learning rate": float(next(iter(model.values()))["learning_rate"]),
             f"{domain.unit}, start": loss(model, domain, "start"),
             f"{domain.unit}, end": loss(model, domain, "end"),
         }
-        if "base" in found:
+        if untouched:
             phases = ("end", "start")
-            row["minus the untouched base's"] = difference(model, found["base"], domain, phases)[0]
+            start = dict.fromkeys(model, untouched)
+            row["minus the untouched base's"] = difference(model, start, domain, phases)[0]
         if "lesa" in found:
             row["minus LESA's"] = difference(model, found["lesa"], domain)[0]
-        if "base" in found:
-            forgotten = paired(losses_at(model, -1), losses_at(found["base"], 0))
+        if untouched:
+            ends = [losses_at(run, -1) for run in model.values()]
+            forgotten = paired(ends, [losses_at(untouched, 0)] * len(ends))
             row["loss on the run's own text, minus the untouched base's"] = forgotten
         if study == "code":
             row[PERCENT] = solved(m, name)
@@ -88,14 +125,14 @@ def table(m: Metrics, study: str) -> Table:
     rows = without_not_run(rows, PERCENT)
     return Table(
         f"domain_{study}",
-        f"Training on {domain.name}{length(list(found.values()))}: loss on {domain.text}, "
-        f"{domain.unit}",
-        files(study, list(found)) if found else f"metrics/{study}/*.json",
+        f"Training on {domain.name}{length(list(getattr(m, study).values()))}: loss on "
+        f"{domain.text}, {domain.unit}; differences are over the seeds of both",
+        files_of(m, study, found) if found else f"metrics/{study}/*.json",
         rows,
         lambda row, column: (
             humaneval_file(str(row["model"]))
             if column == PERCENT
-            else f"metrics/{study}/{row['model']}.json"
+            else files_of(m, study, [str(row["model"])])
         ),
     )
 

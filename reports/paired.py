@@ -99,13 +99,15 @@ def paired(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> Interval:
 
 
 def ratio(differences: npt.ArrayLike, sizes: npt.ArrayLike) -> Interval:
-    """Sum of differences over sum of sizes, both (n,): nats over bytes or tokens of texts.
+    """Sum of differences over sum of sizes: nats over bytes or tokens of texts.
 
-    The interval is `interval`'s for the linearised ratio (Cochran, Sampling Techniques, section
-    6.4): longer texts count for more.
+    differences: (n,), or (seeds, n), whose sums are then means over seeds. sizes: (n,). The
+    interval is `interval`'s for the linearised ratio (Cochran, Sampling Techniques, section 6.4):
+    longer texts count for more.
     """
-    values, weights = (np.asarray(given, dtype=np.float64) for given in (differences, sizes))
-    estimate = values.sum() / weights.sum()
+    values = np.atleast_2d(np.asarray(differences, dtype=np.float64))
+    weights = np.asarray(sizes, dtype=np.float64)
+    estimate = values.mean(0).sum() / weights.sum()
     return interval(estimate + (values - estimate * weights) / weights.mean())
 
 

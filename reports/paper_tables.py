@@ -396,7 +396,7 @@ def sft_and_code(m: Metrics, published: list[Json]) -> Table:
         method = methods[row["model"]]
         if column.startswith("HumanEval"):
             return domains.humaneval_file(method)
-        return f"metrics/{'sft' if column.startswith('SFT') else 'code'}/{method}.json"
+        return domains.files_of(m, "sft" if column.startswith("SFT") else "code", [method])
 
     return Table(
         "paper_sft_and_code",
@@ -411,10 +411,10 @@ def sft_and_code(m: Metrics, published: list[Json]) -> Table:
 def minus_lesa(m: Metrics, study: str, method: str) -> Cell:
     if method == "lesa":
         return ""
-    content: dict[str, Json] = getattr(m, study)
-    if "lesa" not in content or method not in content:
+    models = domains.by_model(m, study)
+    if not (own := models.get(method, {})).keys() & (lesa := models.get("lesa", {})).keys():
         return None
-    return domains.difference(content[method], content["lesa"], domains.DOMAINS[study])[0]
+    return domains.difference(own, lesa, domains.DOMAINS[study])[0]
 
 
 def recipe(published: list[Json]) -> Table:

@@ -221,6 +221,7 @@ class Heldout(TypedDict):
 class Domain(TypedDict):
     model: str
     learning_rate: float
+    seed: int | None
     heldout: Heldout
     heldout_documents: list[str]
     steps: Annotated[list[Point], Field(min_length=1)]

@@ -375,7 +375,7 @@ def test_code_and_sft_are_paired_by_group(study: str, tmp_path: Path) -> None:
     run = json.loads((metrics / "pretrain/lesa.json").read_text())
     for model, loss in (("lesa", 1.0), ("llama_pro", 1.1), ("solar", 0.9)):
         nats = {"start": blocks(2.0), "end": blocks(loss)}
-        save(metrics, f"{study}/{model}", run | {"heldout": common | {"nats": nats}})
+        save(metrics, f"{study}/{model}", run | {"seed": 0, "heldout": common | {"nats": nats}})
     name = {"code": "code", "sft": "SFT"}[study]
     found = findings("c11_sft_and_code", metrics)
     assert found[f"{name}, against llama_pro"].verdict == HOLDS

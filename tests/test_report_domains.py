@@ -12,7 +12,7 @@ from scipy import stats
 from reports import domains, measured
 from reports.claims import Verdict, c11_sft_and_code
 from reports.measured import Metrics
-from reports.paired import Interval, shares_apart
+from reports.paired import Interval, interval, shares_apart
 from tests.test_report_synthetic import DOCUMENTS, KINDS, params, save, write
 
 NATS = {"base": (3.0, 2.0), "lesa": (3.5, 2.2), "llama_pro": (3.0, 2.1)}
@@ -86,6 +86,42 @@ def test_losses_are_of_all_held_out_text_together(
     assert gap.high - gap.low == pytest.approx(2 * stats.t.ppf(0.975, 7) * error)
     assert gap.n == 8
     assert rows["lesa"]["minus LESA's"] == Interval(0.0, 0.0, 0.0, 8)
+
+
+def test_runs_of_several_seeds_are_one_model(metrics: Path) -> None:
+    """Over the seeds of both: two of LESA and LLaMA Pro, one of the base."""
+    shift = {"lesa": 0.3, "llama_pro": -0.2}
+    for name in NATS:
+        save(metrics, f"sft/{name}", model(name))
+    for name, more in shift.items():
+        other = model(name) | {"seed": 1}
+        nats = other["heldout"]["nats"]
+        nats["end"] = [value + more * (i % 3) for i, value in enumerate(nats["end"])]
+        save(metrics, f"sft/{name}-1", other)
+    m = loaded(metrics)
+    table = domains.table(m, "sft")
+    assert "seed 0, 1: loss on" in table.caption
+    rows = {row["model"]: row for row in table.rows}
+    assert {name: row["seeds"] for name, row in rows.items()} == {
+        "base": 1,
+        "lesa": 2,
+        "llama_pro": 2,
+    }
+    sizes = 2.0 * np.array(BYTES)
+    first = np.subtract(*(model(name)["heldout"]["nats"]["end"] for name in shift))
+    second = first + 0.5 * (np.arange(8) % 3)
+    mean = np.mean([of.sum() / sizes.sum() for of in (first, second)])
+    (found,) = (f for f in c11_sft_and_code.compared(m, "sft") if f.subject.endswith("llama_pro"))
+    assert found.said.endswith("over 8 modules, 2 seeds")
+    gap = rows["llama_pro"]["minus LESA's"]
+    assert isinstance(gap, Interval)
+    assert gap.estimate == pytest.approx(-mean)
+    linearised = [mean + (of - mean * sizes) / sizes.mean() for of in (first, second)]
+    known = interval(linearised)  # of seeds and modules, tested by itself
+    assert (-gap.high, -gap.low) == pytest.approx((known.low, known.high))
+    models = domains.by_model(m, "sft")
+    observed = domains.difference(models["base"], models["lesa"], domains.DOMAINS["sft"])[1]
+    assert observed == "modules"  # of one seed
 
 
 def save_humaneval(folder: Path, name: str, passed: list[bool]) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from reports import rates, scale
 from reports.claims import RIVALS, Finding, above, below, cannot
-from reports.domains import DOMAINS, GROUPS, PASS_AT_1, difference, solved_minus
+from reports.domains import (
+    DOMAINS,
+    GROUPS,
+    PASS_AT_1,
+    by_model,
+    difference,
+    files_of,
+    solved_minus,
+)
 from reports.measured import Metrics, files
 from reports.tables import show_interval
 from reports.training_runs import called
@@ -61,16 +69,16 @@ def longer(m: Metrics) -> list[Finding]:
 
 
 def compared(m: Metrics, study: str) -> list[Finding]:
-    domain, content = DOMAINS[study], getattr(m, study)
+    domain, content = DOMAINS[study], by_model(m, study)
     found = []
     for other, rival in RIVALS.items():
         of = f"{domain.name}, against {other}"
-        if "lesa" not in content or other not in content:
+        if not content.get("lesa", {}).keys() & content.get(other, {}).keys():
             found.append(cannot(of, "not measured", f"make study NAME={study}"))
             continue
         gap, by = difference(content["lesa"], content[other], domain)
         said = f"lesa minus {other} {show_interval(gap)} {domain.unit} of {domain.text}"
-        sources = files(study, ["lesa", other])
+        sources = files_of(m, study, ["lesa", other])
         said += f", over {gap.n} {by}"
         found.append(Finding(of, said, below(gap), sources, case=domain.name, rival=rival))
     return found
