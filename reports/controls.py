@@ -25,9 +25,12 @@ REPLACED = {
     "lesa_raw": "predictions fitted without the SVD",
     "lesa_no_norm_term": "predictions fitted without the norm term",
     "lesa_zeroed": "LESA's predictions, outputs zeroed",
+    "lesa_norms_half": "LESA's predictions, the layer norms before them halved",
+    "lesa_norms_neighbours": "LESA's predictions, with the neighbours' mean layer norms",
     "lesa_official": "predictions of the official code's preset",
     "ridge": "ridge regression in closed form",
     "average": "means of the two neighbours",
+    "average_zeroed": "means of the two neighbours, outputs zeroed",
     "identity": "copies of the layer below, outputs zeroed",
     "original_layers": "no new layer: as many of the base's own train",
 }
