@@ -601,6 +601,39 @@ def test_a_model_that_loads_and_cannot_run_is_refused(tmp_path: Path) -> None:
         check(base)
 
 
+LONG = {"rope_type": "longrope", "original_max_position_embeddings": 64, "short_factor": [1.0] * 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "rope", "said"),
+    [
+        ("llama", LONG | {"long_factor": [2.0] * 3}, "cannot be computed: The size of tensor"),
+        ("phi3", LONG | {"long_factor": [2.0, 0.0, 1.0, 1.0]}, "are no numbers at its last"),
+        ("llama", LONG | {"long_factor": [2.0, 1.0, 1e-44, 1.0]}, "are no numbers at its last"),
+        ("llama", {"rope_type": "linear", "factor": 1e-37}, "are no numbers at its last"),
+        (
+            "gemma3",
+            {
+                "full_attention": {"rope_type": "linear", "factor": 1e-37, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            "are no numbers at its last",
+        ),
+    ],
+)
+def test_rotary_positions_of_long_texts_are_looked_at(
+    name: str, rope: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    """transformers asks for them when a text is as long, and not when it loads the model."""
+    base = save_family(name, tmp_path / "base")
+    path = base / "config.json"
+    entries = {"rope_parameters": rope, "original_max_position_embeddings": 64}  # Phi-3 reads both
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    load(base)
+    with pytest.raises(UserError, match=rf"config\.json: its rotary positions .*{said}"):
+        check(base)
+
+
 def test_view_of_a_fused_tensor_is_transformers_own() -> None:
     """NeoX's and Phi-3's queries are what their own attention computes from the fused tensor."""
     x = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))

@@ -169,6 +169,7 @@ def check_running(model: Any, where: str) -> None:
 
     On that device no value can be looked at, so what looks at some is set to what does not.
     """
+    check_rotary(model, where)
     model.set_attn_implementation("eager")  # what a config may name needs a device
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # others look at the router's choices
@@ -184,6 +185,24 @@ def check_running(model: Any, where: str) -> None:
     ):
         # With a cache, as without one the values of positions are looked at.
         model.train()(torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=True)
+
+
+def check_rotary(model: Any, where: str) -> None:
+    """The rotary positions are numbers at the first and at the last position, which are computed
+    here: on the meta device none are, and frequencies of long texts are not even asked for."""
+    for module in model.modules():
+        if (kinds := getattr(module, "rope_type", None)) is None:
+            continue
+        given = [{"layer_type": kind} for kind in kinds] if isinstance(kinds, dict) else [{}]
+        with quiet_transformers(), explained(f"{where}: its rotary positions cannot be computed"):
+            positions = torch.tensor([[0, model.config.max_position_embeddings - 1]])
+            rotary = type(module)(model.config)
+            found = [part for own in given for part in rotary(torch.zeros(1), positions, **own)]
+        if not all(bool(part.isfinite().all()) for part in found):
+            raise UserError(
+                f"{where}: its rotary positions (rope_parameters or rope_scaling) are no numbers "
+                "at its last position; factors and rope_theta of a trained model would do"
+            )
 
 
 def check_experts(checkpoint: Checkpoint) -> None:
