@@ -543,6 +543,13 @@ NO_EXPERTS = {"num_local_experts": 0, "num_experts_per_tok": 0}
         ("gemma3", {"rope_parameters": {"full_attention": NO_YARN}}, "factor 0.0 of its rotary"),
         ("gemma3", {"rope_parameters": {"x": 3}}, "rope_type 3 of its rotary"),
         ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar: 0; must be a number"),
+        ("gemma2", {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping: 0.0; must be a"),
+        ("gemma3", {"final_logit_softcapping": -1.0}, "final_logit_softcapping: -1.0; must be"),
+        ("llama", {"attn_implementation": "flex_attention"}, "attn_implementation: 'flex_"),
+        ("llama", {"_attn_implementation": {"": "sdpa"}}, "_attn_implementation: {'': 'sdpa'}: is"),
+        ("mixtral", {"experts_implementation": "sonicmoe"}, "experts_implementation: 'sonicmoe'"),
+        ("llama", {"dtype": {"": "bfloat16"}}, "dtype {'': 'bfloat16'} is none of torch's"),
+        ("mixtral", {"torch_dtype": {"": "bfloat16"}}, "dtype {'': 'bfloat16'} is none of"),
         ("llama", {"hidden_act": "foo"}, "hidden_act: 'foo'; known are "),
         ("gpt2", {"activation_function": "foo"}, "activation_function: 'foo'; known are "),
     ],
@@ -555,7 +562,14 @@ def test_numbers_that_no_model_runs_with_are_refused_by_name(
         read_config({"model_type": model_type, **settings, **changes}, "config.json")
 
 
-@pytest.mark.parametrize("entry", [{"gradient_checkpointing": True}, {"use_cache": False}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"gradient_checkpointing": True},
+        {"use_cache": False},
+        {"attn_implementation": "sdpa", "_attn_implementation": None},
+    ],
+)
 def test_what_a_training_left_in_the_config_is_no_fault(
     entry: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

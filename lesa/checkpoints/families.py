@@ -164,6 +164,9 @@ def check_numbers(explicit: Any, where: str) -> None:
     for said, value in given("query_pre_attn_scalar"):
         if not is_positive(value):
             raise UserError(f"{said}; must be a number above 0")
+    for said, value in given("attn_logit_softcapping", "final_logit_softcapping"):
+        if value is not None and not is_positive(value):
+            raise UserError(f"{said}; must be a number above 0, or null where nothing is capped")
     for said, value in given(*DROPOUTS):
         if not (isinstance(value, int | float) and 0 <= value < 1):
             raise UserError(f"{said}; must be a share, from 0 to below 1")

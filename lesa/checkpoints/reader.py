@@ -37,6 +37,12 @@ REFUSED = {
     "configuration_files": "names other configs, of which transformers takes one by its version; "
     "rename it and take the entry out",
 }
+# Entries that name what computes attention and experts, which is no part of a model, and those that
+# train and score in every dtype and on every device.
+COMPUTES = {
+    "attn_implementation": {"eager", "sdpa"},
+    "experts_implementation": {"eager", "batched_mm", "grouped_mm"},
+}
 # Masks and rotary positions that older versions of transformers stored and no model reads.
 BUFFER = re.compile(r"(.+\.)?((attn|attention)\.(masked_)?bias|rotary_emb(_local)?\.\w+)")
 # The output layer as transformers' model has it, a name that it reads whatever the family's is.
@@ -109,6 +115,14 @@ def read_config(config: dict[str, Any], where: str) -> Any:
     for key, why in REFUSED.items():
         if config.get(key) is not None:
             raise UserError(f"{where}: {key}: {why}")
+    for name, known in COMPUTES.items():
+        for key in (name, f"_{name}"):
+            value = config.get(key)
+            if value is not None and not (isinstance(value, str) and value in known):
+                raise UserError(
+                    f"{where}: {key}: {value!r:.100}: is not for training and scoring in any dtype "
+                    f"on any device, as {' and '.join(sorted(known))} are; take the entry out"
+                )
     for key in sorted(COUNTS & config.keys()):
         if isinstance(config[key], int) and config[key] > MANY:
             raise UserError(f"{where}: {key}: {config[key]}; must be {MANY} at most")
@@ -118,6 +132,8 @@ def read_config(config: dict[str, Any], where: str) -> Any:
     except Exception as error:  # the class's own arithmetic on numbers of any kind: anything
         line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where}: transformers refuses it ({line[:200]})") from None
+    if not isinstance(explicit.dtype, torch.dtype | None):
+        raise UserError(f"{where}: dtype {explicit.dtype!r} is none of torch's, such as bfloat16")
     family.check_settings(explicit, where)
     return explicit
 

@@ -125,8 +125,6 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
     """
     family, explicit = family_of(config, where), read_config(config, where)
     dtype = explicit.dtype or torch.float32
-    if not isinstance(dtype, torch.dtype):
-        raise UserError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16")
     model = model_on_meta(explicit, where)
     check_running(model, where)
     shapes = layer_shapes(model, family, where)
