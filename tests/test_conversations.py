@@ -68,6 +68,43 @@ def test_a_template_that_rewrites_the_past_is_refused() -> None:
         tokens(tokenizer, chat(ASKED, SAID, ASKED, SAID))
 
 
+ALTERNATE = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (ALTERNATE, "roles must alternate"),
+        ("{% for %}", "Expected an expression"),
+        ("{{ messages[0].name.first }}", "has no attribute 'name'"),
+        ({"tool_use": "x"}, "multiple chat templates with no default"),
+    ],
+)
+def test_a_template_that_takes_no_such_conversation_is_one_line(template: Any, said: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    roles = ("system", "user", "assistant")
+    entry = Conversation("a.jsonl:3", "x", [{"role": r, "content": "hi"} for r in roles])
+    expected = rf"^a\.jsonl:3: the tokenizer's chat template does not take .*{said}"
+    with pytest.raises(UserError, match=expected):
+        tokens(tokenizer, entry)
+
+
+def test_a_text_of_the_assistant_before_all_others_is_no_target() -> None:
+    """It is taken as a chat, for what follows: `conversation` looks behind it for a target."""
+    roles = ("assistant", "user", "assistant")
+    entry = Conversation("x", "x", [{"role": r, "content": r} for r in roles])
+    tokenizer = byte_tokenizer()
+    ids, labels = tokens(tokenizer, entry)
+    assert tokenizer.decode(ids).startswith("assistant: assistant")
+    wanted = [label for label in labels if label != IGNORED]
+    assert tokenizer.decode(wanted) == "assistant<|endoftext|>\n"
+    assert completion_bytes(tokenizer, entry) == len("assistant<|endoftext|>\n")
+
+
 lengths = st.lists(st.integers(1, 8), min_size=1, max_size=12)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lesa.downloads import explained
 from lesa.errors import UserError
 from lesa.text.conversations import Conversation, Message
 
@@ -36,10 +37,13 @@ def segments(tokenizer: Any, entry: Conversation) -> list[tuple[str, bool]]:
     """
     found, done = [], ""
     for index, message in enumerate(entry.messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or index == 0:
             continue
-        before = render(tokenizer, entry.messages[:index], prompt=True)
-        after = render(tokenizer, entry.messages[: index + 1], prompt=False)
+        with explained(
+            f"{entry.id}: the tokenizer's chat template does not take this conversation"
+        ):
+            before = render(tokenizer, entry.messages[:index], prompt=True)
+            after = render(tokenizer, entry.messages[: index + 1], prompt=False)
         if not before.startswith(done) or not after.startswith(before):
             raise UserError(
                 f"{entry.id}: the tokenizer's chat template changes what came before message "
