@@ -315,6 +315,10 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (changed(norms_of_another_family), r"holds model\.layers\.0\.pre_feedforward_layernorm"),
     (changed(quantised), "is quantised"),
     (changed(not_finite), r"layers\.3\.mlp\.up_proj\.weight holds numbers that are not finite"),
+    (
+        changed(lambda t: t.update({"model.norm.weight": t["model.norm.weight"].double() * 1e300})),
+        r"model\.norm\.weight holds numbers that are not finite",
+    ),
     (changed(large), r"layers\.3\.mlp\.up_proj\.weight holds numbers beyond 1e\+15"),
     (configured(num_hidden_layers=7), r"lacks model\.layers\.6\."),
     (configured(num_hidden_layers=5), r"holds model\.layers\.5\."),

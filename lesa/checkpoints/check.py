@@ -243,7 +243,8 @@ def check_values(checkpoint: Checkpoint) -> None:
             raise UserError(
                 f"{checkpoint.folder}: {name} is of {tensor.dtype}; expected floating point"
             )
-        if not bool(tensor.isfinite().all()):
+        # In float64 a number may be one that float32, in which all is computed, has not.
+        if not bool((tensor.float() if tensor.dtype == torch.float64 else tensor).isfinite().all()):
             raise UserError(f"{checkpoint.folder}: {name} holds numbers that are not finite")
         split = checkpoint.family.split(name)
         if split and split[1] in holding and not bool((tensor.abs() <= LARGEST).all()):
