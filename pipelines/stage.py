@@ -10,8 +10,11 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import torch
+
 from baselines import check_methods, method_of
 from lesa import params as parameters
+from lesa.checkpoints.check import check_experts
 from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import CheckError, UserError, fail, replace_unprintable
 from lesa.machine import has_bfloat16, set_threads
@@ -26,6 +29,7 @@ Work = Callable[[Params, Tracker, argparse.Namespace], None]
 FULL = (os.strerror(errno.ENOSPC), "database or disk is full", "basic_ios::clear: iostream error")
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # a file system may be read-only, too
 BEFORE_BASE = ("inputs", "base")  # stages that find the base of an earlier run there
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}  # of evaluate.dtype
 SEED = 0  # of whatever draws without a seed of its own; real seeds are params
 
 
@@ -81,9 +85,13 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
 
 
 def check_plans(params: Params) -> None:
-    """Every model has its layers in gaps that the base has: to be said before hours of fitting."""
+    """Every model has its layers in gaps that the base has, and can be scored in `evaluate.dtype`:
+    to be said before hours of fitting and training."""
     if (BASE / "config.json").is_file():
-        layer_plans(params, Checkpoint(BASE).num_layers)
+        base = Checkpoint(BASE)
+        layer_plans(params, base.num_layers)
+        if base.family.router is not None:
+            check_experts(base, DTYPES[params.evaluate.dtype])
 
 
 def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
@@ -121,7 +129,6 @@ def disk_is_full(error: BaseException | None) -> bool:
 def prepare_process() -> None:
     """Use this process's share of the cores, and start every generator from one seed."""
     import numpy
-    import torch
 
     set_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # of one launcher, on this machine
     random.seed(SEED)

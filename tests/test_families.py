@@ -22,9 +22,12 @@ from lesa.checkpoints.reader import Checkpoint, read_config
 from lesa.errors import UserError
 from lesa.method.basis import load_basis
 from lesa.method.prediction import load_predictor, predict
+from lesa.params import parse
 from lesa.training.saving import stored_tensors
 from lesa.upscaling.plan import LayerPlan
-from tests.conftest import resave, tensors_of
+from pipelines.profile import compose
+from pipelines.stage import check_plans
+from tests.conftest import ROOT, resave, tensors_of
 from tests.families import (
     CONFIGS,
     LAYERS,
@@ -676,3 +679,18 @@ def test_a_mixture_runs_in_the_dtype_of_its_config(tmp_path: Path) -> None:
     (base / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
     with pytest.raises(UserError, match=r"in its dtype or config\.json's, .* multiples of 8"):
         check(base)
+
+
+def test_a_mixture_that_cannot_be_scored_is_told_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 it trains; the stage that scores it is the last one."""
+    tree = compose("smoke", ROOT / "conf")
+    save_family("mixtral", tmp_path / "artifacts" / "base", intermediate_size=52)
+    monkeypatch.chdir(tmp_path)
+    check(Path("artifacts/base"))
+    tree["evaluate"]["dtype"] = "float32"
+    check_plans(parse(tree, "params.yaml"))
+    tree["evaluate"]["dtype"] = "bfloat16"
+    with pytest.raises(UserError, match=r"bfloat16 \(params\.yaml: evaluate\.dtype\), .* of 8"):
+        check_plans(parse(tree, "params.yaml"))

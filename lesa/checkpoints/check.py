@@ -205,21 +205,23 @@ def check_rotary(model: Any, where: str) -> None:
             )
 
 
-def check_experts(checkpoint: Checkpoint) -> None:
+def check_experts(checkpoint: Checkpoint, computed: torch.dtype | None = None) -> None:
     """transformers runs a mixture's experts in one grouped product, which on the meta device takes
-    matrices of any width. All experts are of the first one's shape."""
+    matrices of any width: as stored and in `computed`, params.yaml's evaluate.dtype, or without it
+    in config.json's dtype. All experts are of the first one's shape."""
+    where = f"{computed} (params.yaml: evaluate.dtype)" if computed else "config.json's"
     for kind in (kind for kind in checkpoint.kinds if kind.startswith("experts.0.")):
         name, shape = (
             checkpoint.layer_tensor(0, checkpoint.views[kind].tensor),
             checkpoint.shape(kind),
         )
         stored = checkpoint.empty(name).dtype
-        narrow = min(stored.itemsize, (checkpoint.explicit.dtype or stored).itemsize)
+        narrow = min(stored.itemsize, (computed or checkpoint.explicit.dtype or stored).itemsize)
         some = PRODUCT_BYTES // narrow
         if any(width % some for width in shape):
             raise UserError(
                 f"{checkpoint.folder}: {name} ({kind}) is of {shape}; in its dtype or "
-                f"config.json's, torch's product of a mixture's experts takes multiples of {some}"
+                f"{where}, torch's product of a mixture's experts takes multiples of {some}"
             )
 
 
