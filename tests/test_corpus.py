@@ -461,6 +461,26 @@ def test_bad_file_is_one_line(name: str, content: bytes | None, words: str, tmp_
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**52], pa.timestamp("ms")),
+        pa.array([10**7], pa.date32()),
+        pa.array([2**60], pa.duration("ms")),
+        pa.array([1], pa.timestamp("s", tz="Mars/Base")),
+    ],
+)
+def test_columns_of_a_parquet_file_that_are_not_asked_for_are_not_read(
+    column: Any, tmp_path: Path
+) -> None:
+    """Python has no value for these; where one is the id, that is one line."""
+    pq.write_table(pa.table({"body": ["text"], "when": column}), tmp_path / "a.parquet")
+    assert [row["text"] for row in read(tmp_path / "a.parquet")] == ["text"]
+    pq.write_table(pa.table({"body": ["text"], "id": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: damaged at row 1 or later \("):
+        read(tmp_path / "a.parquet")
+
+
 def test_damage_anywhere_in_a_parquet_file_is_one_line_or_none(tmp_path: Path) -> None:
     """Pages have no checksums by default: some damage is another text, which nobody can see."""
     whole, generator = parquet(*["some text"] * 5), random.Random(0)

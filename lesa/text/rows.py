@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,13 @@ def decode(data: bytes, path: Path, line: int = 1) -> str:
         raise UserError(f"{path}: line {line}: byte {byte:#04x} is not UTF-8") from None
 
 
-def rows(path: Path) -> Iterator[tuple[str, Any]]:
+def rows(path: Path, *fields: str) -> Iterator[tuple[str, Any]]:
     """Every row of a `.jsonl` or `.parquet`, one or more, each after where it stands.
 
-    A row of a `.jsonl` is whatever value its line holds.
+    A row of a `.jsonl` is whatever value its line holds. Of a `.parquet` the columns `fields` alone
+    have values, others None: they may hold what Python has no value for, as far dates.
     """
-    found = READERS[path.suffix.lower()](path)
+    found = READERS[path.suffix.lower()](path, fields)
     first = next(found, None)
     if first is None:
         raise UserError(f"{path}: holds no row")
@@ -70,8 +71,8 @@ def hub_rows(source: HubRows, key: str) -> Iterator[tuple[str, Any]]:
             yield f"{source.id}, row {number}", row
 
 
-def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The values of all lines that are not empty."""
+def json_rows(path: Path, fields: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The values of all lines that are not empty, whatever their fields."""
     with readable(path), open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             text = decode(line, path, number)
@@ -93,8 +94,8 @@ def parse(text: str, where: str) -> Any:
     raise UserError(f"{where}: not JSON ({reason}); expected one object a line")
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All rows, by column name."""
+def parquet_rows(path: Path, fields: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All rows, by column name; the values of `fields`."""
     import pyarrow
     import pyarrow.parquet
 
@@ -106,10 +107,13 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for batch in table.iter_batches(BATCH, row_groups=[group]):
                     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                     for index in range(batch.num_rows):
-                        row = {name: column[index].as_py() for name, column in columns.items()}
+                        row = {
+                            name: column[index].as_py() if name in fields else None
+                            for name, column in columns.items()
+                        }
                         yield f"{path}, row {number}", row
                         number += 1
-        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        except (pyarrow.ArrowException, OSError, LookupError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: damaged at row {number} or later ({reason})") from None
 
