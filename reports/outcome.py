@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lesa.files import whole_folder, write_json
-from reports.claims import Claim, Verdict, judge
+from reports.claims import Claim, Verdict
 from reports.measured import Metrics, perplexity_at, whole_seconds
 
 POINTS = 64  # of a spectrum
@@ -88,11 +88,11 @@ def predictors(m: Metrics) -> pd.DataFrame:
 PLOTS = {"losses": losses, "spectra": spectra, "predictors": predictors}
 
 
-def write(m: Metrics, out: Path) -> dict[str, Any]:
+def write(m: Metrics, judged: list[Claim], out: Path) -> dict[str, Any]:
     """Write `out`/summary.json, which is returned, and a CSV a plot below `out`/plots."""
     with whole_folder(out / "plots") as folder:
         for name, plot in PLOTS.items():
             plot(m).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-    found = numbers(m, judge(m))
+    found = numbers(m, judged)
     write_json(out / "summary.json", found)
     return found

@@ -202,14 +202,17 @@ def write(
     params: Params, metrics: Path, out: Path, readme: Path
 ) -> tuple[measured.Metrics, dict[str, Any]]:
     """Write all that stage report writes; returns what it read, and its summary."""
-    m = render(params, metrics, out)
-    found = outcome.write(m, out)
+    m, judged = render(params, metrics, out)
+    found = outcome.write(m, judged, out)
     replace_results(readme, out / "results.md")
     return m, found
 
 
-def render(params: Params, metrics: str | Path, out: str | Path) -> measured.Metrics:
-    """Write the whole report below `out` from the files below `metrics`; returns what they hold.
+def render(
+    params: Params, metrics: str | Path, out: str | Path
+) -> tuple[measured.Metrics, list[claims.Claim]]:
+    """Write the whole report below `out` from the files below `metrics`; returns what they hold,
+    and the claims as judged by it.
 
     Everything is computed before the first output is replaced. Raises UserError naming a
     metrics file that a listed model needs and that is missing.
@@ -264,7 +267,7 @@ def render(params: Params, metrics: str | Path, out: str | Path) -> measured.Met
     with whole_file(out / "report.pdf") as path:
         path.write_bytes(pdf)
     write_text(out / "results.md", results)
-    return m
+    return m, judged
 
 
 def replace_results(readme: str | Path, results: str | Path) -> None:
