@@ -11,7 +11,7 @@ import numpy as np
 
 from reports.measured import Json, Metrics, files, losses_at
 from reports.paired import Array, Interval, exact_share, interval, paired, ratio, shares_apart
-from reports.tables import Cell, Table, counted
+from reports.tables import Cell, Row, Table, counted
 
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
 PASS_AT_1 = "HumanEval, pass@1"
@@ -100,9 +100,9 @@ def table(m: Metrics, study: str) -> Table:
     """Loss on the study's held-out text, and what is forgotten of the run's own."""
     domain, found = DOMAINS[study], by_model(m, study)
     untouched = next(iter(found.get("base", {}).values()), None)
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for name, model in found.items():
-        row: dict[str, Cell] = {
+        row: Row = {
             "model": name,
             "seeds": len(model),
             "learning rate": float(next(iter(model.values()))["learning_rate"]),
@@ -137,7 +137,7 @@ def table(m: Metrics, study: str) -> Table:
     )
 
 
-def without_not_run(rows: list[dict[str, Cell]], column: str) -> list[dict[str, Cell]]:
+def without_not_run(rows: list[Row], column: str) -> list[Row]:
     """The rows without a column of HumanEval that was run for none of them."""
     if any(row.get(column) != NOT_RUN for row in rows):
         return rows
@@ -175,7 +175,7 @@ def solved_minus(m: Metrics, ours: str, theirs: str) -> Interval | None:
 
 def humaneval(m: Metrics) -> Table:
     """pass@1 of one greedy sample a problem; no row where no generated code was run."""
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "model": name,
             "problems": len(content["problems"]),
@@ -227,11 +227,11 @@ def near_copies(content: Json) -> float | None:
 
 def variants(m: Metrics) -> Table:
     """Parity on pooled triples of variants: a number is the mean over matrix kinds and seeds."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for content in parities(m).values():
         explained = over_fits(content, lambda scores: scores["test"]["explained_variance"])
         moved = [list(kind["distance"].values()) for kind in content["kinds"].values()]
-        row: dict[str, Cell] = {
+        row: Row = {
             "split": str(content["split"]),
             "basis": "each variant's own" if content["basis"] == "own" else "the base's",
             "triples, fitted on": int(content["triples"]["train"]),

@@ -10,14 +10,14 @@ from tabulate import tabulate
 from lesa.files import write_text
 from lesa.params import Params
 from reports.measured import files, read
-from reports.tables import Cell, Table
+from reports.tables import Row, Table
 
 NAME = "initialisation.md"
 
 
 def table(params: Params, metrics: Path) -> Table:
     """Layers, parameters and perplexity of each model as its method made it."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for model in params.models:
         made = read(metrics, f"expand/{model}")
         found = read(metrics, f"evaluate/init/{model}").get("document_perplexity")

@@ -9,7 +9,7 @@ import numpy as np
 
 from reports.measured import Json, Metrics
 from reports.paired import Array, Interval, by_task
-from reports.tables import PHASE_NAMES, Cell, Table
+from reports.tables import PHASE_NAMES, Row, Table
 from reports.training_runs import Runs, schedules
 
 SOURCES = "metrics/official/*.json"
@@ -60,10 +60,10 @@ def table(m: Metrics) -> Table:
     base, lesa = of_model(m, "base", "init"), of_model(m, "lesa", "trained")
     contents = list(m.official.values())
     tasks = tasks_of(contents)
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for content in contents:
         found = percents(content)
-        row: dict[str, Cell] = {
+        row: Row = {
             "model": str(content["model"]),
             "phase": PHASE_NAMES.get(content["phase"], str(content["phase"])),
             **{task: found.get(task) for task in tasks},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.tables import Cell, Measured, Table
+from reports.tables import Measured, Row, Table
 
 FILE = Path(__file__).with_name("opt_deus.csv")
 SOURCES = "reports/opt_deus.csv"
@@ -94,9 +94,9 @@ def table(model: str) -> Table:
     """A row a method: where it stands after the first and the last part of the budget."""
     first, *_, last = budgets()
     sft = 812  # the step that was scored after SFT
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for method in methods(model):
-        row: dict[str, Cell] = {"method": NAMES[method]}
+        row: Row = {"method": NAMES[method]}
         for step in (first, last):
             at = f"at {percent(step)}%"
             row[f"accuracy {at}"] = accuracy(model, method, step)
@@ -119,7 +119,7 @@ def table(model: str) -> Table:
 def every() -> Table:
     """Every result file, for the CSV only."""
     records: list[dict[Any, Any]] = scores().reset_index().to_dict("records")
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "model": row["model"],
             "phase": row["phase"],

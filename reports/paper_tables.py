@@ -121,7 +121,7 @@ def main(m: Metrics, published: list[Json]) -> Table:
         (of_study, budget.SOURCES) if studied(m) else (of_run, files("pretrain", m.models))
     )
     whole, timed = find(m, "lesa", 1), time_ratio(m, "lesa") is not None
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     found: dict[Cell, Ends | None] = {NAMES["base"]: find(m, "base", 0)}
     for said in published:
         method, share = said["method"], said["share"]
@@ -181,9 +181,9 @@ def relative(m: Metrics, method: str, share: float, here: Ends | None, whole: En
     return 100 * here.seconds / whole.seconds if whole.seconds else None
 
 
-def untouched(m: Metrics, like: dict[str, Cell], here: Ends | None) -> dict[str, Cell]:
+def untouched(m: Metrics, like: Row, here: Ends | None) -> Row:
     """The row of the base before any training, which the paper's table does not have."""
-    row: dict[str, Cell] = {name: "not stated" if "published" in name else None for name in like}
+    row: Row = {name: "not stated" if "published" in name else None for name in like}
     row |= {"model": NAMES["base"], "steps, published": "none", "steps here": "none"}
     if here is not None:
         row |= {"perplexity here": here.perplexity, "average here": average(m, here.model, "init")}
@@ -207,8 +207,8 @@ def initial(m: Metrics, published: list[Json]) -> Table:
     )
 
 
-def initial_row(m: Metrics, name: str, said: Json | None, measured: bool) -> dict[str, Cell]:
-    row: dict[str, Cell] = {
+def initial_row(m: Metrics, name: str, said: Json | None, measured: bool) -> Row:
+    row: Row = {
         "model": name,
         "perplexities, published": "not stated",
         "order, published": said["order"] if said else "not stated",
@@ -233,7 +233,7 @@ def without_svd(m: Metrics, published: Json) -> Table:
     raw = next((one for one in every_raw if lesa is None or one.preset == lesa.preset), None)
     found = {"lesa": lesa, "lesa_raw": raw, "llama_pro": start.of_method(m, "llama_pro")}
     names = NAMES | {"lesa": "LESA", "lesa_raw": "LESA without SVD"}
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "model": names[key],
             "published": stated(published.get(key)),
@@ -277,7 +277,7 @@ def at_end(m: Metrics, ours: str, theirs: str) -> Cell:
 def freezing(m: Metrics, published: Json) -> Table:
     """LESA's new layers trained alone, every layer, and new layers first; of a longer schedule
     what was measured."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     sources: dict[tuple[Cell, Cell], str] = {}
     budgets: list[Runs | None] = [*schedules(m.budget, "lesa")]
     for frozen in budgets or [None]:
@@ -289,7 +289,7 @@ def freezing(m: Metrics, published: Json) -> Table:
                 continue
             steps = frozen.max_steps if frozen else None
             sources[words, steps] = file_of("budget", runs)
-            row: dict[str, Cell] = {
+            row: Row = {
                 "trained": words,
                 "published": stated(published.get(trains)),
                 "steps": steps,
@@ -314,7 +314,7 @@ def freezing(m: Metrics, published: Json) -> Table:
 
 def norm_weight(m: Metrics, published: Json) -> Table:
     """λ, the weight of the norm term, against the size of the predictions and the loss."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for preset in m.first_runs:
         settings = m.params.fit.presets[preset]
         lesa = start.of_lesa(m, preset)
@@ -377,7 +377,7 @@ def ratio_of(m: Metrics, preset: str, one: start.Start | None) -> Cell:
 
 def sft_and_code(m: Metrics, published: list[Json]) -> Table:
     """After supervised fine-tuning, and after pre-training on code."""
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "model": NAMES[said["method"]],
             "SFT average, published": stated(said["average"]),
@@ -418,7 +418,5 @@ def minus_lesa(m: Metrics, study: str, method: str) -> Cell:
 
 
 def recipe(published: list[Json]) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {key: stated(value) for key, value in row.items()} for row in published
-    ]
+    rows: list[Row] = [{key: stated(value) for key, value in row.items()} for row in published]
     return Table("recipe", "Where the paper and its code disagree, or are silent", PUBLISHED, rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lesa.files import read_json
 from reports.measured import Json, Metrics
-from reports.tables import Cell, Table, counted, loss_of
+from reports.tables import Row, Table, counted, loss_of
 from reports.training_runs import Runs, shared_seeds
 
 LOG = Path(__file__).with_name("rates_of_a_log.json")
@@ -72,10 +72,10 @@ def table(m: Metrics) -> Table:
         for name, (found, _) in names.items()
     }
     ladder = sorted({rate for losses in tried.values() for rate in losses})
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for name, (found, _) in names.items():
         losses = tried[name]
-        row: dict[str, Cell] = {"study": found["study"], "model": found["model"]}
+        row: Row = {"study": found["study"], "model": found["model"]}
         row |= {"steps": int(found["max_steps"]), "tokens": int(found["tokens"])}
         row |= {f"{rate:g}": losses.get(rate, "–") for rate in ladder}
         row["best"] = float(found["best"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports.measured import Metrics, files
 from reports.paired import document_means, paired
-from reports.tables import Cell, Table
+from reports.tables import Row, Table
 from reports.training_runs import called, gaps_of
 
 SOURCES = files("removal", ["base"])
@@ -12,7 +12,7 @@ SOURCES = files("removal", ["base"])
 
 def table(m: Metrics) -> Table:
     """A row a layer: the loss without it minus that of the whole base."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     if found := m.removal.get("base"):
         documents, adept = found["heldout_documents"], called(m.budget, "adept")
         copied = gaps_of(m, adept).after if adept else ()

@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.measured import Json, Metrics, files
 from reports.paired import Interval, ratio_of_medians
-from reports.tables import Cell, Row, Table, number
+from reports.tables import Row, Table, number
 
 MIB = 2**20
 STEPS_FILE = "metrics/benchmarks/training_steps.json"
@@ -44,7 +44,7 @@ def agreement(comparison: Json) -> str:
 
 def beside_peers(m: Metrics) -> Table:
     """A row per comparison and peer: medians of both sides and what the peer takes over ours."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for name, content in m.benchmarks.items():
         for label, comparison in comparisons(name, content):
             medians: dict[str, Any] = comparison["medians"]
@@ -85,7 +85,7 @@ def profiles(m: Metrics) -> list[Table]:
     for name, what in PROFILED.items():
         if (profile := m.benchmarks.get(name, {}).get("profile")) is None:
             continue
-        row: dict[str, Cell] = dict(profile["shares"])
+        row: Row = dict(profile["shares"])
         row["seconds of the products alone"] = profile["products_seconds"]
         row["times as fast with nothing else"] = profile["most_times_as_fast"]
         found.append(
@@ -102,7 +102,7 @@ def profiles(m: Metrics) -> list[Table]:
 
 def over_depths(m: Metrics) -> Table:
     """LESA end to end at growing depth."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for depth in m.benchmarks.get("depth", {}).get("depths", []):
         anonymous = depth["peak_anonymous_bytes"]
         rows.append(
@@ -128,7 +128,7 @@ def over_depths(m: Metrics) -> Table:
 def depth_lines(m: Metrics) -> Table:
     """How well each stage's time is a straight line in the depth."""
     lines = m.benchmarks.get("depth", {}).get("lines", {})
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "stage": stage,
             "seconds a layer": line["seconds_per_layer"],
@@ -148,7 +148,7 @@ def depth_lines(m: Metrics) -> Table:
 
 def machines(m: Metrics) -> Table:
     """What each benchmark ran on."""
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "benchmark": name,
             "processor": str(content["machine"]["processor"]),
@@ -202,7 +202,7 @@ def time_ratio(m: Metrics, name: str, prefix: bool = True) -> Interval | None:
 def training_steps(m: Metrics) -> Table:
     """A training step of every method, measured in turn: whole, and without the frozen layers."""
     whole, cached = step_seconds(m), step_seconds(m, prefix=False)
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "method": name,
             "repetitions": len(seconds),

@@ -14,7 +14,7 @@ from scipy import stats
 
 from reports.measured import Json, Metrics, files, start_losses
 from reports.paired import Array, Interval, exact_share, interval
-from reports.tables import Cell, Table
+from reports.tables import Row, Table
 
 SOURCES = "metrics/start/*.json"
 RAW = "without SVD"
@@ -200,7 +200,7 @@ def f_test_p(start: Start, key: str) -> float | None:
 def distributions(m: Metrics) -> Table:
     """LESA's perplexity over draws of the predictor's seed and of U's signs, a row a preset."""
     solar = of_method(m, "solar")
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for start in lesa_starts(m):
         low, middle, high = np.quantile(start.perplexities, (0.25, 0.5, 0.75))
         correlation = rank_correlation(m, start)
@@ -232,7 +232,7 @@ def distributions(m: Metrics) -> Table:
 def methods(m: Metrics) -> Table:
     """Every start of the study: perplexity both ways, and what was inserted."""
     base, sources = of_method(m, "base"), {start.name: start.source for start in starts(m)}
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for start in starts(m):
         of_documents = [row.get("document_perplexity") for row in start.rows]
         known = [float(value) for value in of_documents if value is not None]

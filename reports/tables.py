@@ -208,7 +208,7 @@ def minus_untouched(m: Metrics, run: dict[str, Any], index: int) -> Interval | N
 
 def main(m: Metrics) -> Table:
     """Models x held-out perplexity and the cost of training, beside the untouched base."""
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "model": name,
             "layers": len(m.expand[name]["plan"]),
@@ -255,10 +255,10 @@ def tasks(m: Metrics, offline: bool) -> Table:
     Of the official ones, those that `evaluate.tasks` lists (a group's subtasks are in the CSV).
     """
     phases = {name: phase for phase, name in PHASE_NAMES.items()}
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for task, metric in _metrics_of(m, offline):
         for phase in PHASES:
-            row: dict[str, Cell] = {"task": task, "metric": metric, "phase": PHASE_NAMES[phase]}
+            row: Row = {"task": task, "metric": metric, "phase": PHASE_NAMES[phase]}
             for name in m.models:
                 found = m.evaluate[phase][name]["tasks"].get(task, {}).get("metrics", {})
                 row[name] = measured_of(found.get(metric))
@@ -276,13 +276,13 @@ def tasks(m: Metrics, offline: bool) -> Table:
 def task_differences(m: Metrics) -> Table:
     """LESA's score minus each model's after training, by example, where they are kept."""
     lesa = m.model_of("lesa")
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for task, metric in _metrics_of(m, True) + _metrics_of(m, False) if lesa else []:
         kept = {name: _examples(m, name, task, metric) for name in m.models}
         ours = kept.pop(str(lesa))
         if ours is None or len(ours) < 2:
             continue
-        row: dict[str, Cell] = {"task": task, "metric": metric, "examples": len(ours)}
+        row: Row = {"task": task, "metric": metric, "examples": len(ours)}
         for name, theirs in kept.items():
             alike = theirs if theirs and len(theirs) == len(ours) else None
             row[f"minus {name}"] = paired(ours, alike) if alike else None
@@ -325,7 +325,7 @@ def _metrics_of(m: Metrics, offline: bool) -> list[tuple[str, str]]:
 
 def all_scores(m: Metrics) -> Table:
     """Long form of every score of every task and subtask: for the CSV only."""
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "model": name,
             "phase": phase,
@@ -350,10 +350,10 @@ def all_scores(m: Metrics) -> Table:
 
 def initial(m: Metrics) -> Table:
     """Perplexity before any training, against the base's."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for name, p in m.pretrain.items():
         of_documents = m.evaluate["init"][name].get("document_perplexity") or {}
-        row: dict[str, Cell] = {
+        row: Row = {
             "model": name,
             "perplexity": Measured(*perplexity_at(p, 0)),
             "mean over documents of exp(loss)": of_documents.get("value"),
@@ -377,10 +377,10 @@ def structures(m: Metrics) -> Table:
     """
     found = [("base", {kind: content["structure"] for kind, content in m.svd.items()})]
     found += [(name, content["new_weight_structure"]) for name, content in m.expand.items()]
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for name, kinds in found:
         for measure, title in (("rank_one_share", "σ₁²/‖W‖²"), ("mean_cosine", "cosine")):
-            row: dict[str, Cell] = {"model": name, "statistic": title}
+            row: Row = {"model": name, "statistic": title}
             for group, members in m.kind_groups.items():
                 values = [kinds[kind][measure] for kind in members if kinds.get(kind)]
                 known = [value for value in values if value is not None]
@@ -402,9 +402,9 @@ def structures(m: Metrics) -> Table:
 def predictors(m: Metrics, preset: str) -> Table:
     """Errors of a preset's predictors, a row a kind, of the first seed."""
     run = m.first_runs[preset]
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for kind, c in m.fit[run]["kinds"].items():
-        row: dict[str, Cell] = {"kind": kind, "triples": c.get("triples")}
+        row: Row = {"kind": kind, "triples": c.get("triples")}
         row["held-out triples"] = c.get("heldout_triples")
         for key in ("mse", "explained_variance", "cosine", "norm_ratio"):
             title = key.replace("_", " ")
@@ -429,7 +429,7 @@ def loss_of(tried: Mapping[str, Any]) -> Cell:
 def grid(m: Metrics) -> Table:
     """Learning rates tried per model of this profile, on validation loss."""
     own = {name: c for name, c in m.grid.items() if name not in m.other_profiles}
-    rows: list[dict[str, Cell]] = [
+    rows: list[Row] = [
         {
             "model": name,
             "steps": content["max_steps"],
@@ -447,10 +447,10 @@ def grid(m: Metrics) -> Table:
 
 def continuities(m: Metrics) -> Table:
     """Neighbour distance over all-pairs distance of the top rows, with its p-value."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for kind, content in m.svd.items():
         top = np.asarray(content["top_rows"], dtype=np.float64)
-        row: dict[str, Cell] = {"kind": kind, "layers": len(top)}
+        row: Row = {"kind": kind, "layers": len(top)}
         for view in continuity.VIEWS:
             result = continuity.continuity(top, view)
             row[f"{view} ratio"], row[f"{view} p"] = result.ratio, result.p_value

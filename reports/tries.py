@@ -16,7 +16,7 @@ import numpy as np
 from lesa.files import read_json
 from reports.measured import Json
 from reports.paired import paired
-from reports.tables import Cell, Table
+from reports.tables import Row, Table
 
 FILE = Path(__file__).with_name("tries.json")
 SOURCES = "reports/tries.json"
@@ -33,12 +33,12 @@ def table() -> Table:
     """Losses minus the base's, and the difference to LLaMA Pro where a try ends."""
     first = tries()[0]
     base = np.mean(first["block_losses"][first["steps"].index(0)])
-    rows: list[dict[str, Cell]] = []
+    rows: list[Row] = []
     for one in tries():
         losses = dict(zip(one["steps"], one["block_losses"], strict=True))
         last = one["steps"][-1]
         there = first["block_losses"][first["steps"].index(last)]
-        row: dict[str, Cell] = {"start": one["start"], "then": one["then"]}
+        row: Row = {"start": one["start"], "then": one["then"]}
         for step in SHOWN:
             row[f"after {step}"] = float(np.mean(losses[step]) - base) if step in losses else "–"
         row["at its end, minus the first row's"] = (
