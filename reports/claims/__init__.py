@@ -276,24 +276,24 @@ def findings_table(claims: list[Claim]) -> Table:
     )
 
 
-def three(m: Metrics) -> tuple[str, str, str]:
-    """The models of this run made by LESA, LLaMA Pro and SOLAR."""
-    found = {method: m.model_of(method) for method in ("lesa", "llama_pro", "solar")}
-    if missing := [method for method, model in found.items() if model is None]:
+def three(m: Metrics) -> dict[str, str]:
+    """The models of this run made by LESA, LLaMA Pro and SOLAR, by method."""
+    methods = ("lesa", *RIVALS)
+    found = {method: model for method in methods if (model := m.model_of(method))}
+    if missing := [method for method in methods if method not in found]:
         raise CannotTestError(
             f"no model of this run is made by {', '.join(missing)}", "make profile PROFILE=default"
         )
-    lesa, llama_pro, solar = map(str, found.values())
-    return lesa, llama_pro, solar
+    return found
 
 
-def three_of_equal_tokens(m: Metrics) -> tuple[str, str, str]:
+def three_of_equal_tokens(m: Metrics) -> dict[str, str]:
     """The three, if they were trained on equally many tokens and their steps were timed."""
     models = three(m)
-    if len({m.pretrain[name]["steps"][-1]["tokens"] for name in models}) > 1:
+    if len({m.pretrain[name]["steps"][-1]["tokens"] for name in models.values()}) > 1:
         raise CannotTestError(
             "the three were trained for different numbers of tokens", "dvc repro --force pretrain"
         )
-    if not all(m.pretrain[name]["seconds"] for name in models):
+    if not all(m.pretrain[name]["seconds"] for name in models.values()):
         raise CannotTestError("a run timed no training step", "dvc repro --force pretrain")
     return models

@@ -26,10 +26,10 @@ def findings(m: Metrics) -> list[Finding]:
 
 def default_run(m: Metrics) -> list[Finding]:
     """The three models of this run, paired by document."""
-    lesa, *others = three(m)
-    untouched = m.model_of("base")
-    found = []
-    for name, rival in zip(others, RIVALS.values(), strict=True):
+    models, untouched = three(m), m.model_of("base")
+    lesa, found = models["lesa"], []
+    for method, rival in RIVALS.items():
+        name = models[method]
         losses = losses_at(m.pretrain[name], 0)
         difference = paired(losses_at(m.pretrain[lesa], 0), losses)
         said = f"{lesa} minus {name} {show_interval(difference)} nats"

@@ -120,7 +120,8 @@ def of_schedule(m: Metrics, study: str, text: str, lesa: Runs) -> list[Finding]:
 
 def default_run(m: Metrics) -> list[Finding]:
     """The models of this run: the point at half of LESA's schedule."""
-    lesa, *others = three_of_equal_tokens(m)
+    models = three_of_equal_tokens(m)
+    lesa = models["lesa"]
     total = m.pretrain[lesa]["steps"][-1]["step"]
     index = index_at(m.pretrain[lesa], 0.5)
     if index is None:
@@ -128,7 +129,7 @@ def default_run(m: Metrics) -> list[Finding]:
         return [cannot("this run", why, "dvc repro pretrain")]
     half = f"{lesa} at half of {total} steps"
     found = []
-    for name in others:
+    for name in (models[method] for method in RIVALS):
         gap = paired(losses_at(m.pretrain[lesa], index), losses_at(m.pretrain[name], -1))
         times = whole_seconds(m.pretrain[lesa]) / 2, whole_seconds(m.pretrain[name])
         source = files("pretrain", [lesa, name])

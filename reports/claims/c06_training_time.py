@@ -65,7 +65,7 @@ def place(m: Metrics) -> str:
 def stages(m: Metrics, name: str) -> str:
     """The seconds of this run's stages, which ran one after another: the machine's moods too."""
     try:
-        models = dict(zip(("lesa", "llama_pro", "solar"), three_of_equal_tokens(m), strict=True))
+        models = three_of_equal_tokens(m)
     except CannotTestError:
         return ""
     own, lesa = (whole_seconds(m.pretrain[models[key]]) for key in (name, "lesa"))
