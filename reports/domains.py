@@ -11,7 +11,7 @@ import numpy as np
 
 from reports.measured import Json, Metrics, files, losses_at
 from reports.paired import Array, Interval, exact_share, interval, paired, ratio, shares_apart
-from reports.tables import Cell, Row, Table, counted
+from reports.tables import Cell, Row, Table, counted, of_model
 
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
 PASS_AT_1 = "HumanEval, pass@1"
@@ -52,13 +52,14 @@ def by_model(m: Metrics, study: str) -> dict[str, Seeds]:
 
 
 def model_of(name: str, run: Json) -> str:
-    return name.removesuffix(f"-{run['seed']}")
+    return name.removesuffix(f"-{run.get('seed')}")
 
 
 def files_of(m: Metrics, study: str, models: Collection[str]) -> str:
-    """The files of all runs of these models of a study."""
+    """The files of all runs of these models of a study; of one that has none, what it would be."""
     runs: dict[str, Json] = getattr(m, study)
-    return files(study, [name for name, run in runs.items() if model_of(name, run) in models])
+    names = [name for name, run in runs.items() if model_of(name, run) in models]
+    return files(study, names or list(models))
 
 
 def difference(
@@ -129,10 +130,8 @@ def table(m: Metrics, study: str) -> Table:
         f"{domain.text}, {domain.unit}; differences are over the seeds of both",
         files_of(m, study, found) if found else f"metrics/{study}/*.json",
         rows,
-        lambda row, column: (
-            humaneval_file(str(row["model"]))
-            if column == PERCENT
-            else files_of(m, study, [str(row["model"])])
+        lambda row, column: files_of(
+            m, "humaneval" if column == PERCENT else study, [str(row["model"])]
         ),
     )
 
@@ -152,10 +151,6 @@ def length(models: list[Json]) -> str:
     steps, tokens = ends.pop()
     seeds = sorted({model["seed"] or 0 for model in models})
     return f", {steps:,} steps, {tokens:,} tokens, seed {', '.join(map(str, seeds))}"
-
-
-def humaneval_file(model: str) -> str:
-    return f"metrics/humaneval/{model}.json"
 
 
 def solved(m: Metrics, model: str) -> Cell:
@@ -189,7 +184,7 @@ def humaneval(m: Metrics) -> Table:
         "HumanEval, problems solved by one greedy sample",
         "metrics/humaneval/*.json",
         rows,
-        lambda row, _: humaneval_file(str(row["model"])),
+        of_model("humaneval"),
     )
 
 

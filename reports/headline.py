@@ -175,7 +175,7 @@ def table(m: Metrics, published: Json) -> Table:
         paper[AFTER],
         *(found for contest in longest(m) for found in after(m, contest)),
         paper[ACCURACY],
-        *map(again, opt_deus.models()[::-1]),
+        *map(again, opt_deus.BASES),
         *benchmarks(m),
         paper[TIME],
         *times(m),

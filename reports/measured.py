@@ -123,18 +123,17 @@ def start_losses(row: Json) -> Array:
     return document_means(row["heldout_documents"], row["block_losses"])
 
 
-def perplexity_at(pretrain: Json, index: int) -> tuple[float, float | None]:
-    """Held-out perplexity of `steps[index]` and its standard error, None for one document.
-
-    The error of the documents' mean loss becomes one of its exponential by the delta method.
-    """
-    value, losses = (
-        float(pretrain["steps"][index]["heldout_perplexity"]),
-        losses_at(pretrain, index),
-    )
+def with_error(perplexity: float, losses: Array) -> tuple[float, float | None]:
+    """A perplexity and its standard error: by the delta method from that of the mean of `losses`,
+    one for each document or seed; None for one loss."""
     if len(losses) < 2:
-        return value, None
-    return value, value * float(losses.std(ddof=1)) / len(losses) ** 0.5
+        return perplexity, None
+    return perplexity, perplexity * float(losses.std(ddof=1)) / len(losses) ** 0.5
+
+
+def perplexity_at(run: Json, index: int) -> tuple[float, float | None]:
+    """Held-out perplexity of `steps[index]` and its standard error over documents."""
+    return with_error(float(run["steps"][index]["heldout_perplexity"]), losses_at(run, index))
 
 
 def dtypes(runs: Iterable[Json]) -> str:
@@ -181,16 +180,16 @@ def load(folder: str | Path, params: Params) -> Metrics:
     """
     folder = Path(folder)
 
-    def every(stage: str, names: list[str]) -> dict[str, Json]:
+    def every(stage: str, names: Iterable[str]) -> dict[str, Json]:
         return {name: read(folder, f"{stage}/{name}") for name in names}
 
-    def present(stage: str, names: list[str]) -> dict[str, Json]:
-        return every(stage, [n for n in names if (folder / stage / f"{n}.json").is_file()])
+    def present(stage: str, start: str = "") -> list[str]:
+        """The names of a stage's files, of those that begin with `start`."""
+        return sorted(path.stem for path in (folder / stage).glob(f"{start}*.json"))
 
     def study(name: str) -> dict[str, Json]:
         """What a study measured on this profile: a committed file may be of another one."""
-        found = present(name, sorted(path.stem for path in (folder / name).glob("*.json")))
-        own = params.profile
+        found, own = every(name, present(name)), params.profile
         return {name: c for name, c in found.items() if c.get("profile", own) == own}
 
     found = Metrics(
@@ -203,12 +202,11 @@ def load(folder: str | Path, params: Params) -> Metrics:
         pretrain=every("pretrain", params.models),
         evaluate={phase: every(f"evaluate/{phase}", params.models) for phase in PHASES},
         tasks=read(folder, "tasks") if (folder / "tasks.json").is_file() else {"left_out": {}},
-        grid=present("grid", params.models),
-        benchmarks=present("benchmarks", sorted(p.stem for p in folder.glob("benchmarks/*.json"))),
+        grid=every("grid", [model for model in params.models if model in present("grid")]),
+        benchmarks=every("benchmarks", present("benchmarks")),
         **{name: study(name) for name in STUDIES},
-        provenance=present(
-            "provenance",
-            sorted(p.stem for s in TRAINED for p in folder.glob(f"provenance/{s}-*.json")),
+        provenance=every(
+            "provenance", [n for s in TRAINED for n in present("provenance", f"{s}-")]
         ),
     )
     for stage in ("pretrain", "start", "budget", "scale", "code", "sft"):

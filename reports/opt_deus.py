@@ -18,6 +18,7 @@ from reports.tables import Measured, Row, Table
 FILE = Path(__file__).with_name("opt_deus.csv")
 SOURCES = "reports/opt_deus.csv"
 LESA = "lesa_official"
+BASES = {"11.5B": "Llama-3.1-8B", "1.72B": "Llama-3.2-1B"}  # by the size that each is grown to
 LAST = 12_100  # steps of the whole budget, 1.5B tokens
 NAMES = {
     LESA: "LESA",
@@ -86,10 +87,6 @@ def minus_lesa(model: str, method: str, step: int, phase: str = "pretrain") -> M
     return Measured(ours.value - lesa.value, float(np.hypot(ours.stderr, lesa.stderr)))
 
 
-def models() -> list[str]:
-    return sorted(set(scores().index.get_level_values("model")))
-
-
 def table(model: str) -> Table:
     """A row a method: where it stands after the first and the last part of the budget."""
     first, *_, last = budgets()
@@ -106,11 +103,11 @@ def table(model: str) -> Table:
             row[f"word perplexity at {percent(step)}%"] = perplexity(model, method, step)
         row["accuracy after SFT"] = accuracy(model, method, sft, "sft")
         rows.append(row)
-    base = {"11.5B": "Llama-3.1-8B", "1.72B": "Llama-3.2-1B"}[model]
     return Table(
         f"rerun_{model}",
-        f"An independent re-run, {base} to {model}: mean accuracy of seven tasks in percent ± one "
-        "standard error, and WikiText's perplexity a word, after parts of 1.5B tokens",
+        f"An independent re-run, {BASES[model]} to {model}: mean accuracy of seven tasks in "
+        "percent ± one standard error, and WikiText's perplexity a word, after parts of 1.5B "
+        "tokens",
         SOURCES,
         rows,
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lesa.files import whole_folder, write_json
 from reports.claims import Claim, Verdict
-from reports.measured import Metrics, perplexity_at, whole_seconds
+from reports.measured import Metrics, whole_seconds
 
 POINTS = 64  # of a spectrum
 VERDICTS: dict[str, str] = {
@@ -34,7 +34,7 @@ def numbers(m: Metrics, judged: list[Claim]) -> dict[str, Any]:
     return {
         "perplexity": {
             name: {
-                phase: rounded(perplexity_at(run, index)[0])
+                phase: rounded(run["steps"][index]["heldout_perplexity"])
                 for phase, index in (("initial", 0), ("trained", -1))
             }
             for name, run in m.pretrain.items()

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports import budget, opt_deus
+from reports.claims.c01_continuity import SHOWN
 from reports.figures import (
     WIDTH,
     Drawn,
@@ -32,7 +33,6 @@ from reports.figures import (
 from reports.measured import Json, Metrics, files
 from reports.paired import Array
 
-GATE = "gate_proj"  # the kind of the paper's figure
 PAPERS = ("lesa", "llama_pro", "solar", "base")  # the paper's three, and the base trained alone
 WINDOW = 8  # steps of a training curve that are averaged, at most an eighth of the run
 
@@ -40,7 +40,7 @@ WINDOW = 8  # steps of a training curve that are averaged, at most an eighth of 
 def continuity(m: Metrics) -> Figure | None:
     """t-SNE of gate_proj's top coefficient rows as the paper draws it; the other kinds beside."""
     kinds = shown(m)
-    gate = next((kind for kind in kinds if kind.endswith(GATE)), None)
+    gate = next((kind for kind in kinds if kind.endswith(SHOWN)), None)
     if gate is None:
         return None
     others = [kind for kind in kinds if kind != gate]
@@ -131,13 +131,12 @@ def predictor_curves(m: Metrics) -> Figure | None:
 
 def independent() -> Figure:
     """The re-run's accuracy and perplexity by budget; SOLAR's first points are cut off."""
-    sizes = opt_deus.models()[::-1]
     figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
-    grid = figure.subplots(2, len(sizes), sharex=True)
+    grid = figure.subplots(2, len(opt_deus.BASES), sharex=True)
     steps = opt_deus.budgets()
     x = [opt_deus.percent(step) for step in steps]
     styles = model_styles(list(opt_deus.NAMES))
-    for column, size in enumerate(sizes):
+    for column, size in enumerate(opt_deus.BASES):
         above, below = grid[0][column], grid[1][column]
         accurate: list[float] = []
         perplexed: list[float] = []
@@ -172,7 +171,7 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
             (
                 "paper_continuity",
                 continuity(m),
-                f"t-SNE of the layers' top coefficient rows: {GATE}, as the paper draws it, and "
+                f"t-SNE of the layers' top coefficient rows: {SHOWN}, as the paper draws it, and "
                 "beside it the other matrix kinds",
                 "metrics/svd.json",
             ),

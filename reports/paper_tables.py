@@ -13,7 +13,15 @@ import numpy as np
 
 from reports import budget, domains, official, start
 from reports.claims import RIVALS, c09_without_freezing
-from reports.measured import Json, Metrics, files, index_at, perplexity_at, whole_seconds
+from reports.measured import (
+    Json,
+    Metrics,
+    files,
+    index_at,
+    perplexity_at,
+    whole_seconds,
+    with_error,
+)
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted
 from reports.training_runs import (
@@ -62,7 +70,7 @@ class Ends:
 
 def studied(m: Metrics) -> bool:
     """Whether the longer runs have the methods of the paper's main table."""
-    return all(called(m.budget, name) for name in ("lesa", "llama_pro", "solar"))
+    return all(called(m.budget, name) for name in ("lesa", *RIVALS))
 
 
 def of_study(m: Metrics, method: str, share: float) -> Ends | None:
@@ -73,10 +81,8 @@ def of_study(m: Metrics, method: str, share: float) -> Ends | None:
     if tokens not in runs.points:
         return None
     losses = runs.at(tokens, list(runs.by_seed)).mean(1)
-    value = float(np.exp(losses.mean()))
-    error = value * float(losses.std(ddof=1)) / len(losses) ** 0.5 if len(losses) > 1 else None
-    seconds = share * median_seconds(runs)
-    return Ends(Measured(value, error), seconds, method, file_of("budget", runs))
+    perplexity = Measured(*with_error(float(np.exp(losses.mean())), losses))
+    return Ends(perplexity, share * median_seconds(runs), method, file_of("budget", runs))
 
 
 def of_run(m: Metrics, method: str, share: float) -> Ends | None:
@@ -232,7 +238,7 @@ def without_svd(m: Metrics, published: Json) -> Table:
     every_raw = (one for one in start.starts(m) if one.raw)
     raw = next((one for one in every_raw if lesa is None or one.preset == lesa.preset), None)
     found = {"lesa": lesa, "lesa_raw": raw, "llama_pro": start.of_method(m, "llama_pro")}
-    names = NAMES | {"lesa": "LESA", "lesa_raw": "LESA without SVD"}
+    names = NAMES | {"lesa_raw": "LESA without SVD"}
     rows: list[Row] = [
         {
             "model": names[key],
@@ -316,15 +322,12 @@ def norm_weight(m: Metrics, published: Json) -> Table:
     """λ, the weight of the norm term, against the size of the predictions and the loss."""
     rows: list[Row] = []
     for preset in m.first_runs:
-        settings = m.params.fit.presets[preset]
-        lesa = start.of_lesa(m, preset)
-        found: list[start.Start | None] = [*varied(m, preset)]
-        for one in found or [None]:
-            own = one is None or one.plain
-            weight = settings.norm_weight
-            if one is not None and not own:
-                weight = float(one.settings.partition("=")[2])
-            said = published["without"] if weight == 0 else published.get(preset) if own else None
+        settings, lesa = m.params.fit.presets[preset], start.of_lesa(m, preset)
+        others = start.by_norm_weight(m, preset)
+        own = [(settings.norm_weight, lesa)] if lesa or not others else []
+        for weight, one in [*own, *others.items()]:
+            own_said = published.get(preset) if one is lesa else None
+            said = published["without"] if weight == 0 else own_said
             rows.append(
                 {
                     "λ here": weight,
@@ -336,7 +339,9 @@ def norm_weight(m: Metrics, published: Json) -> Table:
                     "perplexity before training": float(np.median(one.perplexities))
                     if one
                     else None,
-                    "loss, minus the preset's own λ": of_both(one, lesa, start.difference),
+                    "loss, minus the preset's own λ": start.difference(one, lesa)
+                    if one and lesa
+                    else None,
                 }
             )
     rows.sort(key=lambda row: (float(str(row["λ here"])), str(row["preset"])))
@@ -354,16 +359,6 @@ def norm_weight(m: Metrics, published: Json) -> Table:
             else files("fit", [m.first_runs[str(row["preset"])]])
         ),
     )
-
-
-def varied(m: Metrics, preset: str) -> list[start.Start]:
-    """LESA's starts of a preset that differ from it in λ at most."""
-    return [
-        one
-        for one in start.starts(m)
-        if (one.method, one.preset, one.options) == ("lesa", preset, "")
-        and (one.plain or (one.settings.startswith("norm_weight=") and " " not in one.settings))
-    ]
 
 
 def ratio_of(m: Metrics, preset: str, one: start.Start | None) -> Cell:
@@ -391,20 +386,14 @@ def sft_and_code(m: Metrics, published: list[Json]) -> Table:
     ]
     rows = domains.without_not_run(rows, PASS_AT_1_HERE)
     methods: dict[Cell, str] = {NAMES[said["method"]]: said["method"] for said in published}
-
-    def origin(row: Row, column: str) -> str:
-        method = methods[row["model"]]
-        if column.startswith("HumanEval"):
-            return domains.humaneval_file(method)
-        return domains.files_of(m, "sft" if column.startswith("SFT") else "code", [method])
-
+    stages = {"SFT": "sft", "HumanEval": "humaneval", "bits": "code"}  # by a column's first word
     return Table(
         "paper_sft_and_code",
         "After SFT, and after pre-training on code (BigCode there), published and here: nats a "
         "token of held-out completions, bits a byte of held-out packages",
         f"{PUBLISHED}, metrics/sft/*.json, metrics/code/*.json",
         rows,
-        origin,
+        lambda row, column: domains.files_of(m, stages[column.split()[0]], [methods[row["model"]]]),
     )
 
 

@@ -159,7 +159,7 @@ def all_tables(
         "differences": summary.differences(m),
         "recipe": paper_tables.recipe(published["recipe"]),
         **paper_tables.all_of(m, published),
-        "rerun": [opt_deus.table(model) for model in opt_deus.models()[::-1]],
+        "rerun": [opt_deus.table(model) for model in opt_deus.BASES],
         "rerun_all": opt_deus.every(),
         "offline": tables.tasks(m, offline=True),
         "official": tables.tasks(m, offline=False),

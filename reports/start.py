@@ -129,6 +129,16 @@ def of_preset(m: Metrics, method: str, preset: str | None) -> list[Start]:
     return [s for s in starts(m) if (s.method, s.preset) == (method, preset)]
 
 
+def by_norm_weight(m: Metrics, preset: str | None) -> dict[float, Start]:
+    """LESA's starts that differ from the preset's own in the norm term's weight alone, by it."""
+    key = "norm_weight="
+    return {
+        float(one.settings.removeprefix(key)): one
+        for one in of_preset(m, "lesa", preset)
+        if not one.options and one.settings.startswith(key) and " " not in one.settings
+    }
+
+
 def beside(m: Metrics, lesa: Start, method: str) -> Start | None:
     """A method's start to compare LESA's with: made with LESA's predictors where it has any."""
     own = (s for s in of_preset(m, method, lesa.preset) if not s.settings)

@@ -320,10 +320,9 @@ def permuted(m: Metrics) -> list[str]:
 def by_norm_weight(m: Metrics) -> list[str]:
     """What the weight of the norm term, which sets the size of what is predicted, does to it."""
     found = {
-        float(other.settings.removeprefix("norm_weight=")): float(other.perplexities[0])
+        weight: float(other.perplexities[0])
         for lesa in start.lesa_starts(m)[:1]
-        for other in start.of_preset(m, "lesa", lesa.preset)
-        if other.settings.startswith("norm_weight=")
+        for weight, other in start.by_norm_weight(m, lesa.preset).items()
     }
     if len(found) < 2:
         return []
@@ -442,7 +441,7 @@ def agreement(m: Metrics, published: list[Json]) -> str:
         paper = averages["lesa"] - averages[method]
         leads = [
             f"{lead(gap, paper)} at {size}"
-            for size in opt_deus.models()[::-1]
+            for size in opt_deus.BASES
             if (gap := opt_deus.minus_lesa(size, method, opt_deus.LAST)) is not None
         ]
         said.append(f"above {name} by {', '.join(leads)}, where the paper has {paper:.2f}")
