@@ -150,51 +150,55 @@ def typeset(source: str, drawings: Path) -> bytes:
 def all_tables(
     m: measured.Metrics, judged: list[claims.Claim], published: measured.Json
 ) -> dict[str, Any]:
-    """The template's tables by name; without rows where nothing was measured."""
-    return {
-        "run": tables.run(m),
-        "headline": headline.table(m, published),
-        "ends": ends.table(m),
-        "main": tables.main(m),
-        "differences": summary.differences(m),
-        "recipe": paper_tables.recipe(published["recipe"]),
-        **paper_tables.all_of(m, published),
-        "rerun": [opt_deus.table(model) for model in opt_deus.BASES],
-        "rerun_all": opt_deus.every(),
-        "offline": tables.tasks(m, offline=True),
-        "official": tables.tasks(m, offline=False),
-        "initial": tables.initial(m),
-        "structure": tables.structures(m),
-        "continuity": tables.continuities(m),
-        "grid": tables.grid(m),
-        "rates": rates.table(m),
-        "start": start.distributions(m),
-        "start_methods": start.methods(m),
-        "budget": budget.table(m),
-        "budget_gaps": budget.gaps(m),
-        "budget_own": budget.own_gaps(m),
-        "budget_longer": budget.longer(m),
-        "controls": controls.table(m),
-        "scale": scale.table(m),
-        "scale_longer": scale.longer(m),
-        "tries": tries.table(),
-        "removal": removal.table(m),
-        "benchmark_averages": official.table(m),
+    """The template's tables: each by its own name, which is that of its files too, and those that
+    stand in a row as lists; without rows where nothing was measured."""
+    alone = (
+        tables.run(m),
+        headline.table(m, published),
+        ends.table(m),
+        tables.main(m),
+        summary.differences(m),
+        paper_tables.recipe(published["recipe"]),
+        *paper_tables.all_of(m, published).values(),
+        opt_deus.every(),
+        tables.tasks(m, offline=True),
+        tables.tasks(m, offline=False),
+        tables.initial(m),
+        tables.structures(m),
+        tables.continuities(m),
+        tables.grid(m),
+        rates.table(m),
+        start.distributions(m),
+        start.methods(m),
+        budget.table(m),
+        budget.gaps(m),
+        budget.own_gaps(m),
+        budget.longer(m),
+        controls.table(m),
+        scale.table(m),
+        scale.longer(m),
+        tries.table(),
+        removal.table(m),
+        official.table(m),
+        domains.humaneval(m),
+        domains.variants(m),
+        tables.task_differences(m),
+        claims.in_brief(judged),
+        claims.table(judged),
+        claims.rules(judged),
+        claims.findings_table(judged),
+        tables.all_scores(m),
+        speed.beside_peers(m),
+        speed.training_steps(m),
+        speed.over_depths(m),
+        speed.depth_lines(m),
+        speed.machines(m),
+    )
+    return {table.name: table for table in alone} | {
+        "reruns": [opt_deus.table(size) for size in opt_deus.BASES],
         "domains": [t for t in (domains.table(m, study) for study in domains.DOMAINS) if t.rows],
-        "humaneval": domains.humaneval(m),
-        "variants": domains.variants(m),
-        "task_differences": tables.task_differences(m),
-        "verdicts": claims.in_brief(judged),
-        "claims": claims.table(judged),
-        "rules": claims.rules(judged),
-        "findings": claims.findings_table(judged),
-        "scores": tables.all_scores(m),
         "predictors": [tables.predictors(m, preset) for preset in m.first_runs],
-        "benchmarks": speed.beside_peers(m),
-        "training_steps": speed.training_steps(m),
         "benchmark_profiles": speed.profiles(m),
-        "benchmark_depth": [t for t in (speed.over_depths(m), speed.depth_lines(m)) if t.rows],
-        "benchmark_machines": speed.machines(m),
     }
 
 
@@ -245,8 +249,9 @@ def render(
         }
         for value in found.values():
             for table in value if isinstance(value, list) else [value]:
-                table.write_csv(folder)
-                if table.rows:
+                if table.rows:  # else nothing was measured
+                    csv = folder / f"{table.name}.csv"
+                    table.frame().to_csv(csv, index=False, lineterminator="\n")
                     write_text(folder / f"{table.name}.tex", latex.table(table))
         bodies = {
             style: squeeze(env.get_template("report.j2").render(style=f"{style}.j2", **context))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,11 +148,6 @@ class Table:
                     out[name] = cell
             flat.append(out)
         return pd.DataFrame(flat).astype(object)
-
-    def write_csv(self, folder: Path) -> None:
-        """A table without rows is not written: nothing was measured."""
-        if self.rows:
-            self.frame().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
 
 
 def of_model(stage: str, others: Mapping[str, str] | None = None) -> Callable[[Row, str], str]:

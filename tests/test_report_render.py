@@ -466,6 +466,14 @@ def test_ids_alternative_texts_and_captions_are_escaped(tmp_path: Path) -> None:
     assert page.attributes <= {"class", "id", "href", "role", "tabindex", "aria-label", "scope"}
 
 
+@pytest.mark.parametrize("style", ["markdown", "html", "typst"])
+def test_a_table_without_rows_is_not_shown(style: str, tmp_path: Path) -> None:
+    """Such as the budget's gaps of a study without LESA: no file of it is there to link to."""
+    empty = tables.Table("empty", "Nothing", "metrics/base.json", [])
+    template = f'{{% import "{style}.j2" as f %}}{{{{ f.table(t) }}}}'
+    assert environment(tmp_path).from_string(template).render(t=empty).strip() == ""
+
+
 def test_benchmarks_are_found_wherever_they_stand(tmp_path: Path) -> None:
     run = measured.load(write(tmp_path / "metrics"), params())
     table = speed.beside_peers(run)
