@@ -6,7 +6,7 @@ Okabe-Ito colours; every line also differs by dash and marker, so black-and-whit
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -228,9 +228,6 @@ def spectra(m: Metrics) -> Figure:
     return figure
 
 
-Plane = Callable[[Array], Array]
-
-
 def tsne_plane(rows: Array) -> Array:
     """Two t-SNE coordinates a row (L x 2), fixed seed, perplexity fit for few layers."""
     perplexity = min(10.0, max(1.0, (len(rows) - 1) / 3))
@@ -257,8 +254,8 @@ def layer_path(axes: Axes, xy: Array, title: str, **style: Any) -> PathCollectio
     return points
 
 
-def planes(m: Metrics, plane: Plane) -> Figure:
-    """A panel a kind: layers as points coloured by index, joined in their order."""
+def planes(m: Metrics) -> Figure:
+    """A panel a kind: layers in the PCA plane, coloured by index and joined in their order."""
     columns, kinds = 3, shown(m)
     lines = -(-len(kinds) // columns)
     figure = Figure(figsize=(WIDTH, 2.3 * lines + 0.2), layout="constrained")
@@ -268,7 +265,7 @@ def planes(m: Metrics, plane: Plane) -> Figure:
         axes.set_axis_off()
     points = None
     for axes, (kind, content) in zip(grid, kinds.items(), strict=False):
-        xy = plane(np.asarray(content["top_rows"], dtype=np.float64))
+        xy = pca_plane(np.asarray(content["top_rows"], dtype=np.float64))
         points = layer_path(axes, xy, kind, s=22, label="layer", linewidths=0.4)
         for end, marker in ((0, "s"), (len(xy) - 1, "D")):
             axes.scatter(
@@ -342,7 +339,7 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
             ("loss_tokens", loss_curves(m, by_seconds=False), by_tokens, pretrain),
             ("loss_seconds", loss_curves(m, by_seconds=True), by_seconds, pretrain),
             ("spectra", spectra(m), values + first, svd),
-            ("pca", planes(m, pca_plane), f"PCA {layers}", svd),
+            ("pca", planes(m), f"PCA {layers}", svd),
             ("budget", seeds_curves(whole), said["budget"], budget.SOURCES),
             ("budget_longer", seeds_curves(longer), said["budget_longer"], budget.SOURCES),
             ("scale", seeds_curves(groups(m.scale)), said["scale"], scale.SOURCES),

@@ -114,7 +114,7 @@ def reach(m: Metrics) -> str:
     there = "llama3-8b"
     on_a_gpu = f" On 8 GPUs: `make profile PROFILE={there}`, `make report`."
     return (
-        f"**How far this reaches:** one model of {short_count(m.base['parameters'])} parameters, "
+        f"**How far this reaches:** one model of {size_of_base(m)} parameters, "
         f"held out {' and '.join(texts)}{choices_of_signs(m)}."
         + (on_a_gpu if m.params.profile != there else "")
     )
@@ -162,13 +162,15 @@ def setting(m: Metrics) -> str:
     rounded = weights.partition(",")[0] if effect != "none" else ""
     small = ". What fails at this size may hold at the paper's" * (m.base["parameters"] < SMALLEST)
     return (
-        f"{m.base_name} of {short_count(m.base['parameters'])} parameters"
+        f"{m.base_name} of {size_of_base(m)} parameters"
         f"{f', {rounded}' * bool(rounded)}, {layers}; this run trains each model for {last:,} "
         f"tokens{studies}{small}"
     )
 
 
-def short_count(parameters: int) -> str:
+def size_of_base(m: Metrics) -> str:
+    """Its parameters, as a model's name has them."""
+    parameters = m.base["parameters"]
     for size, letter in ((10**9, "B"), (10**6, "M")):
         if parameters >= size:
             return f"{parameters / size:.3g}{letter}"
@@ -339,8 +341,7 @@ def differences(m: Metrics) -> Table:
         (
             "model",
             "Llama-3-8B to 11.5B, 32 → 48 layers",
-            f"{m.base_name}, {short_count(m.base['parameters'])} parameters, "
-            f"{m.base['num_hidden_layers']} layers",
+            f"{m.base_name}, {size_of_base(m)} parameters, {m.base['num_hidden_layers']} layers",
             "a small model has less to spare in a layer: starts and orders of methods may differ",
         ),
         ("weights", "not stated", *quantised(m)),

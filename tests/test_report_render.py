@@ -371,7 +371,7 @@ def test_a_family_without_a_gate_has_no_gate(tmp_path: Path, made: tuple[Path, P
     kinds = [kind for kind in KINDS if kind != "gate_proj"]
     metrics = write(tmp_path / "metrics", layers=10, kinds=kinds)
     render(params(), metrics, tmp_path / "out")
-    figure = figures.planes(measured.load(metrics, params()), figures.pca_plane)
+    figure = figures.planes(measured.load(metrics, params()))
     assert [axes.get_title() for axes in figure.axes] == [*kinds, ""]  # and the colour-bar's
     text = (tmp_path / "out" / "REPORT.md").read_text()
     assert "this family has no gate_proj" in text  # the paper's figure is of it
