@@ -141,6 +141,7 @@ NO_PARAMS = {  # keys that are read in a stage's modules and are no params of it
         "evaluate.mirror": NOT_CALLED, "evaluate.tasks": NOT_CALLED,
     },
     "pipelines.scale": {"train.prefix_cache": ITS_OWN},
+    "pipelines.studies.variants.train": {"train.seed": ITS_OWN},
 }  # fmt: skip
 
 
