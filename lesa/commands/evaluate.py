@@ -102,6 +102,8 @@ def sees_ahead(model: Any) -> bool:
 
 
 def check_text(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"text: {path}: is a folder; give a file of it, in UTF-8")
     if not path.is_file():
         raise UserError(f"text: {path}: no such file; give a text in UTF-8")
 
