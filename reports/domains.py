@@ -115,7 +115,9 @@ def table(m: Metrics, study: str) -> Table:
             start = dict.fromkeys(model, untouched)
             row["minus the untouched base's"] = difference(model, start, domain, phases)[0]
         if "lesa" in found:
-            row["minus LESA's"] = difference(model, found["lesa"], domain)[0]
+            row["minus LESA's"] = (
+                "" if name == "lesa" else difference(model, found["lesa"], domain)[0]
+            )
         if untouched:
             ends = [losses_at(run, -1) for run in model.values()]
             forgotten = paired(ends, [losses_at(untouched, 0)] * len(ends))

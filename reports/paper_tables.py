@@ -339,9 +339,7 @@ def norm_weight(m: Metrics, published: Json) -> Table:
                     "perplexity before training": float(np.median(one.perplexities))
                     if one
                     else None,
-                    "loss, minus the preset's own λ": start.difference(one, lesa)
-                    if one and lesa
-                    else None,
+                    "loss, minus the preset's own λ": of_both(one, lesa, start.difference),
                 }
             )
     rows.sort(key=lambda row: (float(str(row["λ here"])), str(row["preset"])))
