@@ -75,7 +75,7 @@ def of_files(source: LocalFiles, key: str) -> Iterator[Conversation]:
     for path in (local_file(name, f"{key}.paths", list(READERS)) for name in source.paths):
         names[path.name] += 1
         file = path.name if names[path.name] == 1 else f"{path.name} ({names[path.name]})"
-        for number, (where, row) in enumerate(rows(path, "messages")):
+        for number, (where, row) in enumerate(rows(path, ("messages",))):
             yield conversation(row, where, f"{file}:{number}")
 
 

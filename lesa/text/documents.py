@@ -66,7 +66,7 @@ def file_documents(path: Path, field: str) -> Iterator[Document]:
             raise UserError(f"{path}: holds no text")
         yield {"id": path.name, "title": path.stem, "text": text}
         return
-    for index, (where, row) in enumerate(rows(path, field, "id", "title")):
+    for index, (where, row) in enumerate(rows(path, (field, "id", "title"))):
         yield document(row, field, where, f"{path.name}:{index}")
 
 

@@ -42,11 +42,12 @@ def decode(data: bytes, path: Path, line: int = 1) -> str:
         raise UserError(f"{path}: line {line}: byte {byte:#04x} is not UTF-8") from None
 
 
-def rows(path: Path, *fields: str) -> Iterator[tuple[str, Any]]:
+def rows(path: Path, fields: Collection[str] | None = None) -> Iterator[tuple[str, Any]]:
     """Every row of a `.jsonl` or `.parquet`, one or more, each after where it stands.
 
     A row of a `.jsonl` is whatever value its line holds. Of a `.parquet` the columns `fields` alone
-    have values, others None: they may hold what Python has no value for, as far dates.
+    have values, others None: they may hold what Python has no value for, as far dates. Without
+    `fields` all have.
     """
     found = READERS[path.suffix.lower()](path, fields)
     first = next(found, None)
@@ -71,7 +72,7 @@ def hub_rows(source: HubRows, key: str) -> Iterator[tuple[str, Any]]:
             yield f"{source.id}, row {number}", row
 
 
-def json_rows(path: Path, fields: Collection[str]) -> Iterator[tuple[str, Any]]:
+def json_rows(path: Path, fields: Collection[str] | None) -> Iterator[tuple[str, Any]]:
     """The values of all lines that are not empty, whatever their fields."""
     with readable(path), open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
@@ -94,8 +95,10 @@ def parse(text: str, where: str) -> Any:
     raise UserError(f"{where}: not JSON ({reason}); expected one object a line")
 
 
-def parquet_rows(path: Path, fields: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All rows, by column name; the values of `fields`."""
+def parquet_rows(
+    path: Path, fields: Collection[str] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All rows, by column name; the values of `fields`, or of all columns."""
     import pyarrow
     import pyarrow.parquet
 
@@ -108,7 +111,9 @@ def parquet_rows(path: Path, fields: Collection[str]) -> Iterator[tuple[str, dic
                     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                     for index in range(batch.num_rows):
                         row = {
-                            name: column[index].as_py() if name in fields else None
+                            name: column[index].as_py()
+                            if fields is None or name in fields
+                            else None
                             for name, column in columns.items()
                         }
                         yield f"{path}, row {number}", row
