@@ -120,11 +120,13 @@ def disagreeing(locks: Locks) -> Iterator[str]:
     """A line for each path that two stages of one lock record with different content.
 
     What a stage read is what another one wrote; where none did, what most stages read. Code is left
-    to `unknown_code` and `older_code`: a study's runs are made over days, and code goes on. The
-    SVD's last digits are left to `other_roundings`.
+    to `unknown_code` and `older_code`: a study's runs are made over days, and code goes on; so do
+    committed files of another pipeline, of which `earlier_inputs` tells. The SVD's last digits are
+    left to `other_roundings`.
     """
     for entry, origin in unlike_others(locks):
-        if not is_rounding(entry, origin):
+        committed = is_earlier(locks, entry) and is_earlier(locks, origin)
+        if not committed and not is_rounding(entry, origin):
             there = f"stage {origin.stage} {'wrote' if origin.out else 'read'} {shown(origin)}"
             yield f"{entry.place}: {shown(entry)}, but {there}"
 

@@ -360,11 +360,15 @@ def test_a_study_may_have_read_an_earlier_committed_version(
     old = json.dumps({"before": 1}).encode()
     read = {"path": "metrics/base.json", "hash": "md5", "md5": hashlib.md5(old).hexdigest()}
     stage.setdefault("deps", []).append(read | {"size": len(old)})
+    now = path.read_bytes()
+    other = read | {"md5": hashlib.md5(now).hexdigest(), "size": len(now)}
+    lock["stages"]["later"] = {"cmd": "true", "deps": [other]}
     (copy / earlier).write_text(yaml.safe_dump(lock))
     status, said = verified(monkeypatch, capsys)
     assert status == 1  # git never had that version
     assert "metrics/base.json: not what stage" in said
-    now = path.read_bytes()
+    of_both = f"{earlier}: stage .+: metrics/base.json: .+, but stage .+ read "
+    assert re.search(of_both, said)
     path.write_bytes(old)
     command(copy, "git", "add", "metrics")
     command(copy, "git", "commit", "-qm", "Before")
