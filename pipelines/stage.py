@@ -29,7 +29,6 @@ Work = Callable[[Params, Tracker, argparse.Namespace], None]
 FULL = (os.strerror(errno.ENOSPC), "database or disk is full", "basic_ios::clear: iostream error")
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # a file system may be read-only, too
 BEFORE_BASE = ("inputs", "base")  # stages that find the base of an earlier run there
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}  # of evaluate.dtype
 SEED = 0  # of whatever draws without a seed of its own; real seeds are params
 
 
@@ -91,7 +90,7 @@ def check_plans(params: Params) -> None:
         base = Checkpoint(BASE)
         layer_plans(params, base.num_layers)
         if base.family.router is not None:
-            check_experts(base, DTYPES[params.evaluate.dtype])
+            check_experts(base, getattr(torch, params.evaluate.dtype))
 
 
 def layer_plans(params: Params, num_layers: int) -> dict[str, LayerPlan]:
