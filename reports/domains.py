@@ -12,6 +12,7 @@ import numpy as np
 from reports.measured import Json, Metrics, files, losses_at
 from reports.paired import Array, Interval, exact_share, interval, paired, ratio, shares_apart
 from reports.tables import Cell, Row, Table, counted, of_model
+from reports.training_runs import Runs, model_and_seed, shared_seeds
 
 GROUPS = 6  # fewer packages or modules are too few to resample: their files or examples are
 PASS_AT_1 = "HumanEval, pass@1"
@@ -39,40 +40,36 @@ DOMAINS = {
 }
 
 
-Seeds = dict[int, Json]  # the runs of a model by their seed
-
-
-def by_model(m: Metrics, study: str) -> dict[str, Seeds]:
-    """The models of a study. A run is called `<model>-<seed>`, or `<model>` where it has the
-    experiment's seed (`pipelines.continued.Learner`)."""
-    found: dict[str, Seeds] = {}
+def by_model(m: Metrics, study: str) -> dict[str, Runs]:
+    """The models of a study, which has one schedule."""
+    found: dict[str, Runs] = {}
     for name, run in getattr(m, study).items():
-        found.setdefault(model_of(name, run), {})[int(run["seed"] or 0)] = run
-    return {model: dict(sorted(seeds.items())) for model, seeds in found.items()}
-
-
-def model_of(name: str, run: Json) -> str:
-    return name.removesuffix(f"-{run.get('seed')}")
+        model, seed = model_and_seed(name, run)
+        found.setdefault(model, Runs(model)).by_seed[seed] = run
+    return found
 
 
 def files_of(m: Metrics, study: str, models: Collection[str]) -> str:
     """The files of all runs of these models of a study; of one that has none, what it would be."""
     runs: dict[str, Json] = getattr(m, study)
-    names = [name for name, run in runs.items() if model_of(name, run) in models]
+    names = [name for name, run in runs.items() if model_and_seed(name, run)[0] in models]
     return files(study, names or list(models))
 
 
 def difference(
-    ours: Seeds, theirs: Seeds, domain: Domain, phases: tuple[str, str] = ("end", "end")
-) -> tuple[Interval, str]:
+    ours: Runs | None,
+    theirs: Runs | None,
+    domain: Domain,
+    phases: tuple[str, str] = ("end", "end"),
+) -> tuple[Interval | None, str]:
     """Our held-out loss minus theirs, in the domain's unit, and what its observations are.
 
-    It is over the seeds of both, of which there must be one. phases: of ours and of theirs, "start"
-    or "end" of the training.
+    It is over the seeds of both, and None where there are none. phases: of ours and of theirs,
+    "start" or "end" of the training.
     """
-    pairs = [
-        (run["heldout"], theirs[seed]["heldout"]) for seed, run in ours.items() if seed in theirs
-    ]
+    if ours is None or theirs is None or not (seeds := shared_seeds(ours, theirs)):
+        return None, ""
+    pairs = [(ours.by_seed[seed]["heldout"], theirs.by_seed[seed]["heldout"]) for seed in seeds]
     held = pairs[0][0]
     grouped = len(set(held["groups"])) >= GROUPS
     owners = held["groups"] if grouped else held["ids"]
@@ -90,9 +87,9 @@ def difference(
     return found, f"{observed}, {counted(len(pairs), 'seed')}" if len(pairs) > 1 else observed
 
 
-def loss(model: Seeds, domain: Domain, phase: str) -> float:
+def loss(model: Runs, domain: Domain, phase: str) -> float:
     """Held-out loss in the domain's unit, mean over seeds."""
-    held = [run["heldout"] for run in model.values()]
+    held = [run["heldout"] for run in model.by_seed.values()]
     nats = fmean(math.fsum(of["nats"][phase]) for of in held)
     return nats / domain.nats / float(sum(held[0][domain.size]))
 
@@ -100,26 +97,26 @@ def loss(model: Seeds, domain: Domain, phase: str) -> float:
 def table(m: Metrics, study: str) -> Table:
     """Loss on the study's held-out text, and what is forgotten of the run's own."""
     domain, found = DOMAINS[study], by_model(m, study)
-    untouched = next(iter(found.get("base", {}).values()), None)
+    untouched = found["base"].first if "base" in found else None
     rows: list[Row] = []
     for name, model in found.items():
         row: Row = {
             "model": name,
-            "seeds": len(model),
-            "learning rate": float(next(iter(model.values()))["learning_rate"]),
+            "seeds": len(model.by_seed),
+            "learning rate": float(model.first["learning_rate"]),
             f"{domain.unit}, start": loss(model, domain, "start"),
             f"{domain.unit}, end": loss(model, domain, "end"),
         }
         if untouched:
             phases = ("end", "start")
-            start = dict.fromkeys(model, untouched)
+            start = Runs("base", dict.fromkeys(model.by_seed, untouched))
             row["minus the untouched base's"] = difference(model, start, domain, phases)[0]
         if "lesa" in found:
             row["minus LESA's"] = (
                 "" if name == "lesa" else difference(model, found["lesa"], domain)[0]
             )
         if untouched:
-            ends = [losses_at(run, -1) for run in model.values()]
+            ends = [losses_at(run, -1) for run in model.by_seed.values()]
             forgotten = paired(ends, [losses_at(untouched, 0)] * len(ends))
             row["loss on the run's own text, minus the untouched base's"] = forgotten
         if study == "code":

@@ -399,9 +399,7 @@ def minus_lesa(m: Metrics, study: str, method: str) -> Cell:
     if method == "lesa":
         return ""
     models = domains.by_model(m, study)
-    if not (own := models.get(method, {})).keys() & (lesa := models.get("lesa", {})).keys():
-        return None
-    return domains.difference(own, lesa, domains.DOMAINS[study])[0]
+    return domains.difference(models.get(method), models.get("lesa"), domains.DOMAINS[study])[0]
 
 
 def recipe(published: list[Json]) -> Table:

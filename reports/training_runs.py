@@ -82,10 +82,15 @@ def groups(found: Mapping[str, Json]) -> list[Runs]:
     """A study's runs by model and schedule; of one name, the longest schedule comes first."""
     by_name: dict[tuple[str, int], Runs] = {}
     for run in sorted(found.values(), key=lambda run: (-run["max_steps"], int(run["seed"] or 0))):
-        name, seed = str(run["run"]), int(run["seed"] or 0)
-        label = name.removesuffix(f"-{seed}")
+        label, seed = model_and_seed(str(run["run"]), run)
         by_name.setdefault((label, run["max_steps"]), Runs(label)).by_seed[seed] = run
     return sorted(by_name.values(), key=lambda runs: (runs.name, -runs.max_steps))
+
+
+def model_and_seed(name: str, run: Json) -> tuple[str, int]:
+    """Of which model a run is by its name, and of which seed; 0 where it says none."""
+    seed = int(run.get("seed") or 0)
+    return name.removesuffix(f"-{seed}"), seed
 
 
 def called(found: Mapping[str, Json], name: str) -> Runs | None:

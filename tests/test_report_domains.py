@@ -119,6 +119,10 @@ def test_runs_of_several_seeds_are_one_model(metrics: Path) -> None:
     linearised = [mean + (of - mean * sizes) / sizes.mean() for of in (first, second)]
     known = interval(linearised)  # of seeds and modules, tested by itself
     assert (-gap.high, -gap.low) == pytest.approx((known.low, known.high))
+    save(metrics, "sft/solar-2", model("llama_pro") | {"seed": 2})  # none of LESA's seeds
+    m = loaded(metrics)
+    rows = {row["model"]: row for row in domains.table(m, "sft").rows}
+    assert rows["solar"]["minus LESA's"] is None
     models = domains.by_model(m, "sft")
     observed = domains.difference(models["base"], models["lesa"], domains.DOMAINS["sft"])[1]
     assert observed == "modules"  # of one seed

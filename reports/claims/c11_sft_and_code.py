@@ -73,10 +73,10 @@ def compared(m: Metrics, study: str) -> list[Finding]:
     found = []
     for other, rival in RIVALS.items():
         of = f"{domain.name}, against {other}"
-        if not content.get("lesa", {}).keys() & content.get(other, {}).keys():
+        gap, by = difference(content.get("lesa"), content.get(other), domain)
+        if gap is None:
             found.append(cannot(of, "not measured", f"make study NAME={study}"))
             continue
-        gap, by = difference(content["lesa"], content[other], domain)
         said = f"lesa minus {other} {show_interval(gap)} {domain.unit} of {domain.text}"
         sources = files_of(m, study, ["lesa", other])
         said += f", over {gap.n} {by}"
