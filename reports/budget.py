@@ -80,10 +80,13 @@ def table(m: Metrics) -> Table:
 
 RIVALS = (
     "llama_pro", "identity", "adept", "opt_deus_code", "opt_deus", "average", "lesa",
-    "lesa_official", "solar", "base", "lora", "llama_pro_all",
+    "lesa_official", "solar", "base", "lora", "llama_pro_lora", "llama_pro_all",
 )  # fmt: skip
 LESA = ("lesa", "lesa_official")
-OWN = ("fitted_llama_pro", "fitted_identity", "llama_pro_upper", "llama_pro_lora")
+OWN = (
+    "fitted_llama_pro", "fitted_identity", "fitted_llama_pro_lora", "llama_pro_upper",
+    "llama_pro_lora",
+)  # fmt: skip
 
 
 def longer(m: Metrics) -> Table:

@@ -38,6 +38,7 @@ OWN = {
     "llama_pro_upper": "LLaMA Pro's places, copies of the layer above",
     "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
     "fitted_identity": "`identity` with fitted outputs",
+    "fitted_llama_pro_lora": "LLaMA Pro's start with fitted outputs and adapters beside all layers",
 }
 FEWEST_DOCUMENTS = 6  # of another text: fewer leave an interval that says nothing
 
