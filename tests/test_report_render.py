@@ -529,7 +529,11 @@ def test_continuity_tells_a_path_from_noise() -> None:
 
 def test_neighbour_ratio_by_hand() -> None:
     rows = np.array([[0.0], [1.0], [3.0]])  # neighbours 1 and 2; all pairs 1, 2, 3
-    assert continuity.continuity(rows, "raw").ratio == pytest.approx(1.5 / 2)
+    found = continuity.continuity(rows, "raw")
+    assert found.ratio == pytest.approx(1.5 / 2)
+    # Of the six orders two each have 1 and 2, 1 and 3, 2 and 3 beside one another.
+    assert found.p_value == pytest.approx(1 / 3, abs=0.02)
+    assert found.random_orders == pytest.approx((1.5 / 2, 2.5 / 2))
     assert continuity.smallest_p(3) == pytest.approx(1 / 3)
 
 

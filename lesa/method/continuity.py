@@ -17,6 +17,7 @@ PERMUTATIONS = 9999
 class Continuity:
     ratio: float  # mean distance of neighbours over mean distance of all pairs; 1 = no order
     p_value: float  # share of random layer orders whose ratio is as small
+    random_orders: tuple[float, float] = (1.0, 1.0)  # 95% of them have a ratio between these
 
 
 def distances(rows: Array, view: str) -> Array:
@@ -52,4 +53,6 @@ def continuity(rows: Array, view: str) -> Continuity:
     null = near[orders[:, :-1], orders[:, 1:]].mean(axis=1)
     # The tolerance counts the same order, summed in another sequence, as equal.
     as_small = int((null <= neighbours * (1 + 1e-12)).sum())
-    return Continuity(float(neighbours / mean), (1 + as_small) / (1 + PERMUTATIONS))
+    low, high = (float(quantile) for quantile in np.quantile(null / mean, (0.025, 0.975)))
+    p_value = (1 + as_small) / (1 + PERMUTATIONS)
+    return Continuity(float(neighbours / mean), p_value, (low, high))
