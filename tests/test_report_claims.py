@@ -265,15 +265,22 @@ def test_an_identity_start_is_named_as_one(tmp_path: Path) -> None:
 def test_lesa_is_held_against_every_start_that_is_no_identity(tmp_path: Path) -> None:
     metrics = metrics_with(tmp_path, [])
     save(metrics, "start/worse", start_row("worse", 6.0, noise=4))
-    finding = findings("c04_initial_loss", metrics)["every start that is no identity"]
+    found = findings("c04_initial_loss", metrics)
+    finding = found[of_paper := "every start that is no identity, preset paper"]
     assert finding.beside
     lower, _, _ = finding.said.partition("lower than: ")[2].split("; ")
     assert {"worse", "average", "solar"} <= set(lower.split(", "))
     assert "llama_pro" not in finding.said  # its loss is the base's
     save(metrics, "start/better", start_row("better", 2.0, noise=4))
-    finding = findings("c04_initial_loss", metrics)["every start that is no identity"]
-    assert finding.verdict == FAILS
-    assert "not lower than: better" in finding.said
+    own = {"method": "own", "preset": "official_code", "seed": 0}
+    save(metrics, "start/own", start_row("own", 6.0, noise=4) | own)
+    found = findings("c04_initial_loss", metrics)
+    assert found[of_paper].verdict == FAILS
+    assert "not lower than: better" in found[of_paper].said
+    assert "own" not in found[of_paper].said  # made with the other preset's predictors
+    of_code = found["every start that is no identity, preset official_code"].said
+    assert "own (official_code)" in of_code
+    assert "better" in of_code
 
 
 def test_extrapolation_to_the_papers_depth_in_closed_form(tmp_path: Path) -> None:
@@ -375,7 +382,9 @@ def test_code_and_sft_are_paired_by_group(study: str, tmp_path: Path) -> None:
     run = json.loads((metrics / "pretrain/lesa.json").read_text())
     for model, loss in (("lesa", 1.0), ("llama_pro", 1.1), ("solar", 0.9)):
         nats = {"start": blocks(2.0), "end": blocks(loss)}
-        save(metrics, f"{study}/{model}", run | {"seed": 0, "heldout": common | {"nats": nats}})
+        for seed, ending in enumerate(("", "-1", "-2")):
+            content = run | {"seed": seed, "heldout": common | {"nats": nats}}
+            save(metrics, f"{study}/{model}{ending}", content)
     name = {"code": "code", "sft": "SFT"}[study]
     found = findings("c11_sft_and_code", metrics)
     assert found[f"{name}, against llama_pro"].verdict == HOLDS
@@ -384,11 +393,14 @@ def test_code_and_sft_are_paired_by_group(study: str, tmp_path: Path) -> None:
     unit = {"code": -0.1 / 100 / np.log(2), "sft": -0.1 / 30}[study]
     said = found[f"{name}, against llama_pro"].said
     assert float(said.split()[3]) == pytest.approx(unit, rel=0.02)
-    assert said.endswith(f"over 12 {'packages' if study == 'code' else 'modules'}")
+    assert said.endswith(f"over 12 {'packages' if study == 'code' else 'modules'}, 3 seeds")
     for model in ("lesa", "llama_pro", "solar"):  # two groups are too few
-        change(metrics, f"{study}/{model}", "heldout", "groups", value=["a", "b"] * 12)
-    said = findings("c11_sft_and_code", metrics)[f"{name}, against llama_pro"].said
-    assert said.endswith("over 24 examples")
+        (metrics / study / f"{model}-2.json").unlink()
+        for ending in ("", "-1"):
+            change(metrics, f"{study}/{model}{ending}", "heldout", "groups", value=["a", "b"] * 12)
+    of_two = findings("c11_sft_and_code", metrics)[f"{name}, against llama_pro"]
+    assert of_two.said.endswith("over 24 examples, 2 seeds")
+    assert of_two.verdict is UNDECIDED
 
 
 def test_variants_are_judged_by_either_split(tmp_path: Path) -> None:
@@ -486,6 +498,8 @@ def test_the_first_screen_shows_what_decides_a_verdict() -> None:
         "paper": "5.27",
         "here": "holds: two: 2; does not hold: one: 1",
     }
+    few = claims.of_enough(Finding("few", "", FAILS, "", number="0", case="c", rival="y"), 2)
+    assert row([few, *found])["here"] == row(found)["here"]  # of two seeds it decides nothing
     part = row([*found, Finding("five", "said", HOLDS, "")])
     assert part["verdict here"] == claims.PARTLY
     assert part["here"] == "holds: two: 2; holds: five: said; does not hold: one: 1"

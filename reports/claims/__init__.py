@@ -23,7 +23,7 @@ from reports.tables import Row, Table
 class Verdict(StrEnum):
     HOLDS = "holds"
     FAILS = "does not hold"
-    UNDECIDED = "not decided"  # the interval spans the threshold
+    UNDECIDED = "not decided"  # the interval spans the threshold, or is of too few seeds
     CANNOT = "cannot be tested here"
 
 
@@ -44,7 +44,7 @@ class Finding:
     sources: the metrics files. beside: context that the claim does not speak of, which its overall
     verdict leaves out. number: what `said` rests on, with its interval; empty: all that is said.
     case: findings of one case are parts of one statement, such as one against each `rival`, whose
-    name is empty where there is none.
+    name is empty where there is none. few: is it of too few seeds to decide anything?
     """
 
     subject: str
@@ -55,6 +55,7 @@ class Finding:
     number: str = ""
     case: str = ""
     rival: str = ""
+    few: bool = False
 
     @property
     def brief(self) -> str:
@@ -90,8 +91,10 @@ FEWEST = 3  # draws of seed and signs, or seeds of training
 
 def of_enough(finding: Finding, count: int) -> Finding:
     """Not decided by fewer than FEWEST: an interval over documents or steps says little of other
-    seeds."""
-    return finding if count >= FEWEST else replace(finding, verdict=Verdict.UNDECIDED)
+    seeds. This run's own findings speak of its seed alone."""
+    if count >= FEWEST:
+        return finding
+    return replace(finding, verdict=Verdict.UNDECIDED, few=True)
 
 
 def attempted(findings: Callable[[Metrics], list[Finding]], m: Metrics) -> list[Finding]:
@@ -197,11 +200,11 @@ def grouped(findings: list[Finding]) -> str:
 def deciding(findings: list[Finding]) -> list[Finding]:
     """Of several rivals the first finding against each, whatever it says; else the first of each
     verdict that the claim comes to. A claim's findings begin with those of most draws, or of the
-    longest training on the text that it speaks of."""
+    longest training on the text that it speaks of; those of too few seeds come last."""
     shown = in_short(findings).partition(",")[0]
     wanted = (Verdict.HOLDS, Verdict.FAILS) if shown == PARTLY else (shown,)
     found: dict[str, Finding] = {}
-    for finding in findings:
+    for finding in sorted(findings, key=lambda finding: finding.few):
         if not finding.beside and (finding.rival or finding.verdict in wanted):
             found.setdefault(finding.rival or finding.verdict, finding)
     return sorted(found.values(), key=lambda finding: list(Verdict).index(finding.verdict))
@@ -219,7 +222,8 @@ def in_brief(claims: list[Claim]) -> Table:
     return Table(
         "verdicts",
         "The paper's claims, the verdict here and what decides it: against each rival the number "
-        "of most draws or of the longest training on the claim's text",
+        f"of most draws or of the longest training on the claim's text, of {FEWEST} seeds or more "
+        "where there is one",
         "reports/claims",
         rows,
     )

@@ -13,6 +13,7 @@ from reports.tables import show_interval
 IDENTITY = (
     "; it starts as the base itself, so that only a start better than the base could be lower"
 )
+NO_IDENTITY = "every start that is no identity"
 CLAIM = "LESA starts at the lowest loss of the three methods"
 SHORT = "LESA starts at the lowest loss of the three"
 SECTION = "Perplexity before training"
@@ -21,7 +22,7 @@ PAPER = "training-loss curves alone; no number stated"
 
 
 def findings(m: Metrics) -> list[Finding]:
-    return [*draws(m), *attempted(default_run, m), beats_others(m)]
+    return [*draws(m), *attempted(default_run, m), *beats_others(m)]
 
 
 def default_run(m: Metrics) -> list[Finding]:
@@ -79,12 +80,11 @@ def draws(m: Metrics) -> list[Finding]:
     return found
 
 
-def beats_others(m: Metrics) -> Finding:
-    """LESA of the first preset against every other method's start that is not the base's loss."""
-    subject = "every start that is no identity"
-    lesa, base = next(iter(start.lesa_starts(m)), None), start.of_method(m, "base")
-    if lesa is None or base is None:
-        return cannot(subject, "not measured", "make study NAME=start", beside=True)
+def beats_others(m: Metrics) -> list[Finding]:
+    """LESA of each preset against every other method's start that is not the base's loss."""
+    lesas, base = start.lesa_starts(m), start.of_method(m, "base")
+    if not lesas or base is None:
+        return [cannot(NO_IDENTITY, "not measured", "make study NAME=start", beside=True)]
     loss = start_losses(base.rows[0])
     others = [
         other
@@ -93,6 +93,14 @@ def beats_others(m: Metrics) -> Finding:
         and "gaps" not in other.options
         and not all(np.allclose(start_losses(row), loss, atol=1e-6) for row in other.rows)
     ]
+    return [
+        beats(lesa, [other for other in others if other.preset in (lesa.preset, None)])
+        for lesa in lesas
+    ]
+
+
+def beats(lesa: start.Start, others: list[start.Start]) -> Finding:
+    subject = f"{NO_IDENTITY}, preset {lesa.preset}"
     if not others:
         return cannot(subject, "none was measured", "make study NAME=start", beside=True)
     verdicts = {other.name: below(start.difference(lesa, other)) for other in others}
@@ -105,5 +113,5 @@ def beats_others(m: Metrics) -> Finding:
         )
         for names in [[name for name, of in verdicts.items() if of == verdict]]
     )
-    said = f"preset {lesa.preset}, mean of {len(lesa.rows)} draws, {listed}"
+    said = f"mean of {len(lesa.rows)} draws, {listed}"
     return Finding(subject, said, every(verdicts.values()), start.SOURCES, beside=True)

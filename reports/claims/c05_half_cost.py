@@ -7,6 +7,7 @@ import math
 from reports import rates
 from reports.budget import LESA
 from reports.claims import (
+    FEWEST,
     RIVALS,
     Finding,
     Verdict,
@@ -14,6 +15,7 @@ from reports.claims import (
     below,
     cannot,
     every,
+    of_enough,
     three_of_equal_tokens,
 )
 from reports.measured import Metrics, files, fit_seconds, index_at, losses_at, whole_seconds
@@ -26,6 +28,7 @@ from reports.training_runs import (
     median_seconds,
     of_steps,
     schedules,
+    shared_seeds,
     trained_otherwise,
 )
 
@@ -35,7 +38,7 @@ SECTION = "Main results"
 RULE = (
     "loss at half of the steps minus each baseline's final one below 0 by its interval, at under "
     "half of its whole time (frozen layers included; the predictors' fit, which does not grow with "
-    "the steps, stands beside it in this run)"
+    f"the steps, stands beside it in this run); a study decides it by {FEWEST} seeds or more"
 )
 PAPER = "perplexity 5.27 at 3k steps against 5.44 and 8.09 at 6k; its time is not stated"
 
@@ -99,22 +102,25 @@ def of_schedule(m: Metrics, study: str, text: str, lesa: Runs) -> list[Finding]:
     """text: what the study's own text is called, where it is not this run's."""
     found, runs = [], getattr(m, study)
     short = trained_otherwise(runs, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
+    ours = lesa if short is None else short
     for other in RIVALS:
         theirs = of_steps(runs, other, lesa.max_steps)
         if theirs is None or theirs.tokens != lesa.tokens:
             continue
         if short is not None:
-            gap, ours = difference(short, theirs), median_seconds(short)
+            gap, seconds = difference(short, theirs), median_seconds(short)
             half = f"{lesa.model}'s own schedule of {short.max_steps} steps{text}"
         elif lesa.tokens // 2 in lesa.points:
-            gap, ours = difference(lesa, theirs, lesa.tokens // 2), median_seconds(lesa) / 2
+            gap = difference(lesa, theirs, lesa.tokens // 2)
+            seconds = median_seconds(lesa) / 2
             half = f"{lesa.model} at half of {lesa.max_steps} steps{text}"
         else:
             continue
         if gap is not None:
-            times = ours, median_seconds(theirs)
-            limits = f", {rates.limits(m, study, lesa if short is None else short, theirs)}"
-            found.append(judged(m, other, gap, half, times, files(study, ["*"]), limits))
+            times = seconds, median_seconds(theirs)
+            limits = f", {rates.limits(m, study, ours, theirs)}"
+            finding = judged(m, other, gap, half, times, files(study, ["*"]), limits)
+            found.append(of_enough(finding, len(shared_seeds(ours, theirs))))
     return found
 
 
