@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 from reports.measured import Metrics
 from reports.paired import Interval
@@ -19,7 +20,10 @@ from reports.training_runs import (
     groups,
     minus_llama_pro,
     new_layers,
+    on_one_machine,
     on_the_way,
+    shared_seeds,
+    spread,
 )
 
 SOURCES = "metrics/budget/*.json"
@@ -79,8 +83,8 @@ def table(m: Metrics) -> Table:
 
 
 RIVALS = (
-    "llama_pro", "identity", "adept", "opt_deus_code", "opt_deus", "average", "lesa",
-    "lesa_official", "solar", "base", "lora", "llama_pro_lora", "llama_pro_all",
+    "llama_pro", "llama_pro_upper", "identity", "adept", "opt_deus_code", "opt_deus", "average",
+    "noise", "lesa", "lesa_official", "solar", "base", "lora", "llama_pro_lora", "llama_pro_all",
 )  # fmt: skip
 LESA = ("lesa", "lesa_official")
 OWN = (
@@ -91,35 +95,88 @@ OWN = (
 
 def longer(m: Metrics) -> Table:
     """The longer schedule: each model's loss minus LLaMA Pro's, on the way."""
-    return minus_llama_pro("budget_longer", "The longer schedule", "budget", longer_runs(m))
+    return minus_llama_pro(m, "budget_longer", "The longer schedule", "budget", longer_runs(m))
 
 
 def gaps(m: Metrics) -> Table:
     """Does LESA overtake a rival at any number of tokens?"""
-    return beside_rivals("budget_gaps", "Loss of LESA", LESA, m)
+    return beside_rivals(m, "budget_gaps", "Loss of LESA", LESA, by_name(m))
+
+
+def longer_gaps(m: Metrics) -> Table:
+    """Does LESA overtake a rival at any number of tokens of the longer schedule?"""
+    found = {runs.model: runs for runs in longer_runs(m)}
+    title = "The longer schedule: loss of LESA"
+    return beside_rivals(m, "budget_longer_gaps", title, LESA, found)
 
 
 def own_gaps(m: Metrics) -> Table:
     """Are this project's own models ahead of all at any number of tokens?"""
-    return beside_rivals("budget_own", "Loss of this project's own models", OWN, m)
+    title = "Loss of this project's own models"
+    return beside_rivals(m, "budget_own", title, OWN, by_name(m))
 
 
-def beside_rivals(table_name: str, title: str, compared: Sequence[str], m: Metrics) -> Table:
+def by_name(m: Metrics) -> dict[str, Runs]:
+    """The study's runs by name; of one name those of the longest schedule."""
+    found: dict[str, Runs] = {}
+    for runs in groups(m.budget):
+        found.setdefault(runs.name, runs)
+    return found
+
+
+def beside_rivals(
+    m: Metrics, table_name: str, title: str, compared: Sequence[str], found: Mapping[str, Runs]
+) -> Table:
+    """A row a pair of one of `compared` and a rival, of the models `found`."""
     rows: list[Row] = []
-    for name in compared:
-        if (runs := called(m.budget, name)) is None:
+    sources: dict[tuple[str, str], str] = {}
+    for name, rival in product(compared, RIVALS):
+        if name == rival or name not in found or rival not in found:
             continue
-        for rival in RIVALS:
-            if rival == name or (other := called(m.budget, rival)) is None:
-                continue
-            found = on_the_way(runs, other)
-            by_tokens = {f"{tokens:,}": found.get(tokens) for tokens in runs.points}
-            rows.append({"run": name, "minus": rival, **by_tokens})
+        runs = on_one_machine(m, "budget", found, name, found[rival]) or found[name]
+        gaps = on_the_way(runs, found[rival])
+        by_tokens = {f"{tokens:,}": gaps.get(tokens) for tokens in spread(list(runs.points))}
+        rows.append({"run": runs.model, "minus": rival, **by_tokens})
+        sources[runs.model, rival] = file_of("budget", runs)
     return Table(
         table_name,
         f"{title}, minus that of others after equally many tokens, nats a token; the tokens of a "
         "fit count",
         SOURCES,
         rows,
-        lambda row, _: file_of("budget", called(m.budget, str(row["run"]))),
+        lambda row, _: sources[str(row["run"]), str(row["minus"])],
+    )
+
+
+PLACES = {
+    "identity_bottom": "at the bottom",
+    "identity_middle": "in the middle",
+    "identity": "at the top, LESA's own gaps",
+    "llama_pro": "spread over the depth",
+    "adept": "after the layers that the base misses least",
+}
+
+
+def places(m: Metrics) -> Table:
+    """What the place of new layers is worth: copies with zeroed outputs, which all start as the
+    base."""
+    found, later = by_name(m), {runs.model: runs for runs in longer_runs(m)}
+    rows: list[Row] = []
+    for name, place in PLACES.items():
+        row: Row = {"place": place, "model": name}
+        for runs in (found, later):
+            if name in runs and "llama_pro" in runs:
+                own, spread_out = runs[name], runs["llama_pro"]
+                row["seeds"] = row.get("seeds") or len(shared_seeds(own, spread_out))
+                gap = "" if own is spread_out else difference(own, spread_out)
+                row[f"minus LLaMA Pro's after {own.tokens:,} tokens"] = gap
+        if len(row) > 2:
+            rows.append(row)
+    return Table(
+        "places",
+        "Copies with zeroed outputs by place: held-out loss minus that of LLaMA Pro's places, nats "
+        "a token",
+        SOURCES,
+        rows,
+        lambda row, _: file_of("budget", found[str(row["model"])]),
     )

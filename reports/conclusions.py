@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from reports import budget, start
+from reports import budget, domains, start
 from reports.claims import in_order
 from reports.measured import TRAINED, Json, Metrics
-from reports.paired import Interval
+from reports.paired import Interval, interval
 from reports.tables import counted, minus_untouched, number, show_interval
 from reports.training_runs import IDENTITY_STARTS, called, new_layers, told_apart
 
@@ -134,6 +134,27 @@ def tasks(m: Metrics) -> list[str]:
     """Which offline tasks the held-out text does not fit, or fits less than asked for."""
     left_out = [f"`{name}` is left out: {why}" for name, why in m.tasks["left_out"].items()]
     return left_out + [f"`{name}`: {note}" for name, note in m.tasks.get("notes", {}).items()]
+
+
+def parity(m: Metrics) -> list[str]:
+    """What the parity of claim C2 is worth: what the predictors know of triples of variants."""
+    out = []
+    for content in domains.parities(m).values():
+        copies = domains.near_copies(content)
+        if content["split"] != "random" or copies is None:
+            continue
+        zero = domains.over_fits(content, domains.over_zero)
+        against = in_order(interval(zero - 1), "below", "above", "not told apart from")
+        line = (
+            "Split at random, the variant nearest to a test layer, which was fitted on, is off by "
+            f"{number(copies)} times the error of predicting zero; the predictors' error is "
+            f"{against} that of predicting zero, {show_interval(interval(zero))} times it"
+        )
+        if against == "above":
+            line += ": test and training loss are on par where neither is learned"
+        of_basis = "each variant's own" if content["basis"] == "own" else "the base's"
+        out.append(f"{line} ({of_basis} basis).")
+    return out
 
 
 def of_start(m: Metrics) -> list[str]:

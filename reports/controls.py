@@ -9,7 +9,7 @@ from reports.budget import SOURCES, longer_runs
 from reports.claims import in_order
 from reports.measured import Metrics, dtypes
 from reports.tables import Row, Table, listed, series
-from reports.training_runs import Runs, difference, file_of, on_the_cpu, shared_seeds
+from reports.training_runs import Runs, difference, file_of, on_one_machine, shared_seeds
 
 # Models of study `budget`, and what each has in place of LESA's predictions; what else makes a
 # layer of LESA's is as in LESA.
@@ -43,11 +43,8 @@ NO_CONTROLS = ("lesa_again", "lesa_official", "identity", "original_layers")
 
 
 def lesa_beside(m: Metrics, runs: Mapping[str, Runs], name: str) -> Runs:
-    """LESA's runs that a control's are compared with: on the control's machine where it has one
-    seed, as predictors of one seed differ by the machine that they are fitted on."""
-    again, own = runs.get("lesa_again"), runs[name]
-    one_seed = len(own.by_seed) == 1 and on_the_cpu(m, "budget", own)
-    return again if again is not None and one_seed and name != "lesa_again" else runs["lesa"]
+    """LESA's runs that a control's are compared with."""
+    return on_one_machine(m, "budget", runs, "lesa", runs[name]) or runs["lesa"]
 
 
 def limits(m: Metrics, study: str, runs: Mapping[str, Runs], names: list[str]) -> str:

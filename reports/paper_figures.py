@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reports import budget, opt_deus
 from reports.claims.c01_continuity import SHOWN
+from reports.claims.c09_without_freezing import OTHERS
 from reports.figures import (
     WIDTH,
     Drawn,
@@ -32,6 +33,7 @@ from reports.figures import (
 )
 from reports.measured import Json, Metrics, files
 from reports.paired import Array
+from reports.training_runs import schedules, trained_otherwise
 
 PAPERS = ("lesa", "llama_pro", "solar", "base")  # the paper's three, and the base trained alone
 WINDOW = 8  # steps of a training curve that are averaged, at most an eighth of the run
@@ -84,9 +86,27 @@ def training_loss(m: Metrics) -> Figure | None:
     if not (curves := training_curves(m)):
         return None
     curves = {name: runs for name, runs in curves.items() if name in PAPERS} or curves
+    return curves_figure(curves, model_styles(list(curves)))
+
+
+def freezing(m: Metrics) -> Figure | None:
+    """Training loss of LESA by what trains, in the longest schedule that has more than one; of the
+    seeds that all have, as the batches of others make up most of how two curves differ."""
+    for frozen in schedules(m.budget, "lesa")[::-1]:
+        found = {"new layers alone": frozen}
+        for trains, words in OTHERS.items():
+            if (free := trained_otherwise(m.budget, frozen, trains, frozen.max_steps)) is not None:
+                found[words] = free
+        seeds = set(frozen.by_seed).intersection(*(runs.by_seed for runs in found.values()))
+        if len(found) > 1 and seeds:
+            curves = {name: [runs.by_seed[s] for s in seeds] for name, runs in found.items()}
+            return curves_figure(curves, {name: line_style(i) for i, name in enumerate(curves)})
+    return None
+
+
+def curves_figure(curves: dict[str, list[Json]], styles: dict[str, dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
-    styles = model_styles(list(curves))
     for name, runs in curves.items():
         steps = min(len(run["train"]) for run in runs)
         rows = [run["train"][:steps] for run in runs]
@@ -181,6 +201,13 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
                 f"Training loss, means over {WINDOW} steps at most; of several seeds their mean, "
                 "with a band from lowest to highest",
                 budget.SOURCES if m.budget else trained,
+            ),
+            (
+                "paper_freezing",
+                freezing(m),
+                f"Training loss of LESA by what trains, means over {WINDOW} steps at most, of the "
+                "seeds that all have",
+                budget.SOURCES,
             ),
             (
                 "paper_predictors",

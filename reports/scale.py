@@ -36,4 +36,4 @@ def table(m: Metrics) -> Table:
 
 def longer(m: Metrics) -> Table:
     """Each model's loss minus LLaMA Pro's, on the way."""
-    return minus_llama_pro("scale_longer", "Study `scale`", "scale", groups(m.scale))
+    return minus_llama_pro(m, "scale_longer", "Study `scale`", "scale", groups(m.scale))

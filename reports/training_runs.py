@@ -265,6 +265,8 @@ def ends(
         # The base of another schedule may be of another machine, which rounds in its own way.
         untouched = nearest([own for own in study if own.first["method"] == "base"], runs)
         llama_pro = beside(m, study, runs, *LLAMA_PRO["LLaMA Pro's"])
+        alike = [own for own in study if new_layers(m, own) == new_layers(m, runs)]
+        lesa = nearest([own for own in alike if own.model == "lesa"], runs)
         row: Row = {
             "run": runs.name,
             "new layers": added(m, runs),
@@ -282,9 +284,12 @@ def ends(
             f"{second}, minus the untouched base's": forgotten(runs, untouched),
             # Runs on a GPU shared it with others.
             "whole seconds": median_seconds(runs) if on_the_cpu(m, name, runs) else None,
-            "tokens to LLaMA Pro's final loss, over its tokens": tokens_ratio(runs, llama_pro)
-            if llama_pro and llama_pro is not runs
-            else None,
+            **{
+                f"tokens to {whose} final loss, over its tokens": tokens_ratio(runs, other)
+                if other and other is not runs
+                else None
+                for whose, other in (("LLaMA Pro's", llama_pro), ("LESA's", lesa))
+            },
         }
         rows.append(row)
     return rows
@@ -299,24 +304,38 @@ def spread(points: list[int]) -> list[int]:
     return [points[int(i)] for i in indices]
 
 
-def minus_llama_pro(name: str, caption: str, study: str, found: list[Runs]) -> Table:
+def on_one_machine(
+    m: Metrics, study: str, by_model: Mapping[str, Runs], model: str, other: Runs
+) -> Runs | None:
+    """The runs of `model` to compare `other` with: where `other` has one seed, which a CPU trained,
+    those of `<model>_again`, trained on one, too. Each machine rounds in its own way, and so fits
+    other predictors of one seed."""
+    again = by_model.get(f"{model}_again")
+    one_seed = len(other.by_seed) == 1 and on_the_cpu(m, study, other)
+    return again if again is not None and one_seed and other is not again else by_model.get(model)
+
+
+def minus_llama_pro(m: Metrics, name: str, caption: str, study: str, found: list[Runs]) -> Table:
     """A row a model of one schedule: its loss minus LLaMA Pro's on the way, a column a point; first
     LLaMA Pro's loss itself. No rows without LLaMA Pro."""
     by_model = {runs.model: runs for runs in found}
     rows: list[Row] = []
-    if (llama_pro := by_model.pop("llama_pro", None)) is not None:
+    if (llama_pro := by_model.get("llama_pro")) is not None:
         shown = spread(list(llama_pro.points))
         rows.append({"model": "llama_pro", **{f"{n:,}": llama_pro.loss(n) for n in shown}})
         for model, runs in by_model.items():
-            gaps = on_the_way(runs, llama_pro)
-            rows.append({"model": model, **{f"{n:,}": gaps.get(n) for n in shown}})
+            if runs is not llama_pro:
+                beside = on_one_machine(m, study, by_model, "llama_pro", runs) or llama_pro
+                gaps = on_the_way(runs, beside)
+                rows.append({"model": model, **{f"{n:,}": gaps.get(n) for n in shown}})
+    there = "; those of one seed that a CPU trained are minus `llama_pro_again`, trained on one"
     return Table(
         name,
         f"{caption}: held-out loss minus LLaMA Pro's after equally many tokens, nats a token; in "
-        "the first row LLaMA Pro's loss itself",
+        f"the first row LLaMA Pro's loss itself{there if 'llama_pro_again' in by_model else ''}",
         f"metrics/{study}/*.json",
         rows,
-        lambda row, _: file_of(study, by_model.get(str(row["model"]), llama_pro)),
+        lambda row, _: file_of(study, by_model[str(row["model"])]),
     )
 
 

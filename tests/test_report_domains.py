@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports import domains, measured
+from reports import conclusions, domains, measured
 from reports.claims import Verdict, c11_sft_and_code
 from reports.measured import Metrics
 from reports.paired import Interval, interval, shares_apart
@@ -214,3 +214,20 @@ def test_variants_are_shown_by_split_beside_their_near_copies(metrics: Path) -> 
     assert rows["random"]["MSE of the nearest variant / MSE of zero"] == pytest.approx(0.2)
     assert rows["layer"]["MSE of the nearest variant / MSE of zero"] is None
     assert rows["layer"]["variants' distance from the base"] == pytest.approx(0.02)
+
+
+def test_parity_is_worth_nothing_where_no_error_is_below_that_of_zero(metrics: Path) -> None:
+    save(metrics, "variants/parity-layer-own", parity("layer", None))
+    content = parity("random", 0.4)
+    save(metrics, "variants/parity-random-own", content)
+    (said,) = conclusions.parity(loaded(metrics))
+    assert "off by 0.2 times the error of predicting zero" in said
+    assert "is not told apart from that of predicting zero" in said
+    for mse, side in ((4.0, "above"), (1.0, "below")):
+        for seed in content["kinds"][KINDS[0]]["seeds"].values():
+            seed["test"]["mse"] = mse
+        save(metrics, "variants/parity-random-own", content)
+        (said,) = conclusions.parity(loaded(metrics))
+        ratio = f"{mse / 2:.4g}"
+        assert f"is {side} that of predicting zero, {ratio} [{ratio}, {ratio}] times it" in said
+        assert said.count("neither is learned") == (side == "above")

@@ -614,6 +614,24 @@ def test_training_curves_are_means_over_steps_with_a_band_of_seeds(
     assert np.asarray(band)[:, 1].max() == pytest.approx(means.max(0).max())
 
 
+def test_what_trains_is_drawn_on_the_seeds_that_all_have(tmp_path: Path) -> None:
+    metrics = write(tmp_path)
+    (metrics / "budget" / "lesa_all-0.json").unlink()
+    figure = paper_figures.freezing(measured.load(metrics, params()))
+    assert figure is not None
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    for name, words in (("lesa", "new layers alone"), ("lesa_all", "every layer")):
+        losses = [
+            [row["loss"] for row in content(metrics, f"budget/{name}-{seed}")["train"]]
+            for seed in SEEDS[1:]
+        ]
+        means = np.lib.stride_tricks.sliding_window_view(losses, 5, axis=1).mean(2)
+        assert np.allclose(np.asarray(lines[words].get_ydata()), means.mean(0))
+    for seed in SEEDS[1:]:
+        (metrics / "budget" / f"lesa_all-{seed}.json").unlink()
+    assert paper_figures.freezing(measured.load(metrics, params())) is None
+
+
 def test_a_training_curve_after_a_fit_stands_at_its_own_steps(tmp_path: Path) -> None:
     metrics = write(tmp_path)
     for seed in SEEDS:

@@ -211,6 +211,52 @@ def test_this_projects_own_models_stand_apart(made: tuple[Path, Metrics]) -> Non
     assert "lesa" in {row["minus"] for row in rows}
 
 
+def test_the_longer_schedule_shows_places_and_what_lesa_overtakes(tmp_path: Path) -> None:
+    """By hand: of the longer schedule LESA's runs were lifted by 0.2, identity's by 0.1."""
+    metrics = write(tmp_path)
+    longer(metrics)
+    run = json.loads((metrics / "budget/identity-0.json").read_text())
+    for step in run["steps"]:
+        step["block_losses"] = (np.array(step["block_losses"]) + 0.5).tolist()
+    bottom = {"run": "identity_bottom-0", "gaps": {"first": 0, "last": params().gaps.count - 1}}
+    save(metrics, "budget/identity_bottom-0", run | bottom)
+    m = measured.load(metrics, params())
+    rows = {(row["run"], row["minus"]): row for row in budget.longer_gaps(m).rows}
+    assert set(rows) == {("lesa", rival) for rival in ("llama_pro", "identity", "base")}
+    _, _, *tokens = rows["lesa", "identity"]
+    assert [tokens[0], tokens[-1]] == ["0", "245,760"]
+    gaps = [rows["lesa", "identity"][name] for name in tokens]
+    slopes = [gap.estimate for gap in gaps if isinstance(gap, Interval)]
+    assert slopes == pytest.approx([0.1, 0.115, 0.13, 0.145, 0.16], abs=0.01)
+    main, later = "minus LLaMA Pro's after 81,920 tokens", "minus LLaMA Pro's after 245,760 tokens"
+    of_place = {row["model"]: row for row in budget.places(m).rows}
+    assert list(of_place) == ["identity_bottom", "identity", "llama_pro"]
+    assert of_place["llama_pro"][main] == of_place["llama_pro"][later] == ""
+    for model, column, known in (
+        ("identity_bottom", main, 0.49),
+        ("identity", main, -0.01),
+        ("identity", later, 0.09),
+    ):
+        found = of_place[model][column]
+        assert isinstance(found, Interval)
+        assert found.estimate == pytest.approx(known, abs=0.01)
+    assert later not in of_place["identity_bottom"]
+
+
+def test_tokens_to_the_final_loss_of_lesa(made: tuple[Path, Metrics]) -> None:
+    """All start at one loss and fall on a line: identity to 3.04 where LESA ends at 3.1."""
+    rows = {row["run"]: row for row in budget.table(made[1]).rows}
+    column = "tokens to LESA's final loss, over its tokens"
+    assert rows["lesa"][column] is None
+    start = made[1].budget["lesa-0"]["steps"][0]["heldout_loss"]
+    found = rows["identity"][column]
+    assert isinstance(found, Interval)
+    assert found.estimate == pytest.approx((start - 3.1) / (start - 3.04), abs=0.02)
+    solar = rows["solar"][column]
+    assert isinstance(solar, Interval)
+    assert solar.estimate == np.inf
+
+
 def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path) -> None:
     metrics = write(tmp_path)
     for name in ("llama_pro", "identity"):
