@@ -246,6 +246,7 @@ def methods(m: Metrics) -> Table:
     for start in starts(m):
         of_documents = [row.get("document_perplexity") for row in start.rows]
         known = [float(value) for value in of_documents if value is not None]
+        of_all = len(known) == len(start.rows)  # else it is of fewer draws than the perplexity
         structure = [c for row in start.rows for c in _structure(row)]
         ratios = [float(r) for row in start.rows for r in (row["norm_ratio"] or {}).values()]
         rows.append(
@@ -253,7 +254,7 @@ def methods(m: Metrics) -> Table:
                 "start": start.name,
                 "draws": len(start.rows),
                 "perplexity": float(np.median(start.perplexities)),
-                "mean over documents of exp(loss)": float(np.median(known)) if known else None,
+                "mean over documents of exp(loss)": float(np.median(known)) if of_all else None,
                 "loss, minus the base's": difference(start, base) if base else None,
                 "norm ratio of predictions": float(np.mean(ratios)) if ratios else None,
                 "σ₁²/‖W‖²": _mean(structure, "rank_one_share"),

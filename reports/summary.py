@@ -321,17 +321,20 @@ def permuted(m: Metrics) -> list[str]:
 
 def by_norm_weight(m: Metrics) -> list[str]:
     """What the weight of the norm term, which sets the size of what is predicted, does to it."""
-    found = {
-        weight: float(other.perplexities[0])
+    starts = {
+        weight: other
         for lesa in start.lesa_starts(m)[:1]
         for weight, other in start.by_norm_weight(m, lesa.preset).items()
     }
-    if len(found) < 2:
+    if len(starts) < 2:
         return []
+    found = {weight: float(np.median(other.perplexities)) for weight, other in starts.items()}
     least, most = min(found), max(found, key=lambda weight: found[weight])
+    draws = min(len(starts[weight].rows) for weight in (least, most))
+    of = f"medians of {draws} draws" if draws > 1 else "one draw"
     return [
         f"the weight of the norm term alone moves its perplexity from {three(found[least])} at "
-        f"{least:g} to {three(found[most])} at {most:g} (one seed)"
+        f"{least:g} to {three(found[most])} at {most:g} ({of})"
     ]
 
 
