@@ -161,16 +161,17 @@ def places(m: Metrics) -> Table:
     """What the place of new layers is worth: copies with zeroed outputs, which all start as the
     base."""
     found, later = by_name(m), {runs.model: runs for runs in longer_runs(m)}
+    schedules = [runs for runs in (found, later) if "llama_pro" in runs]
     rows: list[Row] = []
     for name, place in PLACES.items():
         row: Row = {"place": place, "model": name}
-        for runs in (found, later):
-            if name in runs and "llama_pro" in runs:
-                own, spread_out = runs[name], runs["llama_pro"]
-                row["seeds"] = row.get("seeds") or len(shared_seeds(own, spread_out))
-                gap = "" if own is spread_out else difference(own, spread_out)
-                row[f"minus LLaMA Pro's after {own.tokens:,} tokens"] = gap
-        if len(row) > 2:
+        for spread_out, own in ((runs["llama_pro"], runs.get(name)) for runs in schedules):
+            after = f"{spread_out.tokens:,} tokens"
+            row[f"seeds, {after}"] = len(shared_seeds(own, spread_out)) if own else None
+            row[f"minus LLaMA Pro's after {after}"] = (
+                "" if own is spread_out else difference(own, spread_out) if own else None
+            )
+        if schedules and name in found:
             rows.append(row)
     return Table(
         "places",

@@ -240,7 +240,7 @@ def test_the_longer_schedule_shows_places_and_what_lesa_overtakes(tmp_path: Path
         found = of_place[model][column]
         assert isinstance(found, Interval)
         assert found.estimate == pytest.approx(known, abs=0.01)
-    assert later not in of_place["identity_bottom"]
+    assert of_place["identity_bottom"][later] is None
 
 
 def test_tokens_to_the_final_loss_of_lesa(made: tuple[Path, Metrics]) -> None:
