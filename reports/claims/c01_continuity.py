@@ -40,8 +40,8 @@ def findings(m: Metrics) -> list[Finding]:
         result = continuity(top, "raw")
         ratio, p = number(result.ratio), number(result.p_value)
         low, high = (number(end) for end in result.random_orders)
-        said = f"distance of neighbours over that of all pairs {ratio}, "
-        said += f"of 95% of random orders in [{low}, {high}], p {p}"
+        said = f"distance of neighbours over that of all pairs {ratio} "
+        said += f"(95% of random orders: [{low}, {high}]), p {p}"
         beside = not kind.endswith(SHOWN)
         found.append(Finding(kind, said, verdict(result.p_value), "metrics/svd.json", beside))
     if all(finding.beside for finding in found):
