@@ -313,9 +313,10 @@ def permuted(m: Metrics) -> list[str]:
             "starts higher",
             "is not told apart from LESA",
         )
-        + f" ({counted(len(other.rows), 'permutation')}, one predictor)"
+        + f" ({counted(len(other.rows), 'permutation')}, {counted(predictors, 'fit')})"
         for lesa in start.lesa_starts(m)[:1]
         for other in start.of_preset(m, "lesa_permuted", lesa.preset)
+        for predictors in [len({(row["seed"], row["signs"]) for row in other.rows})]
     ]
 
 

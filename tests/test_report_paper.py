@@ -522,7 +522,7 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
         write_json(metrics / "start" / f"{preset}-{on}.json", draw | own)
     text = said(tmp_path)
     gaps = "With its predictions in one another's gaps it starts"
-    assert f"{gaps} {words} (1 permutation, one predictor)." in text
+    assert f"{gaps} {words} (1 permutation, 1 fit)." in text
     by_document = raised * np.linspace(0.9, 1.1, 24).reshape(12, 2).mean(1)
     half = stats.t.ppf(0.975, 11) * by_document.std(ddof=1) / 12**0.5
     shifted = f"{raised:.3f} [{raised - half:.3f}, {raised + half:.3f}]"
