@@ -332,7 +332,8 @@ def by_norm_weight(m: Metrics) -> list[str]:
     found = {weight: float(np.median(other.perplexities)) for weight, other in starts.items()}
     least, most = min(found), max(found, key=lambda weight: found[weight])
     draws = min(len(starts[weight].rows) for weight in (least, most))
-    of = f"medians of {draws} draws" if draws > 1 else "one draw"
+    low, high = (three(end) for end in np.quantile(starts[most].perplexities, (0, 1)))
+    of = f"medians of {draws} draws; {low} to {high} at {most:g}" if draws > 1 else "one draw"
     return [
         f"the weight of the norm term alone moves its perplexity from {three(found[least])} at "
         f"{least:g} to {three(found[most])} at {most:g} ({of})"

@@ -509,8 +509,9 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
     moved = (np.array(lesa["block_losses"]) + raised).tolist()
     own = {"row": "permuted", "method": "lesa_permuted", "block_losses": moved}
     write_json(metrics / "start" / "permuted.json", lesa | own)
-    half = lesa | {"row": "half", "settings": {"norm_weight": 0.5}, "perplexity": 70.0}
-    write_json(metrics / "start" / "half.json", half)
+    zero = content(metrics, "start/norm_weight_0")
+    at_half = lesa | {"row": "half", "settings": {"norm_weight": 0.5}, "perplexity": 70.0}
+    write_json(metrics / "start" / "half.json", at_half)
     for preset, on, gap in (
         ("paper", "shuffled", 0.0),
         ("paper", "noise", 0.0),
@@ -531,7 +532,15 @@ def test_what_places_and_size_do_to_the_start(raised: float, words: str, tmp_pat
         f"(1 draw) and {shifted} with `official_code` (1 draw), in nats. Fitted on Gaussian noise, "
         "its loss minus LESA's is 0 [0, 0] with `paper` (1 draw), in nats."
     ) in text
-    assert f"moves its perplexity from {math.exp(3.9):.3g} at 0 to 70.0 at 0.5 (one seed)" in text
+    assert f"moves its perplexity from {math.exp(3.9):.3g} at 0 to 70.0 at 0.5 (one draw)" in text
+    for name, seed, perplexity in (("again", 1, 80.0), ("more", 2, 2000.0)):
+        more = at_half | {"row": name, "seed": seed, "perplexity": perplexity}
+        write_json(metrics / "start" / f"{name}.json", more)
+        write_json(
+            metrics / "start" / f"zero_{name}.json", zero | {"row": f"zero_{name}", "seed": seed}
+        )
+    spread = "to 80.0 at 0.5 (medians of 3 draws; 70.0 to 2,000 at 0.5)"
+    assert spread in said(tmp_path)
 
 
 def test_the_first_lines_say_what_was_not_measured(tmp_path: Path) -> None:
