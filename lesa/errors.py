@@ -19,6 +19,8 @@ class UserError(Exception):
     into it is made fit for that: their lines become one, and their secrets are hidden.
     """
 
+    status = 2
+
     def __init__(self, message: str) -> None:
         super().__init__(redacted(" ".join(message.splitlines())))
 
@@ -28,6 +30,8 @@ class CheckError(Exception):
 
     Commands and stages print the line and exit with status 1, without a traceback.
     """
+
+    status = 1
 
 
 def replace_unprintable() -> None:
@@ -48,9 +52,7 @@ def one_line() -> Iterator[None]:
     the working folder where it names no file; 1 for a result that is no model."""
     try:
         yield
-    except UserError as error:
-        fail(str(error))
-    except CheckError as error:
-        fail(str(error), 1)
+    except (UserError, CheckError) as error:
+        fail(str(error), error.status)
     except OSError as error:
         fail(f"{error.filename or os.getcwd()}: {error.strerror or error}")

@@ -124,7 +124,7 @@ def disagreeing(locks: Locks) -> Iterator[str]:
     committed files of another pipeline, of which `earlier_inputs` tells. The SVD's last digits are
     left to `other_roundings`.
     """
-    for entry, origin in unlike_others(locks):
+    for entry, origin in disagreeing_entries(locks):
         committed = is_earlier(locks, entry) and is_earlier(locks, origin)
         if not committed and not is_rounding(entry, origin):
             there = f"stage {origin.stage} {'wrote' if origin.out else 'read'} {shown(origin)}"
@@ -134,7 +134,7 @@ def disagreeing(locks: Locks) -> Iterator[str]:
 def other_roundings(locks: Locks) -> Iterator[str]:
     """A line for each lock with stages that read the SVD of another processor."""
     found: dict[str, list[str]] = {}
-    for entry, origin in unlike_others(locks):
+    for entry, origin in disagreeing_entries(locks):
         if is_rounding(entry, origin):
             found.setdefault(entry.lock, []).append(entry.stage)
     for lock, stages in found.items():
@@ -149,7 +149,7 @@ def is_rounding(entry: Entry, origin: Entry) -> bool:
     return read and entry.path == str(SVD) and entry.size == origin.size
 
 
-def unlike_others(locks: Locks) -> Iterator[tuple[Entry, Entry]]:
+def disagreeing_entries(locks: Locks) -> Iterator[tuple[Entry, Entry]]:
     """Entries of another content than their path has in their lock, beside the one that counts."""
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in locks.entries:
@@ -171,29 +171,30 @@ def shown(entry: Entry) -> str:
 
 def changed_files(locks: Locks) -> Iterator[str]:
     """A line for each committed file that is not the one that a stage read or wrote."""
-    for entry in unlike_files(locks):
+    for entry in changed_here(locks, code=False):
         if not (locks.root / entry.path).exists():
             yield f"{entry.path}: not there, but {entry.lock} has it of stage {entry.stage}"
         elif not is_earlier(locks, entry):
             verb = "wrote" if entry.out else "read"
-            names = ", ".join(unlike_commit(locks.root, entry.path))
+            names = ", ".join(changed_since_commit(locks.root, entry.path))
             yield (
                 f"{entry.path}: not what stage {entry.stage} {verb} ({entry.lock})"
                 + (f"; not as git's last commit has them: {names}" if names else "")
             )
 
 
-def unlike_files(locks: Locks) -> Iterator[Entry]:
-    """Entries of committed files, code apart, that are not here or have another content here."""
+def changed_here(locks: Locks, code: bool) -> Iterator[Entry]:
+    """Entries of committed code, or of other committed files, that are not here or have another
+    content here."""
     for entry in locks.entries:
         path = locks.root / entry.path
-        if entry.path.startswith(ARTIFACTS) or is_code(entry.path):
+        if entry.path.startswith(ARTIFACTS) or is_code(entry.path) != code:
             continue
         if not path.exists() or (md5(path), size(path)) != (entry.md5, entry.size):
             yield entry
 
 
-def unlike_commit(root: Path, path: str) -> list[str]:
+def changed_since_commit(root: Path, path: str) -> list[str]:
     """The files of a folder that were changed, removed or added since git's last commit: a lock has
     one digest for all of them. None of a file, and where there is no repository."""
     if not (root / path).is_dir():
@@ -217,7 +218,7 @@ def is_earlier(locks: Locks, entry: Entry) -> bool:
 def earlier_inputs(locks: Locks) -> Iterator[str]:
     """A line for the stages of a lock that read an earlier version of committed files, alike in
     which."""
-    here = (e for e in unlike_files(locks) if (locks.root / e.path).exists())
+    here = (e for e in changed_here(locks, code=False) if (locks.root / e.path).exists())
     for lock, names, stages in stages_by_paths(entry for entry in here if is_earlier(locks, entry)):
         yield f"{lock}: read an earlier version of {names}: {stages}"
 
@@ -331,7 +332,7 @@ def without_origin(locks: Locks) -> Iterator[str]:
 
 def unknown_code(locks: Locks) -> Iterator[str]:
     """A line for each recorded source that is neither the one here nor any that git has had."""
-    for entry in unlike(locks):
+    for entry in changed_here(locks, code=True):
         known = versions(locks.root, entry.path)
         if known is not None and entry.md5 not in known:
             yield f"{entry.place}: {shown(entry)}, which git has never had"
@@ -339,7 +340,7 @@ def unknown_code(locks: Locks) -> Iterator[str]:
 
 def older_code(locks: Locks) -> Iterator[str]:
     """A line for the stages of a lock that ran with other code than is here, alike in which."""
-    for lock, code, stages in stages_by_paths(unlike(locks)):
+    for lock, code, stages in stages_by_paths(changed_here(locks, code=True)):
         yield f"{lock}: ran with other code than is here ({code}): {stages}"
 
 
@@ -372,15 +373,6 @@ def uncommitted(locks: Locks) -> Iterator[str]:
     ]
     if found:
         yield f"metrics/provenance: ran with uncommitted changes: {', '.join(found)}"
-
-
-def unlike(locks: Locks) -> Iterator[Entry]:
-    for entry in locks.entries:
-        if entry.out or not is_code(entry.path):
-            continue
-        path = locks.root / entry.path
-        if not path.exists() or md5(path) != entry.md5:
-            yield entry
 
 
 @cache

@@ -19,7 +19,7 @@ from lesa.files import gib
 from lesa.params import Params, load, parse
 from lesa.planning import method_costs, model_costs
 from lesa.planning.architecture import Architecture, architecture, find_config
-from lesa.planning.budget import check, disk_peak, duration, need, seconds
+from lesa.planning.budget import disk_peak, duration, lacking, need, seconds
 from lesa.planning.cost import Cost
 from lesa.planning.launch import launch
 from lesa.planning.rates import Machine, this_machine
@@ -242,7 +242,8 @@ def main() -> None:
         machine, already = this_machine(), present(params)
         text, found, total = report(params, a, where, machine, already)
         print(text, flush=True)
-        check(found, machine, total - already)
+        if short := lacking(found, machine, total - already):
+            raise UserError(short)
 
 
 if __name__ == "__main__":

@@ -70,10 +70,8 @@ def run_stage(name: str, work: Work, *argument_names: str, measures: bool = True
                 if said := found.line(name, arguments):
                     print(f"{' '.join([name, *arguments])}: {said}", flush=True)
                     log.tags({"mlflow.note.content": said})
-    except UserError as error:
-        fail(str(error))
-    except CheckError as error:
-        fail(str(error), 1)
+    except (UserError, CheckError) as error:
+        fail(str(error), error.status)
     except Exception as error:
         if disk_is_full(error):
             fail(f"the disk of {os.getcwd()} is full; free some space and run again")

@@ -15,7 +15,7 @@ from lesa.errors import UserError
 from lesa.files import GIB, gib
 from lesa.machine import has_bfloat16
 from lesa.params import load
-from lesa.planning.budget import check, disk_peak, need, seconds
+from lesa.planning.budget import disk_peak, lacking, need, seconds
 from lesa.planning.cost import UNITS, Cost
 from lesa.planning.launch import Launch
 from lesa.planning.rates import Accelerator, Machine, can_link, cgroup_memory_left, this_machine
@@ -55,7 +55,8 @@ def threads() -> Iterator[None]:
 
 def checked(costs: dict[str, Cost], machine: Machine, present: int = 0) -> None:
     """As the pipeline checks a run, of which `present` bytes are there already."""
-    check(costs, machine, disk_peak(list(costs.values()), machine) - present)
+    if short := lacking(costs, machine, disk_peak(list(costs.values()), machine) - present):
+        raise UserError(short)
 
 
 def test_need_takes_the_libraries_of_every_process() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from lesa.commands.growth import chosen, gaps_of, layer_plan
 from lesa.commands.presets import preset_of
-from lesa.errors import UserError
 from lesa.files import read_object
 from lesa.method.fitting import ALL_TRIPLES
 from lesa.planning import budget, method_costs, model_costs
@@ -96,7 +95,7 @@ def plan(
         memory=max(step.memory for step in steps.values()),
         disk=disk,
         seconds=sum(step.seconds for step in steps.values()),
-        lacking=lacking(costs, machine, disk),
+        lacking=budget.lacking(costs, machine, disk),
     )
 
 
@@ -123,11 +122,3 @@ def bases_cost(a: Architecture) -> Cost:
     unmeasured = [method_costs.structure_work(*d, -a.num_layers) for d in a.kinds.values()]
     work = added(gram.work, decomposed.work, *unmeasured)
     return Cost(work, max(gram.memory, decomposed.memory), decomposed.output)
-
-
-def lacking(costs: Mapping[str, Cost], machine: Machine, disk: int) -> str | None:
-    try:
-        budget.check(costs, machine, disk)
-    except UserError as error:
-        return str(error)
-    return None

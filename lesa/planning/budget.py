@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lesa.errors import UserError
 from lesa.files import gib
 from lesa.planning.cost import Cost
 from lesa.planning.rates import Machine
@@ -54,8 +53,8 @@ def disk_peak(costs: Sequence[Cost], machine: Machine) -> int:
     return kept + max(max(cost.scratch, cost.output) for cost in costs)
 
 
-def check(costs: Mapping[str, Cost], machine: Machine, disk: int) -> None:
-    """Raise UserError, one line with the figures, if GPUs, memory or disk will not do.
+def lacking(costs: Mapping[str, Cost], machine: Machine, disk: int) -> str | None:
+    """One line with the figures if GPUs, memory or disk will not do, else None.
 
     disk: bytes that the run still adds, at its fullest moment.
     """
@@ -67,9 +66,8 @@ def check(costs: Mapping[str, Cost], machine: Machine, disk: int) -> None:
         device = {stage: amount.accelerator for stage, amount in needs.items()}
         short += _short(f"memory of {machine.accelerator.name}", device, machine.accelerator.memory)
     short += _short("disk", {"the run": disk}, machine.disk)
-    if short:
-        hint = "a larger machine, a smaller model or batch, or fewer models would do"
-        raise UserError(f"{'; '.join(short)}; {hint}")
+    hint = "a larger machine, a smaller model or batch, or fewer models would do"
+    return f"{'; '.join(short)}; {hint}" if short else None
 
 
 def _gpus(costs: Mapping[str, Cost], there: int) -> list[str]:
@@ -82,12 +80,12 @@ def _gpus(costs: Mapping[str, Cost], there: int) -> list[str]:
 
 def _short(what: str, needs: Mapping[str, int], available: int) -> list[str]:
     worst = max(needs, key=lambda stage: needs[stage])
-    lacking = needs[worst] - available
-    if lacking <= 0:
+    missing = needs[worst] - available
+    if missing <= 0:
         return []
     others = sum(amount > available for amount in needs.values()) - 1
     more = f" ({others} more stages need too much)" if others else ""
     return [
         f"{what}: {worst} needs {gib(needs[worst])}, {gib(available)} are free: "
-        f"{gib(lacking)} too little{more}"
+        f"{gib(missing)} too little{more}"
     ]
