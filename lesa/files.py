@@ -124,16 +124,18 @@ def work_folder(path: str | Path, key: str) -> Iterator[Path]:
     if nothing of it is.
 
     `key` names everything the work depends on: with another key than the one it was left with,
-    the folder is emptied first, so nothing stale is resumed. Raises UserError for a folder that
-    holds anything and was not left here.
+    the folder is emptied first, so nothing stale is resumed. Raises UserError for a link, and for
+    a folder that holds anything and was not left here.
     """
     path = Path(path)
     marker = path / "KEY"
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link; unfinished work is kept in a folder; remove the link")
     if not marker.is_file():
         if path.is_dir() and any(found.name != ".KEY.partial" for found in path.iterdir()):
             raise UserError(f"{path}: is kept for unfinished work; move what is there away")
         write_text(marker, key)
-    elif marker.read_text() != key:
+    elif marker.read_bytes() != key.encode():
         _remove(path, marker)
         write_text(marker, key)
     try:
@@ -146,7 +148,9 @@ def work_folder(path: str | Path, key: str) -> Iterator[Path]:
 
 
 def _remove(folder: Path, last: Path) -> None:
-    """Remove a folder, of its content the file `last` after all else."""
+    """Remove a folder, of its content the file `last` after all else. It is emptied first: what a
+    stop in between leaves is no work of any key."""
+    os.truncate(last, 0)
     for path in set(folder.iterdir()) - {last}:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

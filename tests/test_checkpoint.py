@@ -235,6 +235,12 @@ def tokenizer_beyond(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def tokenizer_by_chance(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"] = {"type": "BPE", "dropout": 0.1, "vocab": {"a": 0}, "merges": []}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
 def no_tokenizer(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
@@ -340,6 +346,9 @@ FOUND_BY_BASE: list[tuple[Damage, str]] = [
     (tokenizer_empty, "its tokenizer cannot be loaded"),
     (tokenizer_not_json, r"tokenizer\.json: not JSON"),
     (tokenizer_a_list, r"tokenizer_config\.json: must hold a JSON object"),
+    (tokenizer_by_chance, r"tokenizer\.json: model\.dropout: 0\.1: cuts a text otherwise"),
+    (configured(text_config="plain"), "text_config: transformers takes it for the config of the"),
+    (configured(generator="me"), "generator: transformers takes it for the config of the"),
     (tokenizer_beyond, "'word63' with id 320.*vocabulary ends at 319"),
 ]
 

@@ -713,6 +713,10 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "no such place": (("expand", "BASE", "a/b/c", "-n", "8"), "the folder a/b is not there"),
     "no text": (("evaluate", "BASE", "--text", "nothing.txt"), "text: nothing.txt: no such file"),
+    "text is a pipe": (
+        ("evaluate", "BASE", "--text", "/dev/null"),
+        "text: /dev/null: is a pipe or device; a text is read twice, give a file",
+    ),
     "text is a folder": (("evaluate", "BASE", "--text", "."), "text: .: is a folder; give a file"),
     "no methods": (("compare", "BASE", "--methods", ",", "--text", "TEXT", "-n", "8"), "methods: "),
     "no plan": (("fit-outputs", "BASE", "out", "--train", "TEXT"), "has no layer_plan.json"),

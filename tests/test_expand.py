@@ -71,11 +71,16 @@ def test_code_that_a_base_names_is_not_looked_for(llama: Path, tmp_path: Path) -
     for file, auto_map in named.items():
         entries = json.loads((llama / file).read_text(encoding="utf-8"))
         (llama / file).write_text(json.dumps(entries | {"auto_map": auto_map}), encoding="utf-8")
+    config = json.loads((llama / "config.json").read_text(encoding="utf-8"))
+    pipelines = {"mine": {"impl": "code.Pipeline", "pt": ["AutoModelForCausalLM"]}}
+    (llama / "config.json").write_text(json.dumps(config | {"custom_pipelines": pipelines}))
     folder, _ = deepen(llama, "solar", tmp_path / "work", GAPS)
     copy = tmp_path / "copy"
     copy.mkdir()
     copy_checkpoint(llama, copy)
     for made, depth in ((folder, 8), (copy, 6)):
+        kept_entries = json.loads((made / "config.json").read_text(encoding="utf-8"))
+        assert not {"auto_map", "custom_pipelines"} & kept_entries.keys()
         model = AutoModelForCausalLM.from_pretrained(made, trust_remote_code=True)
         assert len(model.model.layers) == depth
         kept = AutoTokenizer.from_pretrained(made, trust_remote_code=True)

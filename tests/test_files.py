@@ -93,7 +93,7 @@ def test_work_folder_that_is_another_s_is_left_alone(tmp_path: Path) -> None:
 def test_a_work_folder_keeps_its_key_to_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed while it is removed, it is still a work folder."""
+    """Killed while it is removed, it is still a work folder, and what is left is not resumed."""
 
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
@@ -106,9 +106,23 @@ def test_a_work_folder_keeps_its_key_to_the_last(
     with pytest.raises(KeyboardInterrupt):
         work_that_is_killed()
     monkeypatch.undo()
-    assert (tmp_path / "a" / "KEY").read_text() == "key"
-    with files.work_folder(tmp_path / "a", "another") as again:
+    assert (tmp_path / "a" / "KEY").is_file()
+    with files.work_folder(tmp_path / "a", "key") as again:
         assert list(again.iterdir()) == [again / "KEY"]
+
+
+def test_a_work_folder_of_another_s_bytes_or_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "KEY").write_bytes(b"\xff\xfe")
+    with files.work_folder(tmp_path / "a", "key") as work:
+        assert (work / "KEY").read_text() == "key"
+    (tmp_path / "roomy").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "roomy")
+    with (
+        pytest.raises(UserError, match="link: is a link; unfinished work"),
+        files.work_folder(tmp_path / "link", "key"),
+    ):
+        pass
 
 
 def test_key_of_sees_values_and_not_the_order_of_keys() -> None:

@@ -280,7 +280,7 @@ def test_anchors_of_the_markdown_are_there(made: tuple[Path, Path]) -> None:
 def test_the_markdown_refers_to_files_that_exist(made: tuple[Path, Path]) -> None:
     text = (made[1] / "REPORT.md").read_text()
     targets = re.findall(r"\]\((figures/[^)]*)\)", text)
-    assert len(targets) == 27  # of nine figures the picture and two links
+    assert len(targets) == 30  # of ten figures the picture and two links
     # Every table is well formed: each of its lines has as many bars as its header.
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1

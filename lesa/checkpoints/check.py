@@ -320,8 +320,18 @@ def check_same_tokenizer(folder: Path, source: Path) -> None:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """transformers' tokenizer of a folder, by its own code alone."""
+    """transformers' tokenizer of a folder, by its own code alone. Raises UserError for one that
+    reads a text in another way every time."""
     from transformers import AutoTokenizer
 
     with quiet_transformers():
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    model = getattr(getattr(found, "backend_tokenizer", None), "model", None)
+    if dropout := getattr(model, "dropout", None):
+        raise UserError(
+            f"{folder / 'tokenizer.json'}: model.dropout: {dropout:g}: cuts a text otherwise every "
+            "time it is read; set it to null"
+        )
+    return found

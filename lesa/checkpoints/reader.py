@@ -34,6 +34,10 @@ REFUSED = {
     "these and take the entry out",
     "per_layer_config": "settings of single layers, which a deeper model cannot keep; take the "
     "entry out",
+    **dict.fromkeys(
+        ("decoder", "generator", "text_config"),
+        "transformers takes it for the config of the text model; take the entry out",
+    ),
     "configuration_files": "names other configs, of which transformers takes one by its version; "
     "rename it and take the entry out",
 }

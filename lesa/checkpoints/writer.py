@@ -24,8 +24,8 @@ SIDE_FILES = (  # what a checkpoint folder holds besides its weights, as far as 
 )  # fmt: skip
 
 
-# An entry of side files that names code beside the weights: it is not run, nor copied.
-OWN_CODE = "auto_map"
+# Entries of side files that name code beside the weights: it is not run, nor copied.
+OWN_CODE = {"auto_map", "custom_pipelines"}
 NAMES_CODE = {"config.json", "tokenizer_config.json"}
 
 
@@ -75,7 +75,7 @@ def copy_side_files(source: Path, folder: Path, *more: str) -> None:
             if path.is_file():
                 target = folder / path.relative_to(source)
                 target.parent.mkdir(exist_ok=True)
-                if path.name in NAMES_CODE and OWN_CODE in (entries := read_object(path)):
-                    write_json(target, {k: v for k, v in entries.items() if k != OWN_CODE})
+                if path.name in NAMES_CODE and OWN_CODE & (entries := read_object(path)).keys():
+                    write_json(target, {k: v for k, v in entries.items() if k not in OWN_CODE})
                 else:
                     shutil.copyfile(path, target)

@@ -105,6 +105,8 @@ def check_text(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"text: {path}: is a folder; give a file of it, in UTF-8")
     if not path.is_file():
+        if path.exists():
+            raise UserError(f"text: {path}: is a pipe or device; a text is read twice, give a file")
         raise UserError(f"text: {path}: no such file; give a text in UTF-8")
 
 
