@@ -133,7 +133,7 @@ def beside_rivals(
     for name, rival in product(compared, RIVALS):
         if name == rival or name not in found or rival not in found:
             continue
-        runs = on_one_machine(m, "budget", found, name, found[rival]) or found[name]
+        runs = on_one_machine(m, "budget", found, name, found[rival])
         gaps = on_the_way(runs, found[rival])
         by_tokens = {f"{tokens:,}": gaps.get(tokens) for tokens in spread(list(runs.points))}
         rows.append({"run": runs.model, "minus": rival, **by_tokens})

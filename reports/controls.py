@@ -42,11 +42,6 @@ ENDS = {  # of one control, of several
 NO_CONTROLS = ("lesa_again", "lesa_official", "identity", "original_layers")
 
 
-def lesa_beside(m: Metrics, runs: Mapping[str, Runs], name: str) -> Runs:
-    """LESA's runs that a control's are compared with."""
-    return on_one_machine(m, "budget", runs, "lesa", runs[name]) or runs["lesa"]
-
-
 def limits(m: Metrics, study: str, runs: Mapping[str, Runs], names: list[str]) -> str:
     """Which controls have one seed, and which the rate that was sought for LESA."""
     said: dict[str, list[str]] = {}
@@ -65,7 +60,8 @@ def ends(m: Metrics, study: str, runs: Mapping[str, Runs]) -> list[str]:
     found: dict[str, list[str]] = {"below": [], "above": [], "level": []}
     names = [name for name in REPLACED if name in runs and name not in NO_CONTROLS]
     for name in names:
-        if (gap := difference(runs[name], lesa_beside(m, runs, name))) is not None:
+        lesa = on_one_machine(m, study, runs, "lesa", runs[name])
+        if (gap := difference(runs[name], lesa)) is not None:
             found[in_order(gap, "below", "above", "level")].append(name)
     few = f" ({said})" if (said := limits(m, study, runs, names)) else ""
     parts = [f"{listed(of)} {ENDS[place][len(of) > 1]}" for place, of in found.items() if of]
@@ -100,7 +96,7 @@ def table(m: Metrics) -> Table:
         }
         for name in REPLACED
         if name in runs
-        for lesa in [lesa_beside(m, runs, name)]
+        for lesa in [on_one_machine(m, "budget", runs, "lesa", runs[name])]
     ]
     return Table(
         "controls",

@@ -97,7 +97,7 @@ def freezing(m: Metrics) -> Figure | None:
         for trains, words in OTHERS.items():
             if (free := trained_otherwise(m.budget, frozen, trains, frozen.max_steps)) is not None:
                 found[words] = free
-        seeds = set(frozen.by_seed).intersection(*(runs.by_seed for runs in found.values()))
+        seeds = set.intersection(*(set(runs.by_seed) for runs in found.values()))
         if len(found) > 1 and seeds:
             curves = {name: [runs.by_seed[s] for s in seeds] for name, runs in found.items()}
             return curves_figure(curves, {name: line_style(i) for i, name in enumerate(curves)})

@@ -306,13 +306,13 @@ def spread(points: list[int]) -> list[int]:
 
 def on_one_machine(
     m: Metrics, study: str, by_model: Mapping[str, Runs], model: str, other: Runs
-) -> Runs | None:
+) -> Runs:
     """The runs of `model` to compare `other` with: where `other` has one seed, which a CPU trained,
     those of `<model>_again`, trained on one, too. Each machine rounds in its own way, and so fits
     other predictors of one seed."""
     again = by_model.get(f"{model}_again")
     one_seed = len(other.by_seed) == 1 and on_the_cpu(m, study, other)
-    return again if again is not None and one_seed and other is not again else by_model.get(model)
+    return again if again is not None and one_seed and other is not again else by_model[model]
 
 
 def minus_llama_pro(m: Metrics, name: str, caption: str, study: str, found: list[Runs]) -> Table:
@@ -325,7 +325,7 @@ def minus_llama_pro(m: Metrics, name: str, caption: str, study: str, found: list
         rows.append({"model": "llama_pro", **{f"{n:,}": llama_pro.loss(n) for n in shown}})
         for model, runs in by_model.items():
             if runs is not llama_pro:
-                beside = on_one_machine(m, study, by_model, "llama_pro", runs) or llama_pro
+                beside = on_one_machine(m, study, by_model, "llama_pro", runs)
                 gaps = on_the_way(runs, beside)
                 rows.append({"model": model, **{f"{n:,}": gaps.get(n) for n in shown}})
     there = "; those of one seed that a CPU trained are minus `llama_pro_again`, trained on one"
