@@ -25,10 +25,10 @@ METRIC = "acc"
 
 
 class Scored(Strict):
-    """A checkpoint, as metrics/evaluate names it."""
+    """A checkpoint, as metrics/evaluate names it; `longer`: after the longer runs of `budget`."""
 
     model: str
-    phase: Literal["init", "trained"]
+    phase: Literal["init", "trained", "longer"]
     folder: str
 
 

@@ -74,8 +74,8 @@ class Outputs(Strict):
 
 
 class Training(Row):
-    """seed: of the order of the data; predictors have their own, in `fit`. kept: does the trained
-    checkpoint stay, beside its numbers? The report tells the seeds of a model by its runs' names.
+    """seed: of the order of the data; predictors have their own, in `fit`. kept: do its
+    checkpoints stay, beside its numbers? The report tells the seeds of a model by its runs' names.
     """
 
     seed: Count
@@ -216,8 +216,8 @@ def numbers_of(phases: list[tuple[int, Json]], documents: list[str]) -> Json:
 
 def record_run(study: str, name: str, texts: Texts, params: Params, log: Tracker) -> None:
     """Make and train the run `name` of the study's params.yaml, and write
-    artifacts/<study>/<name>.json; beside it the folder <name>, with the trained checkpoint if it is
-    kept. A run that was stopped goes on."""
+    artifacts/<study>/<name>.json; beside it the folder <name>, with the checkpoints `start` and
+    `checkpoint`, before and after training, if they are kept. A run that was stopped goes on."""
     row: Training = chosen(study, Training, name)
     schedule: Schedule = study_params(study, "schedule", Schedule)
     check_trains(study, name, row, params)
@@ -242,6 +242,7 @@ def record_run(study: str, name: str, texts: Texts, params: Params, log: Tracker
         }
         with whole_folder(Path("artifacts") / study / name) as folder:  # empty if none is kept
             if row.kept:
+                shutil.copytree(unfinished / "0", folder / "start")
                 shutil.copytree(unfinished / str(len(row.phases)), folder / "checkpoint")
         write_json(f"artifacts/{study}/{name}.json", found)
     for point in found["steps"]:
