@@ -7,8 +7,7 @@ from lesa.upscaling.plan import Slot, insert_between
 
 
 def layer(source: Source, slot: Slot) -> Layer:
-    assert slot.between is not None
-    lower, upper = (source.base.layer(i) for i in slot.between)
+    lower, upper = (source.base.layer(i) for i in slot.neighbours)
     return {suffix: neighbours_mean(lower[suffix], upper[suffix]) for suffix in lower}
 
 

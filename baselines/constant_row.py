@@ -26,7 +26,7 @@ def constant_row(basis: Basis, weight: Tensor) -> Tensor:
 
 def layer(source: Source, slot: Slot) -> Layer:
     def matrix(kind: str) -> Tensor:
-        weight = lesa.predicted(source, kind, slot.between)
+        weight = lesa.predicted(source, kind, slot.neighbours)
         return constant_row(load_basis(source.svd, kind), weight)
 
     return lesa.assembled(source, slot, matrix)

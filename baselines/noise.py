@@ -71,7 +71,7 @@ def generator_of(source: Source, slot: Slot, kind: str) -> torch.Generator:
 def control(draw: Draw) -> Method:
     def layer(source: Source, slot: Slot) -> Layer:
         def drawn(kind: str) -> Tensor:
-            weight = lesa.predicted(source, kind, slot.between)
+            weight = lesa.predicted(source, kind, slot.neighbours)
             return draw(weight, generator_of(source, slot, kind))
 
         return lesa.assembled(source, slot, drawn)

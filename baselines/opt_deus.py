@@ -78,8 +78,7 @@ def aligned(transport: Transport) -> MakeLayer:
 
     def layer(source: Source, slot: Slot) -> Layer:
         base = source.base
-        assert slot.between is not None
-        lower, upper = (base.layer(i) for i in slot.between)
+        lower, upper = (base.layer(i) for i in slot.neighbours)
         made = average.layer(source, slot)
 
         def matrices(kind: str) -> tuple[Tensor, Tensor]:

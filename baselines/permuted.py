@@ -40,10 +40,9 @@ def exchanged(source: Source) -> dict[Gap, Gap]:
 
 
 def layer(source: Source, slot: Slot) -> Layer:
-    assert slot.between is not None
     if not source.memo:
         source.memo.update(exchanged(source))
-    other = source.memo[slot.between]
+    other = source.memo[slot.neighbours]
     return lesa.assembled(source, slot, lambda kind: lesa.predicted(source, kind, other))
 
 

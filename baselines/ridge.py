@@ -81,13 +81,11 @@ def regress(source: Source, basis: Basis, kind: str) -> Regression:
 
 def layer(source: Source, slot: Slot) -> Layer:
     base, device = source.base, compute_device()
-    assert slot.between is not None
-    between = slot.between
 
     def matrix(kind: str) -> Tensor:
         basis = load_basis(source.svd, kind).to(device)
         weights, intercept = regress(source, basis, kind)
-        neighbours = [basis.coefficients(base.matrix(kind, i).to(device)) for i in between]
+        neighbours = [basis.coefficients(base.matrix(kind, i).to(device)) for i in slot.neighbours]
         return basis.reconstruct(torch.cat(neighbours, dim=1) @ weights + intercept)
 
     return lesa.assembled(source, slot, matrix)

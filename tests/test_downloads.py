@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from lesa import downloads
-from lesa.downloads import explained
-from lesa.errors import UserError
+from lesa.errors import UserError, explained
 
 DATA = b"the data" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()

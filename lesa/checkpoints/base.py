@@ -12,7 +12,8 @@ from tqdm import tqdm
 from lesa.checkpoints.check import NOTE, check, check_same_tokenizer
 from lesa.checkpoints.reader import INDEX, SINGLE, weight_names
 from lesa.checkpoints.writer import SIDE_FILES, copy_side_files
-from lesa.downloads import explained, take_member
+from lesa.downloads import take_member
+from lesa.errors import explained
 from lesa.files import named_folder, write_json
 from lesa.params import HubBase, PackageBase, PathBase, RandomBase
 

@@ -18,8 +18,7 @@ from lesa.checkpoints.reader import (
     read_config,
     weight_files,
 )
-from lesa.downloads import explained
-from lesa.errors import UserError
+from lesa.errors import UserError, explained
 from lesa.files import read_object
 
 NOTE = "LICENSE_NOTE.json"

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lesa.checkpoints.check import check_folder, tokenizer_of
 from lesa.checkpoints.reader import BUFFER, quiet_transformers, weight_files
-from lesa.downloads import explained
-from lesa.errors import CheckError, UserError
+from lesa.errors import CheckError, UserError, explained
 from lesa.machine import compute_device, has_bfloat16
 from lesa.text.corpus import beginning
 from lesa.text.rows import read_text

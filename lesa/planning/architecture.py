@@ -14,8 +14,7 @@ from lesa.checkpoints.base import Base, describe, random_config
 from lesa.checkpoints.check import NOTE, check_running, model_on_meta
 from lesa.checkpoints.families import Family, family_of
 from lesa.checkpoints.reader import read_config
-from lesa.downloads import explained
-from lesa.errors import UserError
+from lesa.errors import UserError, explained
 from lesa.files import named_folder, read_object
 from lesa.params import HubBase, PathBase, RandomBase
 

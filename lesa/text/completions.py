@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lesa.downloads import explained
-from lesa.errors import UserError
+from lesa.errors import UserError, explained
 from lesa.text.conversations import Conversation, Message
 
 IGNORED = -100  # labels that are no target, as in transformers

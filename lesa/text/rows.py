@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lesa.downloads import explained
-from lesa.errors import UserError
+from lesa.errors import UserError, explained
 from lesa.params import HubRows
 
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

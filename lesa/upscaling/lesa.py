@@ -59,28 +59,26 @@ def unpredicted(source: Source, between: tuple[int, int], suffix: str) -> Tensor
 
 
 def assembled(source: Source, slot: Slot, matrix: Callable[[str], Tensor]) -> Layer:
-    """All tensors of the layer between `slot.between`, in the base's dtypes.
+    """All tensors of the layer between `slot.neighbours`, in the base's dtypes.
 
     Each kind's matrix is `matrix(kind)` (d1, d2) of any dtype; the rest is `unpredicted`.
     """
     base = source.base
-    assert slot.between is not None
     fused = {view.tensor for view in base.views.values()}
     made: Layer = {}
     for suffix in base.suffixes():
         made[suffix] = (
-            base.empty(base.layer_tensor(slot.between[0], suffix))
+            base.empty(base.layer_tensor(slot.neighbours[0], suffix))
             if suffix in fused
-            else unpredicted(source, slot.between, suffix)
+            else unpredicted(source, slot.neighbours, suffix)
         )
     for kind, view in base.views.items():
         view.write(made[view.tensor], matrix(kind))
     return made
 
 
-def predicted(source: Source, kind: str, between: tuple[int, int] | None) -> Tensor:
+def predicted(source: Source, kind: str, between: tuple[int, int]) -> Tensor:
     """The matrix (d1, d2) that LESA predicts between two base layers, in the base's dtype."""
-    assert between is not None
     (fit,) = source.fits
     # Loaded anew for every matrix: one basis in memory at a time, whatever the width.
     basis, model = load_basis(source.svd, kind), load_predictor(fit, kind)
@@ -88,7 +86,7 @@ def predicted(source: Source, kind: str, between: tuple[int, int] | None) -> Ten
 
 
 def layer(source: Source, slot: Slot) -> Layer:
-    return assembled(source, slot, lambda kind: predicted(source, kind, slot.between))
+    return assembled(source, slot, lambda kind: predicted(source, kind, slot.neighbours))
 
 
 METHODS = {"lesa": Method(insert_predicted, layer, fits=1, options=Options)}

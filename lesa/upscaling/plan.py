@@ -33,10 +33,13 @@ class Slot:
     @property
     def source_idx(self) -> int:
         """The base layer whose per-layer settings it takes: of two neighbours, the lower one."""
-        if self.copy_of is not None:
-            return self.copy_of
+        return self.neighbours[0] if self.copy_of is None else self.copy_of
+
+    @property
+    def neighbours(self) -> tuple[int, int]:
+        """The base layers on both sides of a layer that is made between two."""
         assert self.between is not None
-        return self.between[0]
+        return self.between
 
 
 LayerPlan = list[Slot]
