@@ -50,8 +50,8 @@ def evaluate(
         if results is None:
             continue
         for name, task in zip(suite.names, objects, strict=True):
-            scores = group_scores if isinstance(task, Group) else task_scores
-            tasks[name] = {**scores(name, task, results, bootstrap_iters), "source": suite.source}
+            scored = scores(name, task, results, bootstrap_iters)
+            tasks[name] = {**scored, "source": suite.source}
     documents = document_perplexity(model, heldout, document_tokens) if heldout else None
     if not group().is_main_process:
         return None
@@ -81,27 +81,21 @@ def run(model: LanguageModel, tasks: list[Any], limit: int | None, iterations: i
         ) from None
 
 
-def group_scores(
-    name: str, whole: Any, results: Mapping[str, Any], iterations: int
-) -> dict[str, Any]:
-    """Scores of a group and, as "subtasks", of each task in it."""
+def scores(name: str, task: Any, results: Mapping[str, Any], iterations: int) -> dict[str, Any]:
+    """Scores of a task, or of a group and, as "subtasks", of each task in it."""
+    if not isinstance(task, Group):
+        return {
+            "metrics": metrics_of(name, task, results, iterations),
+            "examples": int(results["n-samples"][name]["effective"]),
+        }
     members = {
-        task.task_name: task_scores(task.task_name, task, results, iterations)
-        for task in whole.get_all_tasks()
+        member.task_name: scores(member.task_name, member, results, iterations)
+        for member in task.get_all_tasks()
     }
     return {
         "metrics": metrics_of(name, None, results, iterations),
         "examples": sum(member["examples"] for member in members.values()),
         "subtasks": members,
-    }
-
-
-def task_scores(
-    name: str, task: Any, results: Mapping[str, Any], iterations: int
-) -> dict[str, Any]:
-    return {
-        "metrics": metrics_of(name, task, results, iterations),
-        "examples": int(results["n-samples"][name]["effective"]),
     }
 
 

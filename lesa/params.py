@@ -74,6 +74,10 @@ class PackageBase(Strict):
     sha256: str  # of the member, hex
     license: str
 
+    @property
+    def described(self) -> str:
+        return f"{self.member} of the wheel {self.requirement}"
+
 
 class HubBase(Strict):
     """A checkpoint of the Hugging Face hub, at a fixed revision."""
@@ -83,6 +87,10 @@ class HubBase(Strict):
     revision: str
     license: str
 
+    @property
+    def described(self) -> str:
+        return f"{self.id} at revision {self.revision}"
+
 
 class PathBase(Strict):
     """A local folder with `config.json`, safetensors (sharded or not) and a tokenizer."""
@@ -90,6 +98,10 @@ class PathBase(Strict):
     source: Literal["path"]
     path: str
     license: str
+
+    @property
+    def described(self) -> str:
+        return f"local folder {Path(self.path).name}"
 
 
 class RandomBase(Strict):
@@ -103,6 +115,10 @@ class RandomBase(Strict):
     num_key_value_heads: Positive
     seed: Count
     license: str
+
+    @property
+    def described(self) -> str:
+        return f"random weights, seed {self.seed}"
 
     @model_validator(mode="after")
     def can_be_made(self) -> RandomBase:

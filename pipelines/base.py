@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lesa.checkpoints.base import describe, prepare
+from lesa.checkpoints.base import prepare
 from lesa.files import tree_digest, whole_folder, write_json
 from lesa.params import Params
 from pipelines.folders import BASE
@@ -22,7 +22,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     found.pop("files")
     metrics = found | {
         "profile": params.profile,
-        "source": describe(params.base),
+        "source": params.base.described,
         "license": params.base.license,
         "digest": tree_digest(BASE),
     }

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from eval import mirror
-from eval.harness import group_scores, run, task_scores
+from eval.harness import run, scores
 from eval.model import load
-from eval.suite import leaves, mirrored
+from eval.suite import mirrored
 from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Params, Positive, Strict
@@ -32,7 +32,9 @@ class Scored(Strict):
     folder: str
 
 
-def scores(checkpoint: Path, tasks: dict[str, int], params: Params, folder: Path) -> dict[str, Any]:
+def benchmarks(
+    checkpoint: Path, tasks: dict[str, int], params: Params, folder: Path
+) -> dict[str, Any]:
     """Scores of the tasks in `folder`, as metrics/evaluate has them; a group's examples are its
     members'. tasks: examples of each, of a group those of every member."""
     loaded = mirrored(list(tasks), folder).load()
@@ -40,10 +42,8 @@ def scores(checkpoint: Path, tasks: dict[str, int], params: Params, folder: Path
     model = load(checkpoint, options.dtype, options.batch_size)
     for (name, limit), task in zip(tasks.items(), loaded, strict=True):
         results = run(model, [task], limit, options.bootstrap_iters)
-        if leaves(task) == [task]:
-            found[name] = task_scores(name, task, results, options.bootstrap_iters)
-        else:
-            found[name] = whole(group_scores(name, task, results, options.bootstrap_iters))
+        scored = scores(name, task, results, options.bootstrap_iters)
+        found[name] = whole(scored) if "subtasks" in scored else scored
     return {"dtype": options.dtype, "tasks": found}
 
 
@@ -65,7 +65,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     try:
         with TemporaryDirectory() as folder:
             mirror.write(list(tasks), data, Path(folder))
-            found = scores(Path(scored.folder), tasks, params, Path(folder))
+            found = benchmarks(Path(scored.folder), tasks, params, Path(folder))
     except UserError as error:  # of the experiment's own tasks this would be params.yaml's
         line = str(error).replace("evaluate.", f"{params_file('official')}: ", 1)
         raise UserError(line) from None

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from tabulate import tabulate
 
-from lesa.checkpoints.base import describe
 from lesa.errors import UserError, one_line
 from lesa.files import gib
 from lesa.params import Params, load, parse
@@ -213,7 +212,7 @@ def report(
     total = disk_peak(list(found.values()), machine)
     official = " and official tasks" if params.evaluate.tasks else ""
     parts = [
-        f"Profile {params.profile}: {describe(params.base)}; shapes from {where}.\n"
+        f"Profile {params.profile}: {params.base.described}; shapes from {where}.\n"
         f"Base: {a.num_layers} layers, {a.parameters(a.num_layers):,} parameters "
         f"of {a.itemsize} bytes.",
         aligned(layer_table(a, plans)),

@@ -39,19 +39,8 @@ def prepare(base: Base, folder: Path) -> dict[str, Any]:
             copy_checkpoint(named_folder(base.path, "base.path"), folder)
         else:
             random_checkpoint(base, folder)
-    write_json(folder / NOTE, {"license": base.license, "source": describe(base)})
+    write_json(folder / NOTE, {"license": base.license, "source": base.described})
     return check(folder)
-
-
-def describe(base: Base) -> str:
-    """Where the checkpoint comes from, in words."""
-    if isinstance(base, PackageBase):
-        return f"{base.member} of the wheel {base.requirement}"
-    if isinstance(base, HubBase):
-        return f"{base.id} at revision {base.revision}"
-    if isinstance(base, PathBase):
-        return f"local folder {Path(base.path).name}"
-    return f"random weights, seed {base.seed}"
 
 
 def snapshot(base: HubBase) -> Path:

@@ -33,7 +33,7 @@ from lesa.errors import CheckError, UserError
 from lesa.files import read_json, whole_file, write_json, write_tensors
 from lesa.method import coefficients
 from lesa.method.basis import load_basis
-from lesa.method.predictor import any_target, fit, score
+from lesa.method.predictor import Score, any_target, fit, score
 from lesa.params import Predictor as Settings
 
 ALL_TRIPLES = 10**6  # as `heldout_every`: none is held out
@@ -290,7 +290,7 @@ def fit_predictor(job: Job, kind: str, split: str, work: int) -> None:
     middles = splits(num_layers, job.heldout_every)[split]
     device, settings, seed = WORKER.device, job.settings, kind_seed(job.seed, kind)
     v = coefficients.read(job.coefficients(kind), num_layers, d2, device)
-    blind = middles.scored != middles.fitted
+    blind = split == "heldout"
     if not all(any_target(v, layers) for layers in (middles.fitted, middles.scored)):
         if not blind:
             raise UserError(f"{job.base}: {kind} is zero in all layers between two")
@@ -300,13 +300,13 @@ def fit_predictor(job: Job, kind: str, split: str, work: int) -> None:
         return
     curve: list[dict[str, float]] = []
 
+    def scored(model: nn.Module, layers: list[int]) -> Score:
+        return score(model, v, layers, settings.norm_weight, device)
+
     def on_epoch(model: nn.Module) -> None:
         add_progress(work)
         if blind:
-            own, other = (
-                score(model, v, layers, settings.norm_weight, device)
-                for layers in (middles.fitted, middles.scored)
-            )
+            own, other = scored(model, middles.fitted), scored(model, middles.scored)
             curve.append(
                 {
                     "epoch": len(curve) + 1,
@@ -319,14 +319,13 @@ def fit_predictor(job: Job, kind: str, split: str, work: int) -> None:
     start = time.perf_counter()
     model = fit(v, middles.fitted, settings, seed, device, on_epoch)
     seconds = time.perf_counter() - start
-    if split == "train":
+    if not blind:
         with whole_file(job.weights(kind)) as partial:
             write_tensors(partial, {k: t.cpu().contiguous() for k, t in model.state_dict().items()})
-    found = asdict(score(model, v, middles.scored, settings.norm_weight, device))
+    found = asdict(scored(model, middles.scored))
     if blind:
         # Its own training error: that of another predictor, which saw all triples, is no match.
-        own = score(model, v, middles.fitted, settings.norm_weight, device)
-        found["fitted"] = asdict(own)
+        found["fitted"] = asdict(scored(model, middles.fitted))
     write_json(job.metrics(kind, split), {"seconds": seconds, "score": found, "curve": curve})
 
 

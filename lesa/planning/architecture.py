@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from lesa.checkpoints.base import Base, describe, random_config
+from lesa.checkpoints.base import Base, random_config
 from lesa.checkpoints.check import NOTE, check_running, model_on_meta
 from lesa.checkpoints.families import Family, family_of
 from lesa.checkpoints.reader import read_config
@@ -82,13 +82,13 @@ def find_config(base: Base, described: Path, prepared: Path) -> tuple[dict[str, 
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         if all(given.get(key) == value for key, value in tree["base"].items()):
             return tree["config"], str(path)
-    if (prepared / NOTE).is_file() and read_object(prepared / NOTE)["source"] == describe(base):
+    if (prepared / NOTE).is_file() and read_object(prepared / NOTE)["source"] == base.described:
         path = prepared / "config.json"
         return read_object(path), str(path)
     if isinstance(base, HubBase):
-        return hub_config(base), f"config.json of {describe(base)}"
+        return hub_config(base), f"config.json of {base.described}"
     raise UserError(
-        f"base: no config.json of {describe(base)} is known before the base stage has run; "
+        f"base: no config.json of {base.described} is known before the base stage has run; "
         f"run `dvc repro base` first, or describe it in {described}/"
     )
 
@@ -97,7 +97,7 @@ def hub_config(base: HubBase) -> dict[str, Any]:
     """Fetch one file of a checkpoint, or take it from the hub's cache."""
     from huggingface_hub import hf_hub_download
 
-    with explained(f"base.id: cannot get config.json of {base.id} at revision {base.revision}"):
+    with explained(f"base.id: cannot get config.json of {base.described}"):
         return read_object(Path(hf_hub_download(base.id, "config.json", revision=base.revision)))
 
 

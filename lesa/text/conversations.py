@@ -47,6 +47,10 @@ class Docstrings(Strict):
     max_characters: Positive  # longer ones are left out
     license: str
 
+    @property
+    def described(self) -> str:
+        return f"docstrings of Python {sysconfig.get_python_version()}'s standard library"
+
 
 class Chats(Strict):
     conversations: Annotated[Docstrings | LocalFiles | HubRows, Field(discriminator="source")]
@@ -145,13 +149,6 @@ def documented(tree: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
             yield name, cleandoc(text)
         if isinstance(node, ast.ClassDef):
             yield from documented(node, name)
-
-
-def describe(source: Docstrings | LocalFiles | HubRows) -> str:
-    """Where the conversations come from, in words."""
-    if isinstance(source, Docstrings):
-        return f"docstrings of Python {sysconfig.get_python_version()}'s standard library"
-    return source.described
 
 
 def split(found: list[Conversation], chats: Chats, key: str) -> dict[str, list[Conversation]]:

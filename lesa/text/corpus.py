@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lesa.errors import UserError
 from lesa.files import tree_digest, write_json, write_json_lines
 from lesa.params import Corpus
-from lesa.text.documents import describe, documents
+from lesa.text.documents import documents
 from lesa.text.wikitext import Document
 
 Tokens = npt.NDArray[np.int32]
@@ -56,7 +56,7 @@ def build(corpus: Corpus, tokenizer: Any, config: Any, folder: Path) -> dict[str
     for name, rows in blocks.items():
         save(rows, [str(splits[name][owner]["id"]) for owner in owners[name]], folder / name)
     write_json_lines(folder / "documents" / "heldout.jsonl", splits["test"])
-    source = {"license": corpus.text.license, "source": describe(corpus.text)}
+    source = {"license": corpus.text.license, "source": corpus.text.described}
     write_json(folder / "SOURCE.json", source | {"digest": text_digest(splits)})
     return source | {
         "documents": counts | {"heldout": counts["test"] + counts["validation"]},
@@ -115,7 +115,7 @@ def choose_documents(source: Iterable[Document], corpus: Corpus) -> tuple[list[D
     if not chosen:
         raise UserError(
             f"corpus.text: holds no document of corpus.min_characters={corpus.min_characters} "
-            f"or more ({describe(corpus.text)})"
+            f"or more ({corpus.text.described})"
         )
     return chosen, duplicates
 

@@ -29,13 +29,6 @@ def documents(text: Text) -> Iterator[Document]:
             yield from file_documents(path, text.text_field)
 
 
-def describe(text: Text) -> str:
-    """Where the text comes from, in words."""
-    if isinstance(text, WikipediaPackage):
-        return f"{text.member} of the wheel {text.requirement}"
-    return text.described
-
-
 def text_files(text: FileText) -> list[Path]:
     """The files that the params name."""
     return [local_file(name, "corpus.text.paths", [".txt", *READERS]) for name in text.paths]

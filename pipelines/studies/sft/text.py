@@ -11,13 +11,7 @@ from lesa.errors import UserError
 from lesa.files import key_of, whole_folder, write_json
 from lesa.params import HubRows, Params
 from lesa.text.completions import completion_bytes, pack, save, tokens
-from lesa.text.conversations import (
-    Chats,
-    Conversation,
-    conversations,
-    describe,
-    split,
-)
+from lesa.text.conversations import Chats, Conversation, conversations, split
 from lesa.training.sequences import Example, write_examples
 from pipelines.folders import BASE
 from pipelines.stage import run_stage
@@ -61,7 +55,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         tokenizer.eos_token_id,
     )
     report = {
-        "source": describe(source),
+        "source": source.described,
         "license": source.license,
         "template": "the tokenizer's" if tokenizer.chat_template else "plain",
         "conversations": {"train": len(made["train"]), "heldout": len(heldout)},
