@@ -14,6 +14,7 @@ from reports.training_runs import Runs, schedules
 
 SOURCES = "metrics/official/*.json"
 METRIC = "acc"
+PHASES = {**PHASE_NAMES, "longer": "trained longer"}
 
 
 def examples(content: Json) -> dict[str, Array]:
@@ -30,9 +31,11 @@ def percents(content: Json) -> dict[str, float]:
     return {task: 100 * float(found.mean()) for task, found in examples(content).items()}
 
 
-def trained_runs(m: Metrics) -> Runs | None:
-    """LESA's runs of the schedule whose checkpoints the study scores, the shortest of `budget`."""
-    return next(iter(schedules(m.budget, "lesa")), None)
+def trained_runs(m: Metrics, phase: str = "trained") -> Runs | None:
+    """LESA's runs of the schedule whose checkpoints have scores of `phase`: the shortest of
+    `budget`, of phase `longer` the longest."""
+    found = schedules(m.budget, "lesa")
+    return found[-1 if phase == "longer" else 0] if found else None
 
 
 def difference(ours: Json, theirs: Json) -> Interval | None:
@@ -55,28 +58,39 @@ def tasks_of(contents: list[Json]) -> list[str]:
     return list(dict.fromkeys(task for content in contents for task in examples(content)))
 
 
+def lengths(m: Metrics) -> str:
+    """How long the models of each phase trained, in words."""
+    there = {content["phase"] for content in m.official.values()} - {"init"}
+    steps = [
+        f"{name}: {runs.max_steps:,} steps"
+        for phase, name in PHASES.items()
+        if phase in there and (runs := trained_runs(m, phase))
+    ]
+    return f" ({', '.join(steps)}; one seed of study `budget`)" if steps else ""
+
+
 def table(m: Metrics) -> Table:
     """The shape of the paper's main table: an accuracy a task, in percent, and their average."""
-    base, lesa = of_model(m, "base", "init"), of_model(m, "lesa", "trained")
-    contents = list(m.official.values())
+    base = of_model(m, "base", "init")
+    contents = sorted(m.official.values(), key=lambda content: list(PHASES).index(content["phase"]))
     tasks = tasks_of(contents)
     rows: list[Row] = []
     for content in contents:
-        found = percents(content)
+        found, phase = percents(content), str(content["phase"])
+        lesa = of_model(m, "lesa", "trained" if phase == "init" else phase)
         row: Row = {
             "model": str(content["model"]),
-            "phase": PHASE_NAMES.get(content["phase"], str(content["phase"])),
+            "phase": PHASES[phase],
             **{task: found.get(task) for task in tasks},
             "average": float(np.mean(list(found.values()))) if len(found) == len(tasks) else None,
             "minus the untouched base's": difference(content, base) if base else None,
             "minus trained LESA's": difference(content, lesa) if lesa else None,
         }
         rows.append(row)
-    runs = trained_runs(m)
-    of = f" (trained: one seed of study `budget`, {runs.max_steps:,} steps)" if runs else ""
     return Table(
         "official",
-        f"Benchmarks, accuracy in percent, and their average{of}; differences paired by example",
+        f"Benchmarks, accuracy in percent, and their average{lengths(m)}; differences paired by "
+        "example, of a longer run with LESA's of that length",
         SOURCES,
         rows,
     )

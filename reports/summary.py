@@ -69,27 +69,32 @@ def benchmarks(m: Metrics) -> list[str]:
     if (lesa := official.of_model(m, "lesa", "trained")) is None:
         return []
     found = official.examples(lesa)
-    places = by_side(
-        (f"{whose} ({show_interval(gap)} points)", gap)
-        for (model, phase), whose in AGAINST.items()
-        if (other := official.of_model(m, model, phase))
-        and (gap := official.difference(lesa, other)) is not None
-    )
-    count, average = sum(map(len, found.values())), np.mean(list(official.percents(lesa).values()))
-    beside = "; ".join(f"{place} {series(others)}" for place, others in places.items())
-    runs = official.trained_runs(m)
-    of = f"one seed of study `budget`{f' after {runs.tokens:,} tokens' if runs else ''}"
+    count = sum(map(len, found.values()))
+    longer = beside_others(m, "longer")
     return [
         f"**Benchmarks:** trained LESA's average accuracy over {len(found)} tasks of {count:,} "
-        f"examples is {average:.1f}% ({of}){f': {beside}' if beside else ''}."
+        f"examples (one seed of study `budget`) is {beside_others(m, 'trained')}."
+        + (f" It is {longer}." if longer else "")
     ]
 
 
-AGAINST = {  # of study official, by model and phase
-    **{(model, "trained"): f"{name}'s" for model, name in RIVALS.items()},
-    ("base", "trained"): "the trained base's",
-    ("base", "init"): "the untouched base's",
-}
+def beside_others(m: Metrics, phase: str) -> str:
+    """LESA's average accuracy after the training of `phase`, and on which side of it others are."""
+    if (lesa := official.of_model(m, "lesa", phase)) is None:
+        return ""
+    others = {(model, phase): f"{name}'s" for model, name in RIVALS.items()}
+    others |= {("base", phase): "the trained base's", ("base", "init"): "the untouched base's"}
+    places = by_side(
+        (f"{whose} ({show_interval(gap)} points)", gap)
+        for key, whose in others.items()
+        if (other := official.of_model(m, *key))
+        and (gap := official.difference(lesa, other)) is not None
+    )
+    beside = "; ".join(f"{place} {series(names)}" for place, names in places.items())
+    runs = official.trained_runs(m, phase)
+    after = f" after {runs.tokens:,} tokens" if runs else ""
+    average = np.mean(list(official.percents(lesa).values()))
+    return f"{average:.1f}%{after}{f': {beside}' if beside else ''}"
 
 
 def saving(m: Metrics) -> list[str]:

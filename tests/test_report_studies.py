@@ -32,6 +32,7 @@ from reports import (
     scale,
     speed,
     start,
+    summary,
     tables,
     training_runs,
     tries,
@@ -782,6 +783,23 @@ def test_benchmarks_are_paired_by_example(made: tuple[Path, Metrics]) -> None:
     one = np.array([0.0, 100.0] * 20)  # right where the base is wrong
     half = 1.959964 * (2 * one.var(ddof=1) / 40) ** 0.5 / 2
     assert (gap.estimate, gap.low, gap.high) == pytest.approx((50, 50 - half, 50 + half))
+
+
+def test_a_longer_run_stands_beside_lesa_as_long(tmp_path: Path) -> None:
+    """LESA is right at all examples of both tasks when short, at every second one when long."""
+    folder = write(tmp_path)
+    for model, source in (("lesa", "base-init"), ("solar", "lesa-trained")):
+        content = json.loads((folder / f"official/{source}.json").read_text())
+        save(folder, f"official/{model}-longer", content | {"model": model, "phase": "longer"})
+    m = measured.load(folder, params())
+    rows = {(row["model"], row["phase"]): row for row in official.table(m).rows}
+    gap = rows["solar", "trained longer"]["minus trained LESA's"]
+    assert isinstance(gap, Interval) and gap.estimate == 50
+    assert list(rows)[0] == ("base", tables.PHASE_NAMES["init"])
+    (line,) = summary.benchmarks(m)
+    longest = max(runs.tokens for runs in training_runs.schedules(m.budget, "lesa"))
+    assert re.search(rf" is 100\.0% after .*\. It is 50\.0% after {longest:,} tokens: ", line)
+    assert re.search(r"below SOLAR's \(-50 ", line)
 
 
 def test_task_differences_leave_weighted_pairs_out(tmp_path: Path) -> None:
