@@ -13,10 +13,9 @@ from typing import Any
 from lesa.files import read_json, tree_digest, write_json
 from lesa.machine import compute_device
 from lesa.params import Count, Name, Params, Positive
-from lesa.training.adapters import AdapterRun, merged
+from lesa.training.adapters import AdapterRun
 from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import Run, load_model, train
-from lesa.training.saving import save
 from lesa.training.sequences import Example, read_examples, sequence_losses
 from pipelines.chosen_rate import chosen_for, rate_warnings, read_grid
 from pipelines.closure import resumable
@@ -138,9 +137,7 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
         before = losses(init, examples, run, unfinished / "before.json")
         prefix = PREFIX if params.train.prefix_cache else None
         trained, curve = train(run, unfinished / "trainer", log.metrics, prefix_cache=prefix)
-        if job.row.adapters:
-            trained = merged(trained, init)
-        save(trained, init, job.trained)
+        run.save(trained, job.trained)
         after = losses(job.trained, examples, run, unfinished / "after.json")
         report = {"model": job.model, "profile": params.profile, **described(job.row), **curve}
         report |= {"rate_of": job.row.rate_of, "rate_warnings": warnings}

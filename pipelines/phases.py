@@ -19,12 +19,11 @@ from lesa.checkpoints.reader import Checkpoint
 from lesa.errors import UserError
 from lesa.files import read_json, whole_folder, write_json
 from lesa.params import Count, Params, Positive, Rate, Strict, Train
-from lesa.training.adapters import AdapterRun, merged
+from lesa.training.adapters import AdapterRun
 from lesa.training.blocks import load_blocks
 from lesa.training.heldout import perplexity
 from lesa.training.outputs import fit
 from lesa.training.pretrain import train
-from lesa.training.saving import save
 from lesa.upscaling.plan import everything_trains
 from pipelines.closure import resumable
 from pipelines.folders import BASE, PREFIX, SVD
@@ -171,9 +170,7 @@ def trained_phases(
                 own, on_log = unfinished / f"trainer-{i}", partial(log_step, log, before)
                 run = replace(run, parameters=phase.parameters, everything=phase.trains == "all")
                 tensors, curve = train(run, own, on_log, prefix_cache=prefix)
-                if phase.trains == "lora":
-                    tensors = merged(tensors, folder)
-            save(tensors, folder, after)
+            run.save(tensors, after)
             write_json(numbers, curve)
         yield before, read_json(numbers)
         folder, before = after, before + phase.steps

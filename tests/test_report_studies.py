@@ -794,8 +794,9 @@ def test_a_longer_run_stands_beside_lesa_as_long(tmp_path: Path) -> None:
     m = measured.load(folder, params())
     rows = {(row["model"], row["phase"]): row for row in official.table(m).rows}
     gap = rows["solar", "trained longer"]["minus trained LESA's"]
-    assert isinstance(gap, Interval) and gap.estimate == 50
-    assert list(rows)[0] == ("base", tables.PHASE_NAMES["init"])
+    assert isinstance(gap, Interval)
+    assert gap.estimate == 50
+    assert next(iter(rows)) == ("base", tables.PHASE_NAMES["init"])
     (line,) = summary.benchmarks(m)
     longest = max(runs.tokens for runs in training_runs.schedules(m.budget, "lesa"))
     assert re.search(rf" is 100\.0% after .*\. It is 50\.0% after {longest:,} tokens: ", line)

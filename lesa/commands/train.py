@@ -20,8 +20,7 @@ from lesa.errors import UserError
 from lesa.machine import has_bfloat16
 from lesa.params import Train
 from lesa.training import pretrain
-from lesa.training.adapters import AdapterRun, adapter_rank, merged
-from lesa.training.saving import save
+from lesa.training.adapters import AdapterRun, adapter_rank
 from lesa.upscaling.plan import read_plan
 
 Trains = Literal["new", "all", "lora"]
@@ -94,7 +93,7 @@ def train(
         )  # fmt: skip
         tensors, curve = pretrain.train(run, work / "trainer")
         found.update(curve)
-        save(merged(tensors, start) if adapters else tensors, start, made)
+        run.save(tensors, made)
         return steps * run.tokens_per_step
 
     settings = {"train": [what, tokens, batch_size, learning_rate, seed, has_bfloat16()]}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lesa.errors import UserError
 from lesa.training.freezing import model_family
 from lesa.training.pretrain import Run, load_model
+from lesa.training.saving import save
 
 A, B = (f".lora_{letter}.default.weight" for letter in "AB")
 
@@ -36,6 +37,10 @@ class AdapterRun(Run):
             model.requires_grad_(True)
         else:
             super().prepare_model(model)
+
+    def save(self, trained: Mapping[str, Tensor], folder: Path) -> None:
+        """Write the trained checkpoint; adapters are merged into the matrices they stand beside."""
+        save(merged(trained, self.init) if self.parameters else trained, self.init, folder)
 
 
 def layer_linears(model: nn.Module) -> dict[str, tuple[int, int]]:
