@@ -118,10 +118,7 @@ def own_gaps(m: Metrics) -> Table:
 
 def by_name(m: Metrics) -> dict[str, Runs]:
     """The study's runs by name; of one name those of the longest schedule."""
-    found: dict[str, Runs] = {}
-    for runs in groups(m.budget):
-        found.setdefault(runs.name, runs)
-    return found
+    return {runs.name: runs for runs in reversed(groups(m.budget))}
 
 
 def beside_rivals(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lesa.files import whole_folder, write_json
-from reports.claims import Claim, Verdict
+from reports.claims import Claim, Verdict, overall
 from reports.measured import Metrics, whole_seconds
 
 POINTS = 64  # of a spectrum
@@ -29,8 +28,7 @@ def rounded(value: float) -> float:
 
 def numbers(m: Metrics, judged: list[Claim]) -> dict[str, Any]:
     """Perplexities of each model, seconds of all training, and how many claims came out how."""
-    found = (claim.verdict.partition(",")[0] for claim in judged)
-    counts = Counter(VERDICTS.get(verdict, "differ") for verdict in found)
+    counts = Counter(VERDICTS.get(overall(claim.findings), "differ") for claim in judged)
     return {
         "perplexity": {
             name: {
@@ -42,15 +40,6 @@ def numbers(m: Metrics, judged: list[Claim]) -> dict[str, Any]:
         "training_seconds": rounded(sum(whole_seconds(run) for run in m.pretrain.values())),
         "claims": {name: counts[name] for name in [*VERDICTS.values(), "differ"]},
     }
-
-
-def flat(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """`{"perplexity": {"lesa": 30}}` as `perplexity/lesa`, 30: the names of MLflow's metrics."""
-    for key, value in found.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def losses(m: Metrics) -> pd.DataFrame:

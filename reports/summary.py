@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from reports import official, opt_deus, own_start, start
+from reports import domains, official, opt_deus, own_start, start
 from reports.claims import (
     PARTLY,
     RIVALS,
@@ -18,6 +18,8 @@ from reports.claims import (
     Verdict,
     c02_generalisation,
     in_order,
+    limits,
+    overall,
 )
 from reports.contest import advice, by_side, longest, nats, of_own_text, placed, worth
 from reports.controls import REPLACED
@@ -51,13 +53,12 @@ def answers(m: Metrics) -> list[str]:
 
 def by_verdict(judged: list[Claim]) -> str:
     """How many claims have which verdict, and which."""
-    verdicts = {claim.id: claim.verdict.split(", ") for claim in judged}
     said = []
     for verdict, words in WORDS.items():
         of = [
-            " ".join([name, *(limit for limit in limits if limit in LIMITS)])
-            for name, (found, *limits) in verdicts.items()
-            if found == verdict
+            " ".join([claim.id, *limits(claim.findings)])
+            for claim in judged
+            if overall(claim.findings) == verdict
         ]
         if of:
             said.append(f"{words}: {len(of)} ({', '.join(of)})")
@@ -138,7 +139,6 @@ def choices_of_signs(m: Metrics) -> str:
     return f"; the trained LESAs have one choice of signs, `{usual}`{but}"
 
 
-LIMITS = (f"in part {Verdict.UNDECIDED}", "as far as measured")
 WORDS = {
     str(Verdict.HOLDS): "hold",
     str(Verdict.FAILS): "do not hold",
@@ -212,7 +212,7 @@ NOT_DRAWN = ["over seeds and signs not measured yet (`make study NAME=start`)"]
 def unseen(m: Metrics) -> list[str]:
     """What the predictors are worth on layers that they were not fitted on."""
     found = [
-        f"{show_interval(interval(c02_generalisation.ratios(list(blind.values()), 'zero')))} times "
+        f"{show_interval(interval(c02_generalisation.ratios(blind, domains.over_zero)))} times "
         f"that of predicting zero with preset `{preset}`"
         for preset, blind in c02_generalisation.blind_fits(m).items()
         if m.params.fit.presets[preset].norm_weight

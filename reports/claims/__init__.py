@@ -156,7 +156,25 @@ def judge(m: Metrics) -> list[Claim]:
     return [judge_one(name, m) for name in sorted(module.name for module in iter_modules(__path__))]
 
 
-def beaten_by(findings: list[Finding]) -> str:
+def overall(findings: list[Finding]) -> str:
+    """The verdict of what was measured."""
+    found = by_case(findings)
+    decided = found & {Verdict.HOLDS, Verdict.FAILS}
+    if len(decided) > 1:
+        return PARTLY
+    return str(*(decided or found - {Verdict.CANNOT} or {Verdict.CANNOT}))
+
+
+def limits(findings: list[Finding]) -> list[str]:
+    """What the verdict leaves open."""
+    found, verdict = by_case(findings), overall(findings)
+    open_cases = verdict in (Verdict.HOLDS, Verdict.FAILS) and Verdict.UNDECIDED in found
+    unmeasured = verdict not in (PARTLY, Verdict.CANNOT) and Verdict.CANNOT in found
+    in_part = [f"in part {Verdict.UNDECIDED}"] if open_cases else []
+    return [*in_part, *(["as far as measured"] if unmeasured else [])]
+
+
+def beaten_by(findings: list[Finding]) -> list[str]:
     """The rivals that LESA is nowhere seen to beat, of a claim of several rivals."""
     found: dict[str, set[Verdict]] = {}
     for finding in findings:
@@ -167,23 +185,14 @@ def beaten_by(findings: list[Finding]) -> str:
         for rival, verdicts in found.items()
         if Verdict.FAILS in verdicts and Verdict.HOLDS not in verdicts
     ]
-    return f", LESA beats {' and '.join(fails)} in no case" if fails else ""
+    return [f"LESA beats {' and '.join(fails)} in no case"] if fails else []
 
 
 def in_short(findings: list[Finding]) -> str:
     """The verdict of what was measured, in a few words."""
-    found = by_case(findings)
-    decided = found & {Verdict.HOLDS, Verdict.FAILS}
-    if len(decided) > 1:
-        return PARTLY
-    if not (measured := found - {Verdict.CANNOT}):
-        return str(Verdict.CANNOT)
-    said = str(*decided) if decided else str(*measured)
-    if said == Verdict.FAILS:
-        said += beaten_by(findings)
-    if decided and Verdict.UNDECIDED in found:
-        said += f", in part {Verdict.UNDECIDED}"
-    return said + (", as far as measured" if Verdict.CANNOT in found else "")
+    verdict = overall(findings)
+    whose = beaten_by(findings) if verdict == Verdict.FAILS else []
+    return ", ".join([verdict, *whose, *limits(findings)])
 
 
 def grouped(findings: list[Finding]) -> str:
@@ -201,7 +210,7 @@ def deciding(findings: list[Finding]) -> list[Finding]:
     """Of several rivals the first finding against each, whatever it says; else the first of each
     verdict that the claim comes to. A claim's findings begin with those of most draws, or of the
     longest training on the text that it speaks of; those of too few seeds come last."""
-    shown = in_short(findings).partition(",")[0]
+    shown = overall(findings)
     wanted = (Verdict.HOLDS, Verdict.FAILS) if shown == PARTLY else (shown,)
     found: dict[str, Finding] = {}
     for finding in sorted(findings, key=lambda finding: finding.few):

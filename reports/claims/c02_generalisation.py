@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from reports import domains
@@ -23,14 +25,13 @@ RULE = (
 PAPER = "curves alone: 150 triples of Llama-3 variants, split 120/30; no number stated"
 
 
-def ratios(runs: list[Json], over: str) -> Array:
-    """(seeds, kinds): test MSE over the training MSE (`fitted`) or that of zero (`zero`)."""
+NUMBERS = (domains.over_train, domains.over_zero)
 
-    def denominator(heldout: Json) -> float:
-        return float(heldout["fitted"]["mse"] if over == "fitted" else heldout["zero_mse"])
 
-    kinds = [[c["heldout"] for c in run["kinds"].values()] for run in runs]
-    return np.array([[c["mse"] / denominator(c) for c in of_run] for of_run in kinds])
+def ratios(runs: Mapping[str, Json], number: Callable[[Json], float]) -> Array:
+    """(seeds, kinds): one of NUMBERS of each predictor, scored on layers that it did not see."""
+    kinds = [[c["heldout"] for c in run["kinds"].values()] for run in runs.values()]
+    return np.array([[number({"train": c["fitted"], "test": c}) for c in of] for of in kinds])
 
 
 def judged(of: str, sources: str, over_train: Array, over_zero: Array) -> list[Finding]:
@@ -64,7 +65,7 @@ def findings(m: Metrics) -> list[Finding]:
     found = []
     for preset, blind in blind_fits(m).items():
         of = f"preset {preset}, {counted(len(blind), 'seed')}"
-        both = [ratios(list(blind.values()), over) for over in ("fitted", "zero")]
+        both = [ratios(blind, number) for number in NUMBERS]
         found += judged(of, files("fit", list(blind)), *both)
     if not found:
         raise CannotTestError("no held-out predictor errors were measured", "dvc repro fit")
@@ -79,6 +80,6 @@ def variants(m: Metrics) -> list[Finding]:
     found = []
     for name, content in measured.items():
         of = f"triples of variants, split {SPLITS[content['split']]}, basis {content['basis']}"
-        both = [domains.over_fits(content, by) for by in (domains.over_train, domains.over_zero)]
+        both = [domains.over_fits(content, number) for number in NUMBERS]
         found += judged(of, files("variants", [name]), *both)
     return found
