@@ -37,8 +37,8 @@ class Options(lesa.Options):
 def triples(base: Checkpoint, basis: Basis, kind: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs (r, 2·d2) and targets (r, d2) float64 of each three layers in a row."""
     window: deque[Tensor] = deque(maxlen=3)
-    for i in range(base.num_layers):
-        window.append(basis.coefficients(base.matrix(kind, i).to(basis.u.device)).double())
+    for matrix in base.matrices(kind, basis.u.device):
+        window.append(basis.coefficients(matrix).double())
         if len(window) == 3:
             lower, target, upper = window
             yield torch.cat([lower, upper], dim=1), target

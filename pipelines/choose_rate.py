@@ -86,7 +86,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
         raise UserError(f"params.yaml: methods.{name}: there are {', '.join(params.methods)}")
     init, rates = INIT / name, params.grid.learning_rates
     run = Run(
-        init, load_blocks(CORPUS, "train"), load_blocks(CORPUS, "validation"), settings, rates[0]
+        init, load_blocks(CORPUS / "train"), load_blocks(CORPUS / "validation"), settings, rates[0]
     )
     checkpoint = tree_digest(init)
     shared = settings.model_dump(exclude={"launch"})

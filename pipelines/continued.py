@@ -110,7 +110,7 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
             update={"train": params.train.model_copy(update={"seed": job.row.seed})}
         )
     path, grid = read_grid(job.row.rate_of)
-    blocks = load_blocks(job.text, "train")
+    blocks = load_blocks(job.text / "train")
     examples = read_examples(job.heldout) if job.heldout else []
     of = [
         job.row.model_dump(mode="json"),
@@ -127,7 +127,7 @@ def continue_training(params: Params, log: Tracker, job: Job) -> dict[str, Any]:
         init = unfinished / "init"
         if not init.is_dir():
             write_row(job.row, params, unfinished, init)
-        heldout = load_blocks(CORPUS, "test")
+        heldout = load_blocks(CORPUS / "test")
         run = AdapterRun(
             init, blocks, heldout, params.train, grid["best"], parameters=job.row.adapters
         )

@@ -20,8 +20,8 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     base, device = Checkpoint(BASE), compute_device()
     with whole_folder("artifacts/extract") as folder:
         for kind in base.kinds:
-            layers = tqdm(range(base.num_layers), desc=f"extract {kind}", unit="layer")
-            total = gram(base.matrix(kind, i).to(device) for i in layers)
+            layers = base.matrices(kind, device)
+            total = gram(tqdm(layers, f"extract {kind}", base.num_layers, unit="layer"))
             check_not_zero(total, kind)
             write_tensors(folder / f"{kind}.safetensors", {"gram": total.cpu()})
             del total  # before the next kind's is made

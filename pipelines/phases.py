@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
-from datasets import Dataset, concatenate_datasets
+from datasets import concatenate_datasets
 from pydantic import Field, model_validator
 
 from baselines import table
@@ -104,10 +104,6 @@ class Texts:
     second: Path
 
 
-def blocks_in(folder: Path) -> Dataset:
-    return load_blocks(folder.parent, folder.name)
-
-
 def train_settings(phase: Outputs | Phase, seed: int, schedule: Schedule, train: Train) -> Train:
     own = phase.save_every if isinstance(phase, Phase) else None
     return train.model_copy(
@@ -150,13 +146,13 @@ def trained_phases(
     folder, before = unfinished / "0", 0
     if not folder.is_dir():
         write_row(row, params, unfinished, folder)
-    scored = concatenate_datasets([blocks_in(texts.heldout), blocks_in(texts.second)])
+    scored = concatenate_datasets([load_blocks(texts.heldout), load_blocks(texts.second)])
     for i, phase in enumerate(row.phases):
         after, numbers = unfinished / str(i + 1), unfinished / f"{i}.json"
         if not numbers.is_file():
             run = AdapterRun(
                 folder,
-                blocks_in(texts.train),
+                load_blocks(texts.train),
                 scored.with_format("torch"),
                 train_settings(phase, row.seed, schedule, params.train),
                 phase.learning_rate,
@@ -228,7 +224,7 @@ def record_run(study: str, name: str, texts: Texts, params: Params, log: Tracker
         phases = list(trained_phases(row, texts, schedule, params, unfinished, log))
         found = {
             **described(row),
-            **numbers_of(phases, list(blocks_in(texts.heldout)["document"])),
+            **numbers_of(phases, list(load_blocks(texts.heldout)["document"])),
             "run": name,
             "seed": row.seed,
             "profile": params.profile,

@@ -37,7 +37,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     init, place = INIT / name, f"pretrain/{name}"
     path, grid = read_grid(name)
     run = Run(
-        init, load_blocks(CORPUS, "train"), load_blocks(CORPUS, "test"), settings, grid["best"]
+        init, load_blocks(CORPUS / "train"), load_blocks(CORPUS / "test"), settings, grid["best"]
     )
     group = processes.group()
     if group.is_main_process:

@@ -16,6 +16,7 @@ from lesa.errors import UserError
 from lesa.files import write_json
 from lesa.params import Params, Positive, Rate, Strict
 from lesa.training.adapters import AdapterRun
+from lesa.training.blocks import load_blocks
 from lesa.training.pretrain import dtype_name
 from pipelines import budget, scale
 from pipelines.choose_rate import Try, best_of, measure
@@ -26,7 +27,6 @@ from pipelines.phases import (
     Schedule,
     Texts,
     Training,
-    blocks_in,
     check_trains,
     train_settings,
 )
@@ -102,8 +102,8 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
             write_row(row, params, unfinished, init)
         run = AdapterRun(
             init,
-            blocks_in(texts.train),
-            blocks_in(texts.heldout),
+            load_blocks(texts.train),
+            load_blocks(texts.heldout),
             settings,
             sought.begin,
             parameters=phase.parameters,

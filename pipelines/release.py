@@ -50,7 +50,7 @@ def release(model: str, params: Params) -> Path:
 def check(folder: Path, run: dict[str, Any]) -> None:
     """transformers loads it, and the first held-out block has the loss of the run's last point."""
     network, _ = load_model(folder)
-    block = tokens_of(load_blocks(CORPUS, "test").select([0]))
+    block = tokens_of(load_blocks(CORPUS / "test").select([0]))
     (found,) = block_losses(network, block, bf16=False, batch_size=1)
     said = run["steps"][-1]["block_losses"][0]
     if not abs(found - said) < TOLERANCE:  # NaN too

@@ -143,7 +143,7 @@ def bases(fit: Fitted, folder: Path) -> Path:
         for kind in base.kinds:
             basis = raw_basis(base.shape(kind)[0]) if fit.raw else load_basis(SVD, kind)
             if fit.signs == "lapack":
-                basis = lapack_signs(basis, (base.matrix(kind, i) for i in range(base.num_layers)))
+                basis = lapack_signs(basis, base.matrices(kind))
             elif isinstance(fit.signs, int):
                 basis = with_signs(basis, kind_seed(fit.signs, kind))
             save_basis(basis, partial / f"{kind}.safetensors")

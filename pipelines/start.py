@@ -43,7 +43,7 @@ class Start(Row):
 
 def scores(folder: Path, row: Start, params: Params) -> dict[str, Any]:
     """The held-out losses of a checkpoint: of every block and, if asked for, every document."""
-    train, heldout = params.train, load_blocks(CORPUS, "test")
+    train, heldout = params.train, load_blocks(CORPUS / "test")
     blocks = tokens_of(heldout)
     device = compute_device()
     model = load_model(folder).to(device)

@@ -30,7 +30,6 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     method, tolerance = params.svd.method, params.svd.rank_tolerance
     report: dict[str, Any] = {}
     base, device = Checkpoint(BASE), compute_device()
-    layers = range(base.num_layers)
     with whole_folder(SVD) as folder:
         for kind in tqdm(base.kinds, desc="svd", unit="kind"):
             start = time.perf_counter()
@@ -39,12 +38,11 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
                 basis = from_gram(gram.to(device), tolerance)
                 del gram
             else:
-                weights = (base.matrix(kind, i).to(device) for i in layers)
-                basis = from_concat(weights, tolerance)
+                basis = from_concat(base.matrices(kind, device), tolerance)
             seconds = time.perf_counter() - start
             save_basis(basis, folder / f"{kind}.safetensors")
-            tops = top_rows(basis, (base.matrix(kind, i).to(device) for i in layers))
-            of_layers = structure(base.matrix(kind, i).to(device) for i in layers)
+            tops = top_rows(basis, base.matrices(kind, device))
+            of_layers = structure(base.matrices(kind, device))
             report[kind] = {
                 "method": method,
                 "rank": len(basis.s),

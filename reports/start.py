@@ -176,7 +176,7 @@ def difference(ours: Start, theirs: Start) -> Interval:
 
 
 def below_share(ours: Start, theirs: Start) -> Interval:
-    """How many of the draws have a mean loss below the other's, which has none."""
+    """Share of the draws whose mean loss is below that of the other, which is one model."""
     return exact_share(int((ours.losses < theirs.losses[0]).sum()), len(ours.rows))
 
 

@@ -436,7 +436,9 @@ def test_a_gpu_is_waited_for_before_the_clock_is_read(
 
 
 def test_too_few_blocks(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="1 training blocks") as error:
+    with pytest.raises(
+        UserError, match="per_device_batch_size: 2: the text's 1 training blocks"
+    ) as error:
         train(Run(averaged, blocks.select([0]), HELD_OUT_ROWS, settings(), RATE), tmp_path)
     assert "\n" not in str(error.value)
 

@@ -174,7 +174,7 @@ def test_removal_names_what_each_layer_is_worth(here: tuple[Path, Params]) -> No
     stage("studies.removal.removal", here[1])
     found = read_json("artifacts/removal/base.json")
     device = compute_device()
-    blocks = [block.to(device) for block in tokens_of(load_blocks(CORPUS, "validation"))]
+    blocks = [block.to(device) for block in tokens_of(load_blocks(CORPUS / "validation"))]
     assert len(found["heldout_documents"]) == len(blocks) == len(found["block_losses"])
     model: Any = AutoModelForCausalLM.from_pretrained("artifacts/base")
     model.to(device).eval()

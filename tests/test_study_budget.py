@@ -118,7 +118,7 @@ def test_losses_are_those_of_transformers_in_the_order_of_the_data(params: Param
     found = ran(params, "twice-3")
     model = AutoModelForCausalLM.from_pretrained("artifacts/base", dtype=torch.float32)
     model.eval()
-    heldout = load_blocks(CORPUS, "test")
+    heldout = load_blocks(CORPUS / "test")
     assert found["heldout_documents"] == list(heldout["document"])
     assert [step["step"] for step in found["steps"]] == [0, 2, 4, 6]
     assert [step["tokens"] for step in found["steps"]] == [0, 256, 512, 768]
@@ -133,7 +133,7 @@ def test_losses_are_those_of_transformers_in_the_order_of_the_data(params: Param
             ids = tokenizer(text[len(text) // 2 :], return_tensors="pt").input_ids[0, :64]
             other.append(loss_of(model, ids))
         assert step["second_text_block_losses"] == pytest.approx(other, abs=1e-4)
-    blocks = tokens_of(load_blocks(CORPUS, "train"))
+    blocks = tokens_of(load_blocks(CORPUS / "train"))
     order = training_order(len(blocks), 12, seed=3)
     pairs = [(order[i], order[i + 1]) for i in range(0, 12, 2)]
     by_step = [sum(loss_of(model, blocks[i]) for i in pair) / 2 for pair in pairs]
@@ -150,7 +150,7 @@ def test_adapters_train_and_are_merged(params: Params) -> None:
     assert found["trainable_parameters"] == pytest.approx(10_000, rel=0.2)
     for folder, step in (("artifacts/base", 0), ("artifacts/budget/lora-0/checkpoint", -1)):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        own = [loss_of(model, block) for block in tokens_of(load_blocks(CORPUS, "test"))]
+        own = [loss_of(model, block) for block in tokens_of(load_blocks(CORPUS / "test"))]
         assert found["steps"][step]["block_losses"] == pytest.approx(own, abs=1e-4)
     assert found["steps"][-1]["heldout_loss"] != found["steps"][0]["heldout_loss"]
 

@@ -88,7 +88,7 @@ def params(registry: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def test_what_is_held_out_is_of_no_package_that_is_trained_on(params: Params) -> None:
     """Every other package is for validation, each gives as many blocks, and copies are left out."""
-    splits = {s: load_blocks(scale.TEXT, s) for s in ("train", "test", "validation")}
+    splits = {s: load_blocks(scale.TEXT / s) for s in ("train", "test", "validation")}
     assert list(splits["test"]["document"]) == ["one"] * BLOCKS + ["three"] * BLOCKS
     assert list(splits["validation"]["document"]) == ["two"] * BLOCKS + ["four"] * BLOCKS
     owners = {name.partition("/")[0] for name in splits["train"]["document"]}
@@ -117,8 +117,8 @@ def test_a_run_is_scored_on_packages_and_on_the_corpus(params: Params) -> None:
     assert not Path("artifacts/work/prefix").exists()
     model = AutoModelForCausalLM.from_pretrained("artifacts/base", dtype=torch.float32).eval()
     for blocks, key in (
-        (load_blocks(scale.TEXT, "test"), "block_losses"),
-        (load_blocks(Path("artifacts/corpus"), "test"), "second_text_block_losses"),
+        (load_blocks(scale.TEXT / "test"), "block_losses"),
+        (load_blocks(Path("artifacts/corpus/test")), "second_text_block_losses"),
     ):
         with torch.no_grad():
             own = [float(model(ids[None], labels=ids[None]).loss) for ids in tokens_of(blocks)]

@@ -20,7 +20,7 @@ def basis(way: str, base: Checkpoint, kind: str) -> dict[str, Any]:
 
     Of `gram`, `gram_seconds` are those before the eigenvectors.
     """
-    weights = (base.matrix(kind, i) for i in range(base.num_layers))
+    weights = base.matrices(kind)
     if way == "concat":
         return {"singular_values": from_concat(weights, TOLERANCE).s.tolist()}
     start = time.perf_counter()

@@ -54,7 +54,7 @@ def settings() -> Settings:
 
 def make_basis(base: Checkpoint, kind: str, folder: Path, record: Record) -> None:
     with record.of("extract", kind):
-        total = gram(base.matrix(kind, i) for i in range(base.num_layers))
+        total = gram(base.matrices(kind))
     with record.of("svd", kind):
         save_basis(from_gram(total, RANK_TOLERANCE), folder / f"{kind}.safetensors")
 

@@ -53,7 +53,7 @@ def prepare(folder: Path, tiny: bool) -> dict[str, Any]:
     base = Checkpoint(link)
     (folder / "svd").mkdir()
     for kind in base.kinds:
-        total = gram(base.matrix(kind, i) for i in range(base.num_layers))
+        total = gram(base.matrices(kind))
         save_basis(from_gram(total, RANK_TOLERANCE), folder / "svd" / f"{kind}.safetensors")
     return {
         "weights": origin,
@@ -79,7 +79,7 @@ def project(folder: Path, tiny: bool) -> dict[str, Any]:
 def all_coefficients(folder: Path, kind: str) -> list[Any]:
     """`V_1 … V_L` of a kind, (r, d2) float32 each."""
     base, basis = Checkpoint(folder / "base"), load_basis(folder / "svd", kind)
-    return [basis.coefficients(base.matrix(kind, i)) for i in range(base.num_layers)]
+    return list(map(basis.coefficients, base.matrices(kind)))
 
 
 def published(folder: Path, tiny: bool) -> dict[str, Any]:

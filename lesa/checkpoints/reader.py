@@ -269,6 +269,10 @@ class Checkpoint:
         with self._shard_of(name) as shard:
             return replace(view, expert=None).read(shard.get_slice(name)[view.expert])
 
+    def matrices(self, kind: str, device: torch.device | str = "cpu") -> Iterator[torch.Tensor]:
+        """`matrix` of every layer on a device, one after the other."""
+        return (self.matrix(kind, i).to(device) for i in range(self.num_layers))
+
     def empty(self, name: str) -> torch.Tensor:
         """A tensor of the shape and dtype of a stored one, whose values are not read."""
         with self._shard_of(name) as shard:

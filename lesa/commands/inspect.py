@@ -133,17 +133,13 @@ def removal(folder: Path, text: Path, blocks: list[Tensor]) -> list[float | None
 def spectrum(base: Checkpoint, kind: str) -> Spectrum:
     """The spectrum of a kind, a layer in memory at a time, and the order of the layers in it."""
     device = compute_device()
-
-    def weights() -> Any:
-        return (base.matrix(kind, i).to(device) for i in range(base.num_layers))
-
-    total = gram(weights())
+    total = gram(base.matrices(kind, device))
     if not total.any():
         return Spectrum(0, 0.0, 0, None, None)
     basis = from_gram(total, RANK_TOLERANCE)
     squares = basis.s.double().square()
     shares = squares.cumsum(0) / squares.sum()
-    rows = top_rows(basis, weights()).cpu().numpy()
+    rows = top_rows(basis, base.matrices(kind, device)).cpu().numpy()
     order = continuity(rows, "raw") if base.num_layers > 2 else None
     return Spectrum(
         rank=len(basis.s),

@@ -62,8 +62,7 @@ class Workshop:
         for kind in tqdm(self.base.kinds, desc="bases", unit="kind"):
             path = folder / f"{kind}.safetensors"
             if not path.is_file():
-                layers = range(self.base.num_layers)
-                total = gram(self.base.matrix(kind, i).to(device) for i in layers)
+                total = gram(self.base.matrices(kind, device))
                 check_not_zero(total, kind)
                 with whole_file(path) as partial:
                     save_basis(from_gram(total, RANK_TOLERANCE), partial)

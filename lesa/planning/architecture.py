@@ -1,4 +1,4 @@
-"""The shapes of a base model from its config alone: no weight is read or model."""
+"""The shapes of a base model from its config alone: no weight is read and no model made."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from torch import Tensor
 States = Callable[[Tensor], Tensor]  # hidden states (block_size, hidden_size) of a block
 
 
-def load_blocks(corpus: Path, split: str) -> Dataset:
+def load_blocks(folder: Path) -> Dataset:
     """Packed blocks: columns `input_ids`, (block_size,), and `document`, the id of a block's."""
-    return load_from_disk(str(corpus / split)).with_format("torch")
+    return load_from_disk(str(folder)).with_format("torch")
 
 
 def tokens_of(blocks: Dataset) -> list[Tensor]:

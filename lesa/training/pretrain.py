@@ -70,8 +70,8 @@ class Run:
         needed = self.settings.max_steps * self.sequences_per_step
         if count < batch:
             raise UserError(
-                f"params.yaml: corpus: {count} training blocks are fewer than one batch "
-                f"(train.per_device_batch_size {batch}); {needed} would do"
+                f"params.yaml: train.per_device_batch_size: {batch}: the text's {count} training "
+                f"blocks are fewer than one batch; {needed} would do"
             )
         before = self.steps_before * self.sequences_per_step
         order = training_order(count, before + needed, self.settings.seed)

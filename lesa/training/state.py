@@ -48,9 +48,9 @@ def last_whole_checkpoint(work: Path) -> str | None:
     return max(whole)[1] if whole else None
 
 
-def left_by(checkpoint: str) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+def left_by(checkpoint: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Trained tensors, by their names in the model, and Trainer's log of a whole checkpoint."""
-    log: list[dict[str, float]] = TrainerState.load_from_json(f"{checkpoint}/{STATE}").log_history
+    log: list[dict[str, Any]] = TrainerState.load_from_json(f"{checkpoint}/{STATE}").log_history
     return load_file(Path(checkpoint) / TRAINED), log
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -117,11 +116,8 @@ class LayerTrainer(Trainer):
             )
             self.model.get_input_embeddings().register_forward_hook(lambda _, __, out: out.float())
 
-    def compute_loss_context_manager(self) -> ExitStack:
-        stack = ExitStack()
-        kind = self.args.device.type
-        stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=self.autocast))
-        return stack
+    def compute_loss_context_manager(self) -> Any:
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.autocast)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out loss, each process scoring its share of the blocks; the log keeps every one."""

@@ -48,7 +48,7 @@ def source_blocks(modules: list[str], like: Dataset) -> Dataset:
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     modules: list[str] = study_params("budget", "second_text", list[str])
     with whole_folder(FOLDER) as partial:
-        source_blocks(modules, load_blocks(CORPUS, "test")).save_to_disk(partial / "second")
+        source_blocks(modules, load_blocks(CORPUS / "test")).save_to_disk(partial / "second")
 
 
 if __name__ == "__main__":

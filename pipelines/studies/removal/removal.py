@@ -21,7 +21,7 @@ from pipelines.tracking import Tracker
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
-    validation, bf16 = load_blocks(CORPUS, "validation"), params.train.bf16
+    validation, bf16 = load_blocks(CORPUS / "validation"), params.train.bf16
     blocks, size = tokens_of(validation), params.train.per_device_batch_size
     model = load_model(BASE).to(compute_device())
     module, read = "pipelines.studies.removal.removal", [BASE, CORPUS / "validation"]

@@ -84,7 +84,7 @@ def bases(models: list[Checkpoint], kind: str, which: str, tolerance: float) -> 
     """
     device = compute_device()
     found = [
-        from_gram(gram(m.matrix(kind, i).to(device) for i in range(m.num_layers)), tolerance)
+        from_gram(gram(m.matrices(kind, device)), tolerance)
         for m in (models if which == "own" else models[:1])
     ]
     if which == "base":
@@ -96,8 +96,7 @@ def bases(models: list[Checkpoint], kind: str, which: str, tolerance: float) -> 
 def pool(models: list[Checkpoint], kind: str, which: str, tolerance: float) -> Iterator[Tensor]:
     """Coefficients (r, d2) of all layers of the first variant, then of the second, and so on."""
     for model, basis in zip(models, bases(models, kind, which, tolerance), strict=True):
-        for i in range(model.num_layers):
-            yield basis.coefficients(model.matrix(kind, i).to(basis.u.device))
+        yield from map(basis.coefficients, model.matrices(kind, basis.u.device))
 
 
 def nearest_copy_mse(v: Coefficients, split: Split, num_layers: int) -> float | None:
