@@ -36,7 +36,6 @@ def examples(number: int) -> Callable[[Callable[..., None]], Callable[..., None]
     """So many inputs, the same ones in every run."""
     return settings(
         max_examples=number,
-        deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )

@@ -22,13 +22,13 @@ from eval import mirror
 from eval.suite import OFFICIAL, mirrored
 from lesa.checkpoints.base import prepare
 from lesa.checkpoints.check import check_layers
-from lesa.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_config
+from lesa.checkpoints.reader import INDEX, Checkpoint, read_config
 from lesa.errors import UserError
 from lesa.files import whole_folder
 from lesa.params import PathBase
 from lesa.text.documents import file_documents, local_file
 from lesa.text.wikitext import articles
-from tests.conftest import tensors_of
+from tests.conftest import resave, tensors_of
 from tests.families import load, save_family
 from tests.fuzzing import LEAVES, ODD_NAMES, VALUES, answered, as_json, damaged, examples
 
@@ -194,7 +194,7 @@ def test_weights_that_are_no_numbers(
     folder = copy()
     tensors = tensors_of(folder)
     tensors[name].view(-1)[-1] = number
-    rewritten(folder, tensors)
+    resave(folder, tensors)
     with pytest.raises(UserError, match=rf"{name} holds numbers that are not finite"):
         prepare(PathBase(source="path", path=str(folder), license="none"), tmp_path)
 
@@ -207,7 +207,7 @@ def test_weights_of_other_types(
     folder = copy()
     tensors = tensors_of(folder)
     tensors[name] = tensors[name].to(dtype)
-    rewritten(folder, tensors)
+    resave(folder, tensors)
     with pytest.raises(UserError, match=rf"{name} is of {dtype}; expected floating point"):
         prepare(PathBase(source="path", path=str(folder), license="none"), tmp_path)
 
@@ -226,12 +226,6 @@ def stored_in(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return load_file(path)
-
-
-def rewritten(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    for path in folder.glob("*safetensors*"):
-        path.unlink()
-    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
 
 
 @examples(30)

@@ -92,7 +92,7 @@ def test_moments_leave_the_model_as_it_was(start: tuple[Path, LayerPlan]) -> Non
         assert torch.equal(summed_loss(model), summed_loss(untouched))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31), st.floats(0.01, 10))
 def test_whitened_step(rows: int, columns: int, seed: int, damping: float) -> None:
     generator = np.random.default_rng(seed)

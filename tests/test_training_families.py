@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lesa.checkpoints.reader import Checkpoint
@@ -22,7 +21,7 @@ from lesa.training.pretrain import Run, load_model, train
 from lesa.training.saving import save, stored_tensors
 from lesa.training.state import trained_tensors
 from lesa.upscaling.plan import LayerPlan, everything_trains
-from tests.conftest import tensors_of
+from tests.conftest import resave, tensors_of
 from tests.families import CONFIGS, LENGTH, deepen, load, save_family
 from tests.test_pretrain import RATE, KilledError, settings
 
@@ -118,13 +117,13 @@ def stacked_experts(folder: Path) -> None:
     """All experts of a layer in one tensor, under the names of transformers' own parameters."""
     state = {key: tensor.clone() for key, tensor in load_model(folder).state_dict().items()}
     assert "model.layers.0.mlp.experts.gate_up_proj" in state
-    replace_weights(folder, state)
+    resave(folder, state)
 
 
 def inner_model(folder: Path) -> None:
     """Names without the prefix of the model that has the output layer, as GPT-2's hub has them."""
     tensors = tensors_of(folder)
-    replace_weights(folder, {key.removeprefix("transformer."): t for key, t in tensors.items()})
+    resave(folder, {key.removeprefix("transformer."): t for key, t in tensors.items()})
     assert "h.0.attn.c_attn.weight" in Checkpoint(folder).names()
 
 
@@ -132,18 +131,12 @@ def stored_head(folder: Path) -> None:
     """The output layer is stored though it is the embedding, and the config is silent about it."""
     checkpoint, tensors = Checkpoint(folder), tensors_of(folder)
     embedding = tensors[checkpoint.stored_name(checkpoint.family.embedding)]
-    replace_weights(folder, tensors | {checkpoint.family.head: embedding.clone()})
+    resave(folder, tensors | {checkpoint.family.head: embedding.clone()})
     config = json.loads((folder / "config.json").read_text())
     if config["model_type"].startswith("gemma"):
         config.pop("tie_word_embeddings", None)
     (folder / "config.json").write_text(json.dumps(config))
     assert Checkpoint(folder).aliases
-
-
-def replace_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
-    for path in folder.glob("*safetensors*"):
-        path.unlink()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("name", ["average", "base"])
