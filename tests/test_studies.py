@@ -233,7 +233,7 @@ def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) ->
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save", killed)
+        patch.setattr(module.AdapterRun, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             stage("studies.code.train", code, model="identity")
     assert Path("artifacts/work/code/identity/before.json").is_file()
