@@ -23,6 +23,7 @@ from lesa.files import read_json, tree_digest, write_json
 from lesa.machine import compute_device
 from lesa.params import Params
 from lesa.text.python_source import PythonSource, standard_library
+from lesa.training.adapters import AdapterRun
 from lesa.training.blocks import load_blocks, tokens_of
 from lesa.training.removal import losses_without
 from lesa.training.sequences import read_examples
@@ -233,7 +234,7 @@ def test_a_stopped_run_goes_on(code: Params, monkeypatch: pytest.MonkeyPatch) ->
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.AdapterRun, "save", killed)
+        patch.setattr(AdapterRun, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             stage("studies.code.train", code, model="identity")
     assert Path("artifacts/work/code/identity/before.json").is_file()
