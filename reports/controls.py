@@ -15,6 +15,7 @@ from reports.training_runs import Runs, difference, file_of, on_one_machine, sha
 # layer of LESA's is as in LESA.
 REPLACED = {
     "lesa_again": "nothing: LESA once more, where the controls of one seed were trained",
+    "lesa_other_digits": "nothing, on an SVD of other last digits",
     "noise": "Gaussian matrices of their norms",
     "spectrum": "random matrices of their singular values",
     "constant_row": "constant rows of their norms",
@@ -39,7 +40,7 @@ ENDS = {  # of one control, of several
     "above": ("ends above it", "end above it"),
     "level": ("is not told apart from it", "are not told apart from it"),
 }
-NO_CONTROLS = ("lesa_again", "lesa_official", "identity", "original_layers")
+NO_CONTROLS = ("lesa_again", "lesa_other_digits", "lesa_official", "identity", "original_layers")
 
 
 def limits(m: Metrics, study: str, runs: Mapping[str, Runs], names: list[str]) -> str:
