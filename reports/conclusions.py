@@ -155,3 +155,13 @@ def parity(m: Metrics) -> list[str]:
         of_basis = "each variant's own" if content["basis"] == "own" else "the base's"
         out.append(f"{line} ({of_basis} basis).")
     return out
+
+
+def of_start(m: Metrics) -> list[str]:
+    """What the numbers say of LESA's start: its draws, its controls, its predictors."""
+    return [*controls(m), *predictors(m)]
+
+
+def of_training(m: Metrics) -> list[str]:
+    """What training gains over the untouched base, and whether LESA overtakes an identity start."""
+    return [*against_base(m), *overtaking(m.budget), *other_growths(m)]
