@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from lesa.errors import CheckError, UserError
 from lesa.files import read_json, tree_digest, write_json
@@ -80,6 +80,19 @@ def best_of(losses: Mapping[float, float]) -> float:
     return best
 
 
+def report(params: Params, run: Run, tried: list[Try], best: float) -> dict[str, Any]:
+    """What a search writes beside whose it is: with what, over how many tokens, and every try."""
+    steps = run.settings.max_steps
+    return {
+        "profile": params.profile,
+        "dtype": dtype_name(run.settings.bf16),
+        "max_steps": steps,
+        "tokens": steps * run.tokens_per_step,
+        "runs": sorted(tried, key=lambda row: row["learning_rate"]),
+        "best": best,
+    }
+
+
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     name, settings = args.model, short_schedule(params)
     if name not in params.methods:
@@ -94,17 +107,8 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     of = [shared, checkpoint]
     with resumable(f"grid/{name}", "pipelines.choose_rate", [CORPUS], of) as unfinished:
         best = best_of({rate: measure(run, rate, tried, unfinished, log) for rate in rates})
-        report = {
-            "model": name,
-            "profile": params.profile,
-            "checkpoint": checkpoint,
-            "dtype": dtype_name(settings.bf16),
-            "max_steps": settings.max_steps,
-            "tokens": settings.max_steps * run.tokens_per_step,
-            "runs": tried,
-            "best": best,
-        }
-        write_json(f"artifacts/grid/{name}.json", report)
+        found = {"model": name, "checkpoint": checkpoint, **report(params, run, tried, best)}
+        write_json(f"artifacts/grid/{name}.json", found)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ from lesa.files import write_json
 from lesa.params import Params, Positive, Rate, Strict
 from lesa.training.adapters import AdapterRun
 from lesa.training.blocks import load_blocks
-from lesa.training.pretrain import dtype_name
 from pipelines import budget, scale
-from pipelines.choose_rate import Try, best_of, measure
+from pipelines.choose_rate import Try, best_of, measure, report
 from pipelines.closure import resumable
 from pipelines.folders import BASE, CORPUS, SVD
 from pipelines.phases import (
@@ -111,18 +110,9 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
         )
         tried: list[Try] = []
         losses = lowest(lambda rate: measure(run, rate, tried, unfinished, log), sought.begin)
-        report = {
-            "study": study,
-            "model": name,
-            "run": sought.run,
-            "profile": params.profile,
-            "dtype": dtype_name(settings.bf16),
-            "max_steps": sought.steps,
-            "tokens": sought.steps * run.tokens_per_step,
-            "runs": sorted(tried, key=lambda row: row["learning_rate"]),
-            "best": best_of(losses),
-        }
-        write_json(f"artifacts/rates/{study}-{name}.json", report)
+        of_whom = {"study": study, "model": name, "run": sought.run}
+        found = of_whom | report(params, run, tried, best_of(losses))
+        write_json(f"artifacts/rates/{study}-{name}.json", found)
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:

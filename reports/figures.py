@@ -104,36 +104,37 @@ def legend_below(figure: Figure, axes: Axes, ncols: int = 4) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, handlelength=4)
 
 
-def loss_curves(m: Metrics, by_seconds: bool) -> Figure:
-    """Held-out loss: the whole run, and its second half enlarged."""
-    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+# A line of losses: the model, what it is called, its x (points,) and every seed's (points, seeds).
+Curve = tuple[str, str, Array, Array]
+
+
+def loss_curves(found: Iterable[Curve], unit: str) -> Figure | None:
+    """Held-out loss: the whole run, and its second half enlarged. None without a curve."""
+    if not (curves := list(found)):
+        return None
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     whole, late = figure.subplots(1, 2)
-    styles = model_styles(m.models)
-    for name in m.models:
-        p = m.pretrain[name]
-        steps = p["steps"]
-        x = np.array([s["tokens"] for s in steps], dtype=float)
-        if by_seconds:
-            if not p["tokens_per_second"]:  # a run resumed at its end timed no step
-                continue
-            x = x / p["tokens_per_second"]
-        y = np.array([s["heldout_loss"] for s in steps])
-        every = max(1, len(x) // 8)
-        whole.plot(x, y, label=name, markevery=every, **styles[name])
-        half = np.array([s["step"] for s in steps]) >= steps[-1]["step"] / 2
-        late.plot(x[half], y[half], label=name, markevery=every, **styles[name])
-    _label_losses(figure, whole, late, "training seconds" if by_seconds else "training tokens")
-    return figure
-
-
-def _label_losses(figure: Figure, whole: Axes, late: Axes, unit: str) -> None:
-    """Titles, axes and legend of two panels of losses: the whole run, and its second half."""
-    for axes, title in ((whole, "whole run"), (late, "second half, enlarged")):
+    styles = model_styles([model for model, *_ in curves])
+    for axes, title, share in ((whole, "whole run", 0), (late, "second half, enlarged", 0.5)):
+        for model, label, x, seeds in curves:
+            kept = x >= share * x[-1]
+            seeds_line(axes, x[kept], seeds[kept], label, styles[model])
         axes.set(xlabel=unit, ylabel="held-out loss (nats/token)", title=title)
         axes.xaxis.set_major_locator(MaxNLocator(5 if axes.get_xlim()[1] < MILLIONS / 10 else 4))
         millions = axes.get_xlim()[1] >= MILLIONS
         axes.xaxis.set_major_formatter(EngFormatter() if millions else StrMethodFormatter("{x:,g}"))
     legend_below(figure, whole)
+    return figure
+
+
+def run_curves(m: Metrics, by_seconds: bool = False) -> Iterator[Curve]:
+    """This run's own models."""
+    for name in m.models:
+        speed = m.pretrain[name]["tokens_per_second"] if by_seconds else 1.0
+        if speed:  # a run resumed at its end timed no step
+            steps = m.pretrain[name]["steps"]
+            x = np.array([step["tokens"] for step in steps]) / speed
+            yield name, name, x, np.array([[step["heldout_loss"]] for step in steps])
 
 
 def in_every_budget(m: Metrics, study: list[Runs]) -> list[Runs]:
@@ -149,25 +150,14 @@ def seeds_line(axes: Axes, x: Array, seeds: Array, label: str, style: dict[str, 
     axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def seeds_curves(study: list[Runs]) -> Figure | None:
-    """Held-out loss of a study's runs by tokens, named from the highest end to the lowest; a band
-    from the lowest to the highest seed where there are several."""
-    if not study:
-        return None
-    study = sorted(study, key=lambda runs: -runs.final_loss)
-    most = max(len(runs.by_seed) for runs in study)
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    whole, late = figure.subplots(1, 2)
-    styles = model_styles([runs.model for runs in study])
-    for runs in study:
-        x = np.array(list(runs.points), dtype=float)
-        seeds = runs.curve(list(runs.by_seed)).mean(2)  # (points, seeds)
+def study_curves(study: list[Runs]) -> Iterator[Curve]:
+    """A study's runs, from the highest end to the lowest."""
+    most = max((len(runs.by_seed) for runs in study), default=0)
+    for runs in sorted(study, key=lambda runs: -runs.final_loss):
         # A line without a band looks the surer for it.
         label = runs.model + (" (1 seed)" if len(runs.by_seed) == 1 < most else "")
-        for axes, kept in ((whole, x >= 0), (late, x >= x[-1] / 2)):
-            seeds_line(axes, x[kept], seeds[kept], label, styles[runs.model])
-    _label_losses(figure, whole, late, "training tokens")
-    return figure
+        x, losses = np.array(list(runs.points)), runs.curve(list(runs.by_seed))
+        yield runs.model, label, x, losses.mean(2)
 
 
 def start_distributions(m: Metrics) -> Figure:
@@ -334,15 +324,31 @@ def write_all(m: Metrics, folder: Path) -> dict[str, Drawn]:
         "scale": f"{by_tokens} of Python source, study `scale`{bands}",
         "start": "Perplexity before training of every draw of predictor seed and signs",
     }
+    tokens, seconds = "training tokens", "training seconds"
     with styled():
         made: list[Made] = [
-            ("loss_tokens", loss_curves(m, by_seconds=False), by_tokens, pretrain),
-            ("loss_seconds", loss_curves(m, by_seconds=True), by_seconds, pretrain),
+            ("loss_tokens", loss_curves(run_curves(m), tokens), by_tokens, pretrain),
+            (
+                "loss_seconds",
+                loss_curves(run_curves(m, by_seconds=True), seconds),
+                by_seconds,
+                pretrain,
+            ),
             ("spectra", spectra(m), values + first, svd),
             ("pca", planes(m), f"PCA {layers}", svd),
-            ("budget", seeds_curves(whole), said["budget"], budget.SOURCES),
-            ("budget_longer", seeds_curves(longer), said["budget_longer"], budget.SOURCES),
-            ("scale", seeds_curves(groups(m.scale)), said["scale"], scale.SOURCES),
+            ("budget", loss_curves(study_curves(whole), tokens), said["budget"], budget.SOURCES),
+            (
+                "budget_longer",
+                loss_curves(study_curves(longer), tokens),
+                said["budget_longer"],
+                budget.SOURCES,
+            ),
+            (
+                "scale",
+                loss_curves(study_curves(groups(m.scale)), tokens),
+                said["scale"],
+                scale.SOURCES,
+            ),
             ("start", start_distributions(m) if m.start else None, said["start"], start.SOURCES),
         ]
         return write_made(made, folder)

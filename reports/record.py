@@ -55,10 +55,16 @@ class Tasks(TypedDict):
     notes: NotRequired[dict[str, str]]
 
 
-class Errors(TypedDict):
+class OfTrain(TypedDict):
     mse: float
+
+
+class OfTest(OfTrain):
     zero_mse: float
     explained_variance: float
+
+
+class Errors(OfTest):
     cosine: float
     norm_ratio: float
 
@@ -233,18 +239,9 @@ class HumanEval(TypedDict):
     passed: Annotated[list[bool], Field(min_length=1)]
 
 
-class Error(TypedDict):
-    mse: float
-
-
-class TestError(Error):
-    zero_mse: float
-    explained_variance: float
-
-
 class Scores(TypedDict):
-    train: Error
-    test: TestError
+    train: OfTrain
+    test: OfTest
 
 
 class VariantsKind(TypedDict):

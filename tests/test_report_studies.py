@@ -843,8 +843,8 @@ def test_draws_off_the_scale_are_told_by_their_number(tmp_path: Path) -> None:
 
 def test_lines_of_one_seed_say_so_beside_lines_of_more(scaled: tuple[Path, Metrics]) -> None:
     study = training_runs.groups(scaled[1].scale)
-    assert figures.seeds_curves([]) is None  # as where no run is of every budget
-    figure = figures.seeds_curves(study)
+    assert figures.loss_curves([], "") is None  # as where no run is of every budget
+    figure = figures.loss_curves(figures.study_curves(study), "tokens")
     assert figure is not None
     axes, _ = figure.axes
     for runs in study:
