@@ -63,7 +63,7 @@ profile: $(STAMP) ## Write params.yaml for PROFILE=smoke, default, llama3-8b, qw
 plan: $(STAMP) ## What PROFILE would need on this machine: layers, parameters, memory, disk, time
 	@$(RUN) python -m pipelines.plan "$(PROFILE)"
 
-study: $(STAMP) ## A study, NAME=budget, code, grid, humaneval, official, rates, removal, scale, sft, start or variants: its cost, then the run
+study: $(STAMP) ## A study, NAME=budget, code, fits, grid, humaneval, official, rates, removal, scale, sft, start or variants: its cost, then the run
 	$(if $(word 2,$(NAME))$(filter-out $(STUDIES),$(or $(NAME),none)),\
 	$(error NAME: no study "$(NAME)"; there are $(STUDIES)))
 	@sed -n '/^# Cost: /,/^[^#]/s/^# //p' pipelines/studies/$(NAME)/dvc.yaml

@@ -19,6 +19,7 @@ HELDOUT = ("ids", "groups", "bytes", "targets")  # of what studies code and sft 
 TRAINED = ("budget", "scale")  # the studies of training runs
 STUDIES = (
     *TRAINED,
+    "fits",
     "start",
     "rates",
     "variants",
@@ -47,6 +48,7 @@ class Metrics:
     grid: dict[str, Json]  # model -> file, of this profile or another
     benchmarks: dict[str, Json]  # of no profile
     # Of studies, what was measured on this profile, by file.
+    fits: dict[str, Json]
     start: dict[str, Json]
     budget: dict[str, Json]
     scale: dict[str, Json]
@@ -84,6 +86,22 @@ class Metrics:
         for name, content in self.fit.items():
             found.setdefault(str(content["preset"]), {})[name] = content
         return found
+
+    @property
+    def seeds_by_preset(self) -> dict[str, dict[str, Json]]:
+        """Those and, of the same presets, what the study `fits` has of other seeds."""
+        found = self.fits_by_preset
+        for name, content in self.fits.items():
+            if content["preset"] in found and name not in self.fit:
+                found[content["preset"]][name] = content
+        return found
+
+    def fit_files(self, names: Iterable[str]) -> str:
+        """How captions name the files of `seeds_by_preset`."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            found.setdefault("fit" if name in self.fit else "fits", []).append(name)
+        return ", ".join(files(stage, own) for stage, own in found.items())
 
     @property
     def kind_groups(self) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lesa.files import read_json, write_json
 from lesa.params import Params
 from reports import claims, measured, paper_tables
 from reports.claims import Finding, Verdict, c10_norm_term
@@ -237,6 +238,23 @@ def test_without_svd_is_not_judged_by_few_draws(tmp_path: Path) -> None:
             finding = found[f"{half} at the start, preset paper"]
             assert finding.verdict is UNDECIDED
             assert finding.said.endswith(f", {draws}")
+
+
+def test_more_seeds_of_a_preset_are_judged_with_the_runs_own(tmp_path: Path) -> None:
+    metrics = metrics_with(tmp_path, mse(1.0))
+    of = "preset paper, 3 seeds"
+    assert findings("c02_generalisation", metrics)[of].verdict is HOLDS
+    more = read_json(metrics / "fit/paper-0.json") | {"profile": params().profile, "seed": 7}
+    for kind in more["kinds"].values():
+        kind["heldout"]["mse"] = 2.2 * kind["heldout"]["fitted"]["mse"]
+    write_json(metrics / "fits/paper-7.json", more)
+    found = findings("c02_generalisation", metrics)
+    assert of not in found
+    judged = found["preset paper, 4 seeds"]
+    assert judged.said.startswith("test MSE / training MSE 1.3 ")  # three of 1, one of 2.2
+    assert judged.sources == "metrics/fit/{paper-0,paper-1,paper-2}.json, metrics/fits/paper-7.json"
+    write_json(metrics / "fits/paper-7.json", more | {"profile": "another"})
+    assert of in findings("c02_generalisation", metrics)
 
 
 def test_a_draw_that_is_a_fit_of_this_run_is_counted_once(tmp_path: Path) -> None:

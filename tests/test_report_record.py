@@ -42,7 +42,7 @@ METRICS = Path(__file__).parents[1] / "metrics"
 FILES = sorted(path.relative_to(METRICS).with_suffix("") for path in METRICS.rglob("*.json"))
 # A file of each shape.
 SAMPLES = (
-    "base", "corpus", "svd", "tasks", "fit/paper-0", "expand/lesa", "pretrain/lesa",
+    "base", "corpus", "svd", "tasks", "fit/paper-0", "fits/paper-1", "expand/lesa", "pretrain/lesa",
     "evaluate/init/lesa", "grid/lesa", "rates/scale-lesa", "start/llama_pro", "budget/lesa-0",
     "scale/lesa-0", "code/lesa", "humaneval/lesa", "sft/lesa", "official/lesa-trained",
     "removal/base", "benchmarks/training_steps", "provenance/budget-lesa-0",

@@ -170,6 +170,22 @@ def test_code_trains_adapters_beside_all_layers(code: Params) -> None:
     assert "model.embed_tokens.weight" not in moved
 
 
+def test_more_seeds_are_fitted_as_the_runs_own_are(here: tuple[Path, Params]) -> None:
+    presets = here[1].fit.presets
+    own_params("fits", fits={"paper-1": {"preset": "paper", "seed": 1}})
+    stage("studies.fits.fit", here[1], fit="paper-1")
+    stage("fit", here[1], preset="paper", seed="1")
+    found, own = (read_json(f"{p}/paper-1.json") for p in ("artifacts/fits", "metrics/fit"))
+    assert (found.pop("profile"), found["seed"]) == ("smoke", 1)
+    for fit in (found, own):
+        assert all(kind.pop("seconds") > 0 for kind in fit["kinds"].values())
+    assert found == own
+    own_params("fits", fits={"mine-1": {"preset": "mine", "seed": 1}})
+    line = rf"fits\.mine-1\.preset\.mine: missing; there are {', '.join(presets)}$"
+    with pytest.raises(UserError, match=line):
+        stage("studies.fits.fit", here[1], fit="mine-1")
+
+
 def test_removal_names_what_each_layer_is_worth(here: tuple[Path, Params]) -> None:
     """Against models whose layer's two blocks add nothing."""
     stage("studies.removal.removal", here[1])

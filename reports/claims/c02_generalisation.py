@@ -50,7 +50,7 @@ def blind_fits(m: Metrics) -> dict[str, dict[str, Json]]:
     """Of each preset the fits that were scored on layers that they did not see, by name."""
     return {
         preset: blind
-        for preset, runs in m.fits_by_preset.items()
+        for preset, runs in m.seeds_by_preset.items()
         if (
             blind := {
                 name: run
@@ -66,7 +66,7 @@ def findings(m: Metrics) -> list[Finding]:
     for preset, blind in blind_fits(m).items():
         of = f"preset {preset}, {counted(len(blind), 'seed')}"
         both = [ratios(blind, number) for number in NUMBERS]
-        found += judged(of, files("fit", list(blind)), *both)
+        found += judged(of, m.fit_files(blind), *both)
     if not found:
         raise CannotTestError("no held-out predictor errors were measured", "dvc repro fit")
     return [*found, *variants(m)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from reports import start
 from reports.claims import CannotTestError, Finding, above, below
-from reports.measured import Json, Metrics, files
+from reports.measured import Json, Metrics
 from reports.paired import Array, interval
 from reports.tables import number, show_interval
 
@@ -49,7 +49,7 @@ def norm_ratios(fit: Json) -> Array:
 
 def pairs(m: Metrics) -> list[tuple[str, str]]:
     """(without, with): names of two fitted presets that differ in λ alone."""
-    presets = {preset: m.params.fit.presets[preset] for preset in m.fits_by_preset}
+    presets = {preset: m.params.fit.presets[preset] for preset in m.seeds_by_preset}
     return [
         (a, b)
         for a, zero in presets.items()
@@ -60,15 +60,15 @@ def pairs(m: Metrics) -> list[tuple[str, str]]:
 
 
 def of_fits(m: Metrics) -> list[Finding]:
-    """Presets of this run, seed by seed."""
+    """Presets of this run, seed by seed, with the seeds of the study `fits`."""
     found = []
     for without, with_term in pairs(m):
-        for zero_name, zero in m.fits_by_preset[without].items():
-            for name, some in m.fits_by_preset[with_term].items():
+        for zero_name, zero in m.seeds_by_preset[without].items():
+            for name, some in m.seeds_by_preset[with_term].items():
                 if zero["seed"] == some["seed"]:
                     subject = f"preset {with_term}, seed {some['seed']}"
                     ratios = norm_ratios(zero), norm_ratios(some)
-                    found.append(compared(subject, *ratios, files("fit", [zero_name, name])))
+                    found.append(compared(subject, *ratios, m.fit_files([zero_name, name])))
     return found
 
 
