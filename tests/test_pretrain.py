@@ -389,6 +389,30 @@ def test_resumed_run_has_the_same_curve(
     assert all(torch.equal(tensor, whole[name]) for name, tensor in trained.items())
 
 
+def test_a_stop_loses_no_more_than_some_seconds(
+    averaged: Path, blocks: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many steps `save_every` has; a save that takes long is not followed by another."""
+    seldom = Run(averaged, blocks, HELD_OUT_ROWS, settings(save_every=8), RATE)
+
+    def kill(numbers: dict[str, float], step: int) -> None:
+        if step == 6:
+            raise KilledError
+
+    def last(lost: float, share: float) -> str | None:
+        monkeypatch.setattr(trainer, "LOST", lost)
+        monkeypatch.setattr(trainer, "SHARE", share)
+        work = tmp_path / f"{lost}-{share}"
+        with pytest.raises(KilledError):
+            train(seldom, work, on_log=kill)
+        checkpoint = training_state.last_whole_checkpoint(work)
+        return Path(checkpoint).name if checkpoint else None
+
+    assert last(3600, 0) is None
+    assert last(0, 0) == "checkpoint-5"
+    assert last(0, 1e9) == "checkpoint-1"
+
+
 def test_resume_after_the_last_step(averaged: Path, blocks: Dataset, tmp_path: Path) -> None:
     """A stage killed while it saves its result finds all steps done."""
     whole, curve = train(Run(averaged, blocks, HELD_OUT_ROWS, settings(), RATE), tmp_path)

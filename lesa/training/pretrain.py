@@ -23,7 +23,7 @@ from lesa.training.head_loss import chunked_loss
 from lesa.training.heldout import LARGEST, perplexity
 from lesa.training.prefix import skip_prefix
 from lesa.training.state import last_whole_checkpoint, left_by, steps_done, trained_tensors
-from lesa.training.trainer import Clock, Forward, LayerTrainer, OnLog
+from lesa.training.trainer import Clock, Forward, LayerTrainer, OnLog, Saver
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,10 @@ def train(
     only the first has them.
 
     Held-out loss is measured every `eval_every` steps and at the end. If `resumable`, a checkpoint
-    is written to `work` every `save_every` steps, and a run that finds one there goes on from it
-    with the same curve, in as many processes as it now has. With `prefix_cache` the frozen layers
-    below the first trainable one run once for each block, and their output stays in that folder
-    for other runs.
+    is written to `work` every `save_every` steps, and between them as `Saver` has it; a run that
+    finds one there goes on from it with the same curve, in as many processes as it now has. With
+    `prefix_cache` the frozen layers below the first trainable one run once for each block, and
+    their output stays in that folder for other runs.
     """
     with processes.group().main_process_first():  # it removes what is broken
         checkpoint = last_whole_checkpoint(work) if resumable else None
@@ -209,7 +209,7 @@ def train(
         # A resumed run has step 0 already, and no point more.
         measure_start = run.measure_start and checkpoint is None
         arguments = training_arguments(run, work, measure_start, resumable)
-        callbacks = [clock, Forward(on_log)]
+        callbacks = [clock, Forward(on_log), *([Saver()] if resumable else [])]
         trainer, clock.prefix_seconds = prepare(run, arguments, prefix_cache, callbacks)
         trainer.train(resume_from_checkpoint=checkpoint)  # evaluates after its last step, too
         trained, log = trained_tensors(trainer.model), trainer.state.log_history

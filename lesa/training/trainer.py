@@ -28,6 +28,7 @@ from lesa.training.state import (
     trained_tensors,
 )
 
+LOST, SHARE = 120.0, 50  # seconds, and how much of the time saving may take: a fiftieth
 OnLog = Callable[[dict[str, float], int], None]
 
 
@@ -65,6 +66,27 @@ class Forward(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))}
         self.sink(numbers, state.global_step)
+
+
+class Saver(TrainerCallback):
+    """Saves between the steps of `save_steps`, too, where a stop would lose LOST seconds or more of
+    one process's work; of several, each would choose a step of its own. A save that took long is
+    followed by SHARE times as long without one."""
+
+    def __init__(self) -> None:
+        self._took = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._saved = self._asked = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._asked = time.monotonic()
+        late = self._asked - self._saved >= max(LOST, SHARE * self._took)
+        control.should_save |= late and args.world_size == 1
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self._saved = time.monotonic()
+        self._took = self._saved - self._asked
 
 
 class Bar(ProgressCallback):
