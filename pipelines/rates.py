@@ -13,7 +13,7 @@ from dataclasses import replace
 from pydantic import field_validator
 
 from lesa.errors import UserError
-from lesa.files import write_json
+from lesa.files import tree_digest, write_json
 from lesa.params import Params, Positive, Rate, Strict
 from lesa.training.adapters import AdapterRun
 from lesa.training.blocks import load_blocks
@@ -111,8 +111,8 @@ def seek(study: str, name: str, sought: Sought, texts: Texts, params: Params, lo
         tried: list[Try] = []
         losses = lowest(lambda rate: measure(run, rate, tried, unfinished, log), sought.begin)
         of_whom = {"study": study, "model": name, "run": sought.run}
-        found = of_whom | report(params, run, tried, best_of(losses))
-        write_json(f"artifacts/rates/{study}-{name}.json", found)
+        found = report(params, run, tried, best_of(losses)) | {"checkpoint": tree_digest(init)}
+        write_json(f"artifacts/rates/{study}-{name}.json", of_whom | found)
 
 
 def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:

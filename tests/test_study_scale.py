@@ -16,10 +16,13 @@ from transformers import AutoModelForCausalLM
 
 import lesa.text.python_source as python_source
 from lesa.errors import UserError
+from lesa.files import tree_digest
 from lesa.params import Params
 from lesa.training.blocks import load_blocks, tokens_of
 from pipelines import choose_rate, rates, scale
+from pipelines.phases import Training
 from pipelines.rates import LADDER, lowest
+from pipelines.rows import chosen, write_row
 from pipelines.studies.budget import text as second_text
 from pipelines.studies.scale import text
 from pipelines.tracking import Tracker
@@ -145,6 +148,9 @@ def test_a_rate_is_the_lowest_of_those_that_were_tried(
     assert min(losses, key=lambda rate: losses[rate]) == found["best"]
     assert (found["max_steps"], found["tokens"]) == (2, 2 * 4 * SIZE)
     assert {3e-3, 1e-2} <= set(losses)  # the search begins at 1e-2
+    row = chosen("scale", Training, "llama_pro-0")
+    write_row(row, params, Path("unfinished"), Path("start"))
+    assert found["checkpoint"] == tree_digest("start")
 
 
 def test_a_search_names_what_it_cannot_do(params: Params) -> None:
