@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ def entry_points(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.path.append(folder)
     yield
     sys.path.remove(folder)
+
+
+# Commands of this environment, the python of stages among them.
+OWN_PATH = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def write_wheel(path: Path, members: Mapping[str, bytes | str], requires: str = "") -> Path:
+    """A wheel `<name>-<version>-….whl` of `members`, which pip takes."""
+    name, version, _ = path.name.split("-", 2)
+    told = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    info = f"{name}-{version}.dist-info"
+    own = {f"{info}/METADATA": told, f"{info}/WHEEL": tags, f"{info}/RECORD": ""}
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in {**members, **own}.items():
+            archive.writestr(member, content)
+    return path
 
 
 def on_the_cpu(**variables: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import shutil
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from lesa.checkpoints.reader import INDEX
 from lesa.errors import UserError
 from lesa.files import read_json, sha256, whole_folder, write_json
 from lesa.params import HubBase, PackageBase, PathBase, RandomBase
+from tests.conftest import write_wheel
 
 RANDOM = RandomBase(
     source="random", num_hidden_layers=2, hidden_size=16, intermediate_size=24,
@@ -229,19 +229,8 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """pip finds one wheel, `toy-data==1.0`, and no network."""
     index = tmp_path / "index"
-    index.mkdir()
-    info = "toy_data-1.0.dist-info"
-    with zipfile.ZipFile(index / "toy_data-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("toy_data/data.bin", DATA)
-        wheel.writestr(
-            f"{info}/METADATA",
-            "Metadata-Version: 2.1\nName: toy-data\nVersion: 1.0\nRequires-Dist: absent==9\n",
-        )
-        wheel.writestr(
-            f"{info}/WHEEL",
-            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
-        wheel.writestr(f"{info}/RECORD", "")
+    path = index / "toy_data-1.0-py3-none-any.whl"
+    write_wheel(path, {"toy_data/data.bin": DATA}, "Requires-Dist: absent==9\n")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     monkeypatch.chdir(tmp_path)

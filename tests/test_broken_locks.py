@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines.broken_locks import RUNNING, mend
+from tests.conftest import OWN_PATH
 
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 PIPELINE = """
 stages:
   first: {cmd: "echo first >> runs; cp zero one", deps: [zero], outs: [one]}
@@ -21,7 +19,7 @@ stages:
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        words, cwd=folder, env=ENVIRONMENT, check=False, capture_output=True, text=True
+        words, cwd=folder, env=OWN_PATH, check=False, capture_output=True, text=True
     )
 
 

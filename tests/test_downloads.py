@@ -12,6 +12,7 @@ import pytest
 
 from lesa import downloads
 from lesa.errors import UserError, explained
+from tests.conftest import write_wheel
 
 DATA = b"the data" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -21,21 +22,9 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel, `toy-data==1.0`, in a folder that is not the working directory."""
     path = tmp_path / "index" / "toy_data-1.0-py3-none-any.whl"
-    path.parent.mkdir()
-    info = "toy_data-1.0.dist-info"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member in ("toy_data/data.bin", "toy_data/inner.whl", path.name, "data.bin.wheel"):
-            archive.writestr(member, DATA)
-        archive.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-data\nVersion: 1.0\n"
-        )
-        archive.writestr(
-            f"{info}/WHEEL",
-            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
-        archive.writestr(f"{info}/RECORD", "")
+    members = ("toy_data/data.bin", "toy_data/inner.whl", path.name, "data.bin.wheel")
     monkeypatch.chdir(tmp_path)
-    return path
+    return write_wheel(path, dict.fromkeys(members, DATA))
 
 
 @pytest.fixture

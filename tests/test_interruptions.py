@@ -24,11 +24,11 @@ import pytest
 from lesa.files import tree_digest
 from pipelines.broken_locks import mend
 from reports.comparison import untimed
+from tests.conftest import OWN_PATH
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 # Each stage's output and metrics.
 STAGES: dict[str, tuple[str, str | None]] = {
     "extract": ("artifacts/extract", None),
@@ -74,7 +74,7 @@ def start(folder: Path, stage: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         ["dvc", "repro", "--single-item", "--force", stage],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=OWN_PATH,
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -114,7 +114,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "pipelines.profile", "smoke"],
         ["dvc", "repro", "pretrain@lesa"],
     ):
-        subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True)
+        subprocess.run(command, cwd=folder, env=OWN_PATH, check=True)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import baselines
 from lesa.files import tree_digest
 from lesa.params import parse
 from pipelines import closure
+from tests.conftest import OWN_PATH
 from tests.families import load, logits, save_family
 from tests.pipeline import ROOT, run, smoke, stage, up_to_svd
 
@@ -110,12 +110,8 @@ def clone(tmp_path: Path) -> Path:
 
 def dvc(folder: Path, *words: str) -> str:
     """What a command of DVC prints; stages call this environment's python."""
-    here = Path(sys.executable).parent
-    path = f"{here}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        [str(here / "dvc"), *words],
-        cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True,
-    )  # fmt: skip
+    line = [str(Path(sys.executable).parent / "dvc"), *words]
+    done = subprocess.run(line, cwd=folder, env=OWN_PATH, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,11 @@ from lesa.text.python_source import (
     python_files,
     standard_library,
 )
+from tests.conftest import write_wheel
 
 
 def wheel(folder: Path, name: str, files: dict[str, str]) -> Package:
-    path = folder / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, text in files.items():
-            archive.writestr(member, text)
+    path = write_wheel(folder / f"{name}-1.0-py3-none-any.whl", files)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Package(requirement=f"{name}==1.0", sha256=digest, license="MIT")
 

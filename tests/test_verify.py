@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from lesa.files import read_json, write_json
 from pipelines import locks, rerun, verify
 from reports import comparison, consistency, rebuilt
 from reports.comparison import CHAOTIC, EXACT, ROUNDING, TIMED, Kind, compare
+from tests.conftest import OWN_PATH
 from tests.test_report_synthetic import MODELS, params, start_row, write
 
 BIN = Path(sys.executable).parent
@@ -29,10 +29,7 @@ ROWS = ("lesa_0", "lesa_1")
 
 
 def command(folder: Path, *words: str) -> None:
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(
-        words, cwd=folder, check=True, capture_output=True, env={**os.environ, "PATH": path}
-    )
+    subprocess.run(words, cwd=folder, check=True, capture_output=True, env=OWN_PATH)
 
 
 def committed(folder: Path) -> None:
