@@ -36,9 +36,11 @@ HELDOUT = CORPUS / "documents" / "heldout.jsonl"
 
 
 class Start(Row):
-    """documents: is the mean of the documents' perplexities measured, too?"""
+    """documents: is the mean of the documents' perplexities measured, too? again: is it a draw that
+    the study has, fitted where the SVD has other last digits?"""
 
     documents: bool = False
+    again: bool = False
 
 
 def scores(folder: Path, row: Start, params: Params) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def measure(name: str, row: Start, params: Params, unfinished: Path) -> dict[str
         "norm_ratio": {k: m["train"]["norm_ratio"] for k, m in fitted.items()} if fitted else None,
         "new_weight_structure": structures(new, added),
         **described(row),
+        "again": row.again,
         **scores(folder, row, params),
     }
     shutil.rmtree(folder)

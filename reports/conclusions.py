@@ -16,18 +16,23 @@ CONTROLS = ("noise", "spectrum", "constant_row", "lesa_permuted", "ridge")
 
 
 def controls(m: Metrics) -> list[str]:
-    """LESA against its controls before training: the same seeds and signs, documents paired."""
+    """LESA against its controls before training, as it was and as it was fitted again: the same
+    seeds and signs, documents paired."""
     out = []
-    for lesa in start.lesa_starts(m):
+    for lesa in [*start.lesa_starts(m), *start.starts_again(m)]:
         others = [
             other
             for other in start.starts(m)
             if other.preset in (lesa.preset, None)
-            and (other.method in CONTROLS or other.settings.startswith("fitted_on"))
+            and other.name != lesa.name
+            and (
+                other.method in CONTROLS
+                or other.settings.startswith("fitted_on")
+                or other.settings == start.AGAIN
+            )
         ]
         gaps = [(other.name, start.difference(lesa, other)) for other in others]
-        title = f"LESA with preset `{lesa.preset}` minus its controls, before training"
-        out += by_verdict(title, gaps)
+        out += by_verdict(f"`{lesa.name}` minus its controls, before training", gaps)
     return out
 
 

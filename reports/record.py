@@ -202,6 +202,7 @@ class Start(TypedDict):
     signs: str | int | None  # as they are, or drawn from a seed
     settings: Json | None
     raw: bool | None
+    again: NotRequired[bool]
     gaps: Json | None
     options: Json
     norm_ratio: dict[str, float] | None

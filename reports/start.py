@@ -18,6 +18,7 @@ from reports.tables import Row, Table
 
 SOURCES = "metrics/start/*.json"
 RAW = "without SVD"
+AGAIN = "again, an SVD of other last digits"
 FEWEST = 6  # draws: of five, all below SOLAR's would not put the interval of a share above 1/2
 
 
@@ -72,7 +73,7 @@ class Start:
 
 def _settings(row: Json) -> str:
     said = [f"{key}={value}" for key, value in sorted((row["settings"] or {}).items())]
-    return " ".join([*said, *([RAW] if row["raw"] else [])])
+    return " ".join([*said, *([RAW] if row["raw"] else []), *([AGAIN] if row.get("again") else [])])
 
 
 def _options(m: Metrics, row: Json) -> str:
@@ -104,11 +105,21 @@ def lesa_starts(m: Metrics) -> list[Start]:
 
     One a preset, in the order of the params.
     """
+    return often_drawn(m, "")
+
+
+def starts_again(m: Metrics) -> list[Start]:
+    """The same of draws that were fitted again, on an SVD of other last digits."""
+    return often_drawn(m, AGAIN)
+
+
+def often_drawn(m: Metrics, settings: str) -> list[Start]:
     order = list(m.params.fit.presets)
     found = [
         start
         for start in starts(m)
-        if start.method == "lesa" and start.plain and len(start.rows) >= FEWEST
+        if (start.method, start.settings, start.options) == ("lesa", settings, "")
+        and len(start.rows) >= FEWEST
     ]
     return sorted(found, key=lambda s: order.index(s.preset) if s.preset in order else len(order))
 

@@ -136,7 +136,8 @@ def test_conclusions_turn_with_the_numbers(tmp_path: Path) -> None:
     assert (
         "Over 40 steps LESA is below `identity` at 0 of 4 points after the start, above it" in first
     )
-    assert "minus its controls, before training: lower: `constant_row (paper)`" in first
+    said = "`lesa (paper)` minus its controls, before training: lower: `constant_row (paper)`"
+    assert said in first
     for seed, loss in enumerate((9.0, 8.0, 9.5, 8.5, 7.0, 7.5, 8.2, 8.8)):
         change(metrics, f"start/constant_row-paper-{seed}", "block_losses", value=blocks(loss))
     for seed in SEEDS:  # the last point, of 40 steps

@@ -47,7 +47,9 @@ from tests.test_report_synthetic import (
     params,
     rates_study,
     save,
+    save_start,
     scale_study,
+    start_row,
     write,
 )
 
@@ -829,6 +831,26 @@ def test_training_steps_are_whole(made: tuple[Path, Metrics]) -> None:
     ratio = rows["llama_pro"]["over LESA's"]
     assert isinstance(ratio, Interval)
     assert ratio.estimate == pytest.approx(3.0 / 2.5)
+
+
+def test_draws_that_were_fitted_again_are_a_start_of_their_own(tmp_path: Path) -> None:
+    """On an SVD of other last digits: LESA has as many draws as before, and these are paired."""
+    metrics = write(tmp_path)
+    for seed, loss in enumerate(DRAWS["paper"]):
+        draw = {"preset": "paper", "seed": seed, "signs": "largest", "noise": seed + 1}
+        row = start_row("lesa", loss + 0.25, **draw, again=True)
+        save_start(metrics, f"again-{seed}", row)
+    m = measured.load(metrics, params())
+    lesa, (again,) = start.lesa_starts(m)[0], start.starts_again(m)
+    assert (len(lesa.rows), len(again.rows)) == (len(DRAWS["paper"]), len(DRAWS["paper"]))
+    moved = start.difference(again, lesa)
+    assert (moved.low, moved.high) == pytest.approx((0.25, 0.25))
+    assert again.name == f"lesa (paper, {start.AGAIN})"
+    of_lesa, _, of_again = conclusions.controls(m)
+    assert of_lesa.startswith("`lesa (paper)` minus")
+    assert f"`{again.name}` -0.25 [-0.25, -0.25]" in of_lesa
+    assert of_again.startswith(f"`{again.name}` minus")
+    assert f"`{again.name}` " not in of_again.removeprefix(f"`{again.name}`")
 
 
 def test_draws_off_the_scale_are_told_by_their_number(tmp_path: Path) -> None:
