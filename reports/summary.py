@@ -194,7 +194,7 @@ def origin(m: Metrics) -> list[str]:
         return ["**What LESA's start is:** no model of this run is made by LESA."]
     parts = {
         "What LESA predicts": [*unseen(m), *rank(m, lesa)],
-        "What its start turns on": [*spread(m), *by_norm_weight(m)] or NOT_DRAWN,
+        "What its start turns on": [*spread(m), *last_digits(m), *by_norm_weight(m)] or NOT_DRAWN,
         "What can stand in for its predictions before training": [
             *beside_random(m), *fitted_on(m), *permuted(m)
         ],
@@ -274,6 +274,20 @@ def neither(m: Metrics) -> str:
     if not known or min(known) < 0.05:
         return ""
     return f"; neither alone is seen to move it (F tests, p at least {min(known):.2f})"
+
+
+def last_digits(m: Metrics) -> list[str]:
+    """What the rounding of the SVD, another processor's, does to draws of one seed and signs."""
+    found = []
+    for again in start.starts_again(m):
+        if (lesa := start.of_lesa(m, again.preset)) and (pairs := start.pairs(again, lesa)):
+            moved = start.matched(again, lesa).mean(1)
+            found.append(
+                f"by {show_interval(interval(start.matched(again, lesa)))} nats on average and "
+                f"{three(float(np.abs(moved).max()))} at most with `{again.preset}` "
+                f"({counted(len(pairs), 'draw')})"
+            )
+    return [f"where the SVD has other last digits its loss moves {series(found)}"] if found else []
 
 
 def beside_random(m: Metrics) -> list[str]:

@@ -846,6 +846,8 @@ def test_draws_that_were_fitted_again_are_a_start_of_their_own(tmp_path: Path) -
     moved = start.difference(again, lesa)
     assert (moved.low, moved.high) == pytest.approx((0.25, 0.25))
     assert again.name == f"lesa (paper, {start.AGAIN})"
+    said = "moves by 0.25 [0.25, 0.25] nats on average and 0.25 at most with `paper` (8 draws)"
+    assert any(said in line for line in summary.answers(m))
     of_lesa, _, of_again = conclusions.controls(m)
     assert of_lesa.startswith("`lesa (paper)` minus")
     assert f"`{again.name}` -0.25 [-0.25, -0.25]" in of_lesa
