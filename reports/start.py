@@ -18,7 +18,7 @@ from reports.tables import Row, Table
 
 SOURCES = "metrics/start/*.json"
 RAW = "without SVD"
-AGAIN = "other SVD digits"  # last ones: fitted again where another processor made the SVD
+AGAIN = "other SVD digits"  # drawn again, on an SVD whose last digits another processor gave
 FEWEST = 6  # draws: of five, all below SOLAR's would not put the interval of a share above 1/2
 
 
