@@ -280,12 +280,12 @@ def last_digits(m: Metrics) -> list[str]:
     """What the rounding of the SVD, another processor's, does to draws of one seed and signs."""
     found = []
     for again in start.starts_again(m):
-        if (lesa := start.of_lesa(m, again.preset)) and (pairs := start.pairs(again, lesa)):
-            moved = start.matched(again, lesa).mean(1)
+        if (lesa := start.of_lesa(m, again.preset)) and start.pairs(again, lesa):
+            moved = start.matched(again, lesa)  # (draws, documents)
             found.append(
-                f"by {show_interval(interval(start.matched(again, lesa)))} nats on average and "
-                f"{three(float(np.abs(moved).max()))} at most with `{again.preset}` "
-                f"({counted(len(pairs), 'draw')})"
+                f"by {show_interval(interval(moved))} nats on average and "
+                f"{three(float(np.abs(moved.mean(1)).max()))} at most with `{again.preset}` "
+                f"({counted(len(moved), 'draw')})"
             )
     return [f"where the SVD has other last digits its loss moves {series(found)}"] if found else []
 
