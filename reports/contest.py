@@ -40,6 +40,8 @@ OWN = {
     "fitted_identity": "`identity` with fitted outputs",
     "fitted_llama_pro_lora": "LLaMA Pro's start with fitted outputs and adapters beside all layers",
 }
+NOT_APART = "not told apart from"
+TOO_FEW = f"fewer than {FEWEST} seeds tell no order"
 FEWEST_DOCUMENTS = 6  # of another text: fewer leave an interval that says nothing
 
 
@@ -90,6 +92,11 @@ def seeds(found: list[Runs]) -> str:
     counts = sorted({len(runs.by_seed) for runs in found})
     said = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     return f"{said} seed{'' if counts[-1] == 1 else 's'}"
+
+
+def enough(found: Iterable[Runs]) -> bool:
+    """Whether all have the seeds that it takes to tell an order."""
+    return all(len(runs.by_seed) >= FEWEST for runs in found)
 
 
 def of_equal_tokens(study: str, found: list[Runs]) -> list[Contest]:
@@ -160,8 +167,7 @@ def level_with(best: str, found: dict[str, Runs]) -> list[str]:
 def which(contest: Contest) -> str:
     """Of models of enough seeds those that end lowest; of fewer, what an end is moves with the
     seed, and an interval over documents alone does not know that."""
-    enough = {n: runs for n, runs in contest.runs.items() if len(runs.by_seed) >= FEWEST}
-    ordered = Contest(contest.study, enough)
+    ordered = Contest(contest.study, {n: r for n, r in contest.runs.items() if enough([r])})
     if len(ordered.deep) < 2 or not ordered.shallow:
         return unordered(contest)
     best, deepest = lowest(ordered.runs), lowest(ordered.deep)
@@ -185,7 +191,7 @@ def unordered(contest: Contest) -> str:
             said += f", {gap.estimate:.3f} nats above it"
             some = len(shared_seeds(*pair)) < max(len(runs.by_seed) for runs in pair)
             said += " on the seeds of both" if some else ""
-    return f"{said}; fewer than {FEWEST} seeds tell no order"
+    return f"{said}; {TOO_FEW}"
 
 
 def too_near(models: list[str]) -> str:
@@ -200,9 +206,8 @@ def depth(contest: Contest) -> str:
         for runs in contest.shallow.values()
         if runs.first["trains"] in SHALLOW and (gap := difference(best, runs)) is not None
     }
-    sides = by_side((f"{words} {nats(gap)}", gap) for words, gap in gaps.items())
-    said = " and ".join(f"{side} {series(of)}" for side, of in sides.items())
-    if list(sides) == ["below"]:
+    said = sides((f"{words} {nats(gap)}", gap) for words, gap in gaps.items())
+    if {placed(gap) for gap in gaps.values()} == {"below"}:
         missing = [words for words in SHALLOW.values() if words not in gaps]
         said += f"; {series(missing)} was not measured" if missing else ": depth pays"
     return f", which is {said}" if said else ""
@@ -217,7 +222,8 @@ def worth(m: Metrics) -> list[str]:
         if not contest.study or lesa is None or llama_pro is None:
             continue
         if shared_seeds(lesa, llama_pro):
-            said = [*ahead(contest), *place_and_start(contest)]
+            few = [] if enough([lesa, llama_pro]) else [f"{TOO_FEW[0].upper()}{TOO_FEW[1:]}"]
+            said = [*few, *ahead(contest), *place_and_start(contest)]
             said += controls.ends(m, contest.study, contest.runs)
             said += [*other_text(contest), *at_an_edge(m, contest)]
             where = contest.where("lesa", "llama_pro")
@@ -226,7 +232,7 @@ def worth(m: Metrics) -> list[str]:
 
 
 def placed(gap: Interval) -> str:
-    return in_order(gap, "below", "above", "not told apart from")
+    return in_order(gap, "below", "above", NOT_APART)
 
 
 def by_side(gaps: Iterable[tuple[str, Interval]]) -> dict[str, list[str]]:
@@ -235,6 +241,11 @@ def by_side(gaps: Iterable[tuple[str, Interval]]) -> dict[str, list[str]]:
     for words, gap in gaps:
         sides.setdefault(placed(gap), []).append(words)
     return sides
+
+
+def sides(gaps: Iterable[tuple[str, Interval]]) -> str:
+    """The same as one phrase."""
+    return series([f"{side} {series(words)}" for side, words in by_side(gaps).items()])
 
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:
@@ -268,16 +279,18 @@ def ahead(contest: Contest) -> list[str]:
 
 
 def place_and_start(contest: Contest) -> list[str]:
-    """How much of LESA's distance to LLaMA Pro is where its layers stand, and how much what they
-    start as: `identity` has copies of layers, as LLaMA Pro has, in LESA's gaps."""
+    """Where `identity` ends, which has copies of layers, as LLaMA Pro has, in LESA's gaps: from
+    LLaMA Pro it differs in the place of its layers, from LESA in their start."""
     lesa, identity, llama_pro = (contest.runs.get(n) for n in ("lesa", "identity", "llama_pro"))
     if lesa is None or identity is None or llama_pro is None:
         return []
     gaps = (difference(a, b) for a, b in pairwise((lesa, identity, llama_pro)))
     of_start, of_place = (show_interval(gap) if gap else NOT_MEASURED for gap in gaps)
+    own = [f"{of.first['learning_rate']:g}" for of in (llama_pro, identity, lesa)]
+    at = f"; rates {', '.join(own)}" if len(set(own)) > 1 else ""
     return [
-        f"Of its distance to LLaMA Pro {of_place} nats are the place of its layers (`identity`, "
-        f"copies there, minus LLaMA Pro) and {of_start} their start (LESA minus `identity`)"
+        f"Between them `identity`, copies in LESA's gaps: minus LLaMA Pro, whose layers stand "
+        f"elsewhere, {of_place} nats; LESA minus it, which starts elsewhere, {of_start}{at}"
     ]
 
 

@@ -64,7 +64,10 @@ def ends(m: Metrics, study: str, runs: Mapping[str, Runs]) -> list[str]:
         lesa = on_one_machine(m, study, runs, "lesa", runs[name])
         if (gap := difference(runs[name], lesa)) is not None:
             found[in_order(gap, "below", "above", "level")].append(name)
-    few = f" ({said})" if (said := limits(m, study, runs, names)) else ""
+    said = [limits(m, study, runs, names)]
+    if len(names) > 1:
+        said.append(f"{len(names)} comparisons, not corrected for")
+    few = f" ({'; '.join(filter(None, said))})" if any(said) else ""
     parts = [f"{listed(of)} {ENDS[place][len(of) > 1]}" for place, of in found.items() if of]
     where = {"budget": "controls", "scale": "scale"}[study]
     link = f"Of [what stands in](#table-{where}) for its predictions{few}"

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from reports import rates, start
 from reports.claims import RIVALS
-from reports.contest import Contest, by_side, of_other_text, of_own_text, seeds
+from reports.contest import (
+    NOT_APART,
+    TOO_FEW,
+    Contest,
+    by_side,
+    enough,
+    of_other_text,
+    of_own_text,
+    placed,
+    seeds,
+    sides,
+)
 from reports.measured import Json, Metrics
-from reports.paired import Interval
+from reports.paired import Interval, interval
 from reports.speed import time_ratio
-from reports.tables import Row, Table, counted, listed, number, series
+from reports.tables import Row, Table, counted, listed, number, series, show_interval
 from reports.training_runs import Runs, added, difference, file_of
 
 # Beside whose loss LESA's is told in words.
@@ -50,14 +61,20 @@ def in_short(m: Metrics) -> list[str]:
 
 
 def at_the_start(m: Metrics) -> str:
-    """On which side of the others' loss LESA's draws begin."""
+    """On which side of the others' loss LESA's draws begin, in the mean and one by one: where a few
+    draws lie far above all others, the two differ."""
     for lesa in start.lesa_starts(m)[:1]:
-        gaps = {name: start_gap(m, lesa, model) for model, name in BESIDE.items()}
-        sides = by_side((name, gap) for name, gap in gaps.items() if gap)
-        if told := series([f"{side} {series(names)}" for side, names in sides.items()]):
-            draws = counted(len(lesa.rows), "draw")
-            draws += "".join(f", {n} of `{model}`" for model, n in fewer_draws(m, list(BESIDE)))
-            return f"Before training LESA's loss is {told} (preset `{lesa.preset}`, {draws})"
+        gaps = []
+        for model, name in BESIDE.items():
+            if other := start.beside(m, lesa, model):
+                drawn = start.matched(lesa, other)
+                gap, lower = interval(drawn), int((drawn.mean(1) < 0).sum())
+                of = f" (lower in {lower} of {len(drawn)})" * (placed(gap) == NOT_APART)
+                gaps.append((name + of, gap))
+        if told := sides(gaps):
+            few = [f"{n} of `{model}`" for model, n in fewer_draws(m, list(BESIDE))]
+            draws = ", ".join([counted(len(lesa.rows), "draw"), *few])
+            return f"Before training LESA's mean loss is {told} (preset `{lesa.preset}`, {draws})"
     return ""
 
 
@@ -83,27 +100,31 @@ def trained_on(m: Metrics, contests: list[Contest]) -> str:
     """On which side of each other model's loss LESA's is at the budgets `contests` of one text."""
     always, mixed = dict[str, list[str]](), []
     for model, name in BESIDE.items():
-        sides = by_side(
+        found = by_side(
             (f"{contest.tokens:,} tokens{UNSOUGHT * unsought(m, contest, model)}", gap)
             for contest in contests
             if (other := contest.runs.get(model))
             and (gap := difference(contest.runs["lesa"], other)) is not None
         )
-        if [len(after) for after in sides.values()] == [len(contests)]:
-            always.setdefault(next(iter(sides)), []).append(name)
-        elif sides:
+        if [len(after) for after in found.values()] == [len(contests)]:
+            always.setdefault(next(iter(found)), []).append(name)
+        elif found:
             parts = [
                 f"{side} {'it' if i else name} after {series(after)}"
-                for i, (side, after) in enumerate(sides.items())
+                for i, (side, after) in enumerate(found.items())
             ]
             mixed.append(" and ".join(parts))
     told = [series([f"{side} {series(names)}" for side, names in always.items()])] if always else []
     if told and len(contests) > 1:
         told[0] += f" at {'both' if len(contests) == 2 else f'all {len(contests)}'} budgets"
     last = contests[-1]
-    of = seeds([c.runs[n] for c in contests for n in ("lesa", *BESIDE) if n in c.runs])
-    of += rates.at_edge(m, last.study, last.runs["lesa"])
-    return f"({of}) it is {', '.join([*told, *mixed])}" if told or mixed else ""
+    runs = [c.runs[n] for c in contests for n in ("lesa", *BESIDE) if n in c.runs]
+    of = seeds(runs) + rates.at_edge(m, last.study, last.runs["lesa"])
+    few = last.study and not enough(runs)
+    said = ", ".join([*told, *mixed])
+    if not said:
+        return ""
+    return f"({of}) its mean is {said}; {TOO_FEW}" if few else f"({of}) it is {said}"
 
 
 def unsought(m: Metrics, contest: Contest, model: str) -> bool:
@@ -171,7 +192,7 @@ def notes(m: Metrics, ends: Table) -> str:
     if not ends.rows:
         return ""
     names = ["lesa", *(str(row["model"]) for row in ends.rows)]
-    own = [number(contest.runs["lesa"].final_loss) for contest in budgets(m)]
+    own = [f"{number(c.runs['lesa'].final_loss)} after {c.read}" for c in budgets(m)]
     there = {row["trains"] for row in ends.rows}
     meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
     trains = f" Trains {', '.join(meant)}." if meant else ""
@@ -180,7 +201,22 @@ def notes(m: Metrics, ends: Table) -> str:
         f" Before training `{model}` has {counted(n, 'draw')}."
         for model, n in fewer_draws(m, names)
     )
-    return f"LESA's own loss is {series(own)}.{trains}{drawn}{of}"
+    began = trained_starts(m, names[1:])
+    return f"LESA's own loss is {series(own)}.{trains}{began}{drawn}{of}"
+
+
+def trained_starts(m: Metrics, names: list[str]) -> str:
+    """Where the LESAs began whose ends the table has: of a few seeds, and not of all draws."""
+    found = of_all_budgets(m)
+    if not start.lesa_starts(m) or "lesa" not in found:
+        return ""
+    said = [
+        f"{show_interval(gap)} nats from {of}"
+        for name, of in BESIDE.items()
+        if name in names and (gap := difference(found["lesa"], found[name], 0, 0)) is not None
+    ]
+    of = seeds([found["lesa"]])
+    return f" Those of {of} that were trained began {series(said)}." if said else ""
 
 
 def how_sought(m: Metrics, contest: Contest, names: list[str]) -> str:

@@ -26,7 +26,8 @@ CODE = "HumanEval pass@1, trained on code, %"
 NOTE = (
     "± is one standard error, [low, high] a 95% interval, not corrected for how many there are. A "
     "perplexity over several draws or seeds is exp of their mean loss: a few bad draws raise it, "
-    "so that it may be near SOLAR's or above while most draws are below. A difference of "
+    "so that it may be near SOLAR's or above while most draws are below; an interval over draws so "
+    "skewed may be too narrow. A difference of "
     "perplexities is that of the losses, in nats. The base is the untouched one before training, "
     "after it one trained alike. The paper's numbers, from public notes of it, are of another "
     "model and text, the re-run's (result files of OpT-DeUS, a rival) of other tasks: compare "
@@ -91,25 +92,24 @@ def again(size: str) -> Line:
     return line(ACCURACY, f"others' re-run at {size}", values, gaps, opt_deus.SOURCES)
 
 
-def benchmarks(m: Metrics) -> list[Line]:
-    """Trained models' accuracies over tasks, paired by example; none where LESA has none."""
-    studied = official.of_model(m, "lesa", "trained") is not None
+def benchmarks(m: Metrics, phase: str) -> list[Line]:
+    """Accuracies over tasks of the models trained as `phase` says, paired by example; none where
+    LESA has none."""
+    studied = official.of_model(m, "lesa", phase) is not None
     names = [method if studied else m.model_of(method) or "" for method in METHODS]
-    if (lesa := average(m, names[0], "trained")) is None:
+    if (lesa := average(m, names[0], phase)) is None:
         return []
     scored = [
-        official.of_model(m, name, "trained")
-        if studied
-        else {"tasks": own_tasks(m, name, "trained")}
+        official.of_model(m, name, phase) if studied else {"tasks": own_tasks(m, name, phase)}
         for name in names
     ]
-    values = [lesa, *(average(m, name, "trained") for name in names[1:])]
+    values = [lesa, *(average(m, name, phase) for name in names[1:])]
     rivals = scored[1 : len(RIVALS) + 1]
     gaps = [official.difference(scored[0], of) if scored[0] and of else None for of in rivals]
-    runs = official.trained_runs(m) if studied else None
+    runs = official.trained_runs(m, phase) if studied else None
     of = f"here, {counted(len(official.examples(scored[0] or {})), 'task')}"
     of += f", {runs.tokens:,} tokens (study `budget`, 1 seed)" if runs else ""
-    source = official.SOURCES if studied else files("evaluate/trained", names[:1])
+    source = official.SOURCES if studied else files(f"evaluate/{phase}", names[:1])
     return [line(ACCURACY, of, values, gaps, source)]
 
 
@@ -176,7 +176,8 @@ def table(m: Metrics, published: Json) -> Table:
         *(found for contest in longest(m) for found in after(m, contest)),
         paper[ACCURACY],
         *map(again, opt_deus.BASES),
-        *benchmarks(m),
+        *benchmarks(m, "trained"),
+        *(benchmarks(m, "longer") if official.of_model(m, "lesa", "longer") else []),
         paper[TIME],
         *times(m),
         paper[CODE],

@@ -30,6 +30,7 @@ from reports.training_runs import (
     difference,
     file_of,
     median_seconds,
+    of_steps,
     schedules,
     shared_seeds,
     trained_otherwise,
@@ -98,7 +99,7 @@ def of_run(m: Metrics, method: str, share: float) -> Ends | None:
 
 def own_tasks(m: Metrics, model: str, phase: str) -> dict[str, Json]:
     """What this run's model scored on the tasks of the params, by task."""
-    scored = m.evaluate[phase].get(model, {}).get("tasks", {})
+    scored = m.evaluate.get(phase, {}).get(model, {}).get("tasks", {})
     return {task: scored[task] for task in m.params.evaluate.tasks if task in scored}
 
 
@@ -239,6 +240,8 @@ def without_svd(m: Metrics, published: Json) -> Table:
     raw = next((one for one in every_raw if lesa is None or one.preset == lesa.preset), None)
     found = {"lesa": lesa, "lesa_raw": raw, "llama_pro": start.of_method(m, "llama_pro")}
     names = NAMES | {"lesa_raw": "LESA without SVD"}
+    longest = next((one.max_steps for one in schedules(m.budget, "lesa_raw")[::-1]), 0)
+    ends = {key: of_steps(m.budget, key, longest) for key in found}
     rows: list[Row] = [
         {
             "model": names[key],
@@ -247,8 +250,10 @@ def without_svd(m: Metrics, published: Json) -> Table:
             "perplexity before training here": float(np.median(one.perplexities)) if one else None,
             "loss minus LESA's": of_both(one, lesa, start.difference),
             "draws compared": of_both(one, lesa, lambda *both: len(start.matched(*both))),
-            "loss at the end, minus LESA's": at_end(m, key, "lesa"),
-            "loss at the end, minus LLaMA Pro's": at_end(m, key, "llama_pro"),
+            "steps to the end": longest or None,
+            "seeds": len(end.by_seed) if (end := ends[key]) else None,
+            "loss at the end, minus LESA's": at_end(ends, key, "lesa"),
+            "loss at the end, minus LLaMA Pro's": at_end(ends, key, "llama_pro"),
         }
         for key, one in found.items()
     ]
@@ -272,12 +277,10 @@ def of_both(
     return found(one, other) if one and other else None
 
 
-def at_end(m: Metrics, ours: str, theirs: str) -> Cell:
-    """Difference of the final losses of two runs of the study `budget`."""
-    if ours == theirs:
-        return ""
-    a, b = called(m.budget, ours), called(m.budget, theirs)
-    return difference(a, b) if a and b else None
+def at_end(found: dict[str, Runs | None], ours: str, theirs: str) -> Cell:
+    """Difference of the final losses of two models."""
+    a, b = found.get(ours), found.get(theirs)
+    return "" if ours == theirs else difference(a, b) if a and b else None
 
 
 def freezing(m: Metrics, published: Json) -> Table:

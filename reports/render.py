@@ -238,6 +238,7 @@ def render(
             "random": params.base.source == "random",
             "summary": summary.lines(m, judged),
             "answers": summary.answers(m),
+            "reach": summary.reach(m),
             "headline_note": headline.NOTE,
             "notes": ends.notes(m, found["ends"]),
             "this_run": summary.this_run(m),

@@ -170,14 +170,18 @@ def matched(ours: Start, theirs: Start) -> Array:
     """Differences `ours - theirs` of the documents' losses (draws, documents), draw by draw.
 
     A start without draws is compared with every one of the other's. Of two with draws those of one
-    seed and signs are paired; without any, each start's mean over its draws stands for it.
+    seed and signs are paired; without any, each start's mean over its draws stands for it. What
+    else is drawn, such as a permutation of one fit's predictions, is no other draw: its mean.
     """
     if not theirs.seeded:
         return np.stack([start_losses(row) - start_losses(theirs.rows[0]) for row in ours.rows])
     if not ours.seeded:
         return -matched(theirs, ours)
-    if found := pairs(ours, theirs):
-        return np.stack([start_losses(a) - start_losses(b) for a, b in found])
+    found: dict[tuple[int, str], list[Array]] = {}
+    for a, b in pairs(ours, theirs):
+        found.setdefault((a["seed"], a["signs"]), []).append(start_losses(a) - start_losses(b))
+    if found:
+        return np.stack([np.mean(of_draw, axis=0) for of_draw in found.values()])
     means = [np.mean([start_losses(row) for row in of.rows], axis=0) for of in (ours, theirs)]
     return np.atleast_2d(means[0] - means[1])
 

@@ -21,7 +21,7 @@ from reports.claims import (
     limits,
     overall,
 )
-from reports.contest import advice, by_side, longest, nats, of_own_text, placed, worth
+from reports.contest import advice, by_side, longest, nats, of_own_text, placed, sides, worth
 from reports.controls import REPLACED
 from reports.ends import in_short
 from reports.measured import TRAINED, Json, Metrics, dtypes, files
@@ -237,8 +237,8 @@ def rank(m: Metrics, lesa: str) -> list[str]:
         return []
     new, own = (f"{min(of):.0%} to {max(of):.0%}" for of in shares)
     return [
-        f"of a predicted matrix's squared norm one direction has {new}, by kind (of the base's own "
-        f"{own}; of a matrix of rank one 100%)"
+        f"of a predicted matrix's squared norm one direction has {new}, by kind, in this run's "
+        f"`{lesa}` (of the base's own {own}; of a matrix of rank one 100%)"
     ]
 
 
@@ -293,14 +293,17 @@ def last_digits(m: Metrics) -> list[str]:
 def beside_random(m: Metrics) -> list[str]:
     """Whether it starts below random matrices of its norms, and of its singular values."""
     gaps = [
-        f"{placed(interval(found))} that of {REPLACED[method]} ({show_interval(interval(found))} "
-        f"nats; lower in {int((found.mean(1) < 0).sum())} of {counted(len(found), 'draw')})"
+        (
+            f"that of {REPLACED[method]} ({show_interval(interval(found))} nats; lower in "
+            f"{int((found.mean(1) < 0).sum())} of {counted(len(found), 'draw')})",
+            interval(found),
+        )
         for lesa in start.lesa_starts(m)[:1]
         for method in ("noise", "spectrum")
         if (other := start.beside(m, lesa, method))
         for found in [start.matched(lesa, other)]
     ]
-    return [f"LESA's loss is {series(gaps)}"] if gaps else []
+    return [f"LESA's loss is {sides(gaps)}"] if gaps else []
 
 
 FITTED_ON = {"fitted_on=shuffled": "layers in shuffled order", "fitted_on=noise": "Gaussian noise"}
@@ -311,14 +314,18 @@ def fitted_on(m: Metrics) -> list[str]:
     said = []
     for settings, on in FITTED_ON.items():
         gaps = [
-            f"{show_interval(start.difference(other, lesa))} with `{lesa.preset}` "
-            f"({counted(len(start.pairs(other, lesa)), 'draw')})"
+            (
+                f"LESA's with `{lesa.preset}` ({show_interval(gap)} nats, "
+                f"{counted(len(start.pairs(other, lesa)), 'draw')})",
+                gap,
+            )
             for lesa in start.lesa_starts(m)
             for other in start.of_preset(m, "lesa", lesa.preset)
             if other.settings == settings
+            for gap in [start.difference(other, lesa)]
         ]
         if gaps:
-            said.append(f"fitted on {on}, its loss minus LESA's is {series(gaps)}, in nats")
+            said.append(f"fitted on {on}, its loss is {sides(gaps)}")
     return said
 
 
@@ -341,22 +348,21 @@ def permuted(m: Metrics) -> list[str]:
 
 def by_norm_weight(m: Metrics) -> list[str]:
     """What the weight of the norm term, which sets the size of what is predicted, does to it."""
-    starts = {
-        weight: other
-        for lesa in start.lesa_starts(m)[:1]
-        for weight, other in start.by_norm_weight(m, lesa.preset).items()
-    }
-    if len(starts) < 2:
-        return []
-    found = {weight: float(np.median(other.perplexities)) for weight, other in starts.items()}
-    least, most = min(found), max(found, key=lambda weight: found[weight])
-    draws = min(len(starts[weight].rows) for weight in (least, most))
-    low, high = (three(end) for end in np.quantile(starts[most].perplexities, (0, 1)))
-    of = f"medians of {draws} draws; {low} to {high} at {most:g}" if draws > 1 else "one draw"
-    return [
-        f"the weight of the norm term alone moves its perplexity from {three(found[least])} at "
-        f"{least:g} to {three(found[most])} at {most:g} ({of})"
-    ]
+    for lesa in start.lesa_starts(m)[:1]:
+        starts = start.by_norm_weight(m, lesa.preset)
+        found = {weight: float(np.median(other.perplexities)) for weight, other in starts.items()}
+        if len(found) < 2:
+            return []
+        ends = min(found), max(found, key=lambda weight: found[weight])
+        said = [
+            f"{three(found[weight])} at {weight:g} ({three(min(of))} to {three(max(of))}; mean "
+            f"loss {placed(start.difference(starts[weight], lesa))} LESA's)"
+            for weight in ends
+            for of in [starts[weight].perplexities]
+        ]
+        draws = counted(min(len(starts[weight].rows) for weight in ends), "draw")
+        return [f"by the weight of the norm term its median over {draws} is {series(said)}"]
+    return []
 
 
 def differences(m: Metrics) -> Table:

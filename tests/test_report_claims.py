@@ -24,7 +24,9 @@ from tests.test_report_synthetic import (
     blocks,
     budget_run,
     change,
+    official_study,
     params,
+    rates_study,
     save,
     start_row,
     write,
@@ -73,6 +75,12 @@ def halves(loss: float, seconds: float, spread: float = 0.0) -> list[Change]:
         found += losses(name, -1, 3.0)
         found += [(f"pretrain/{name}", "seconds", 10.0), (f"pretrain/{name}", "prefix_seconds", 2)]
     return [*found, ("pretrain/lesa", "seconds", seconds)]
+
+
+def ends(lesa: float, spread: float = 0.0) -> list[Change]:
+    """LESA's loss at the end; the baselines' is 3."""
+    rest = [*losses("llama_pro", -1, 3.0), *losses("solar", -1, 3.0)]
+    return [*losses("lesa", -1, lesa, spread), *rest]
 
 
 def steps(llama_pro: list[float], lesa: list[float]) -> list[Change]:
@@ -157,6 +165,11 @@ CASES: list[Case] = [
     ("c10_norm_term", "worse as a model: preset paper", HOLDS, []),
     ("c11_sft_and_code", "code, against solar", CANNOT, []),
     ("c11_sft_and_code", "SFT, against llama_pro", CANNOT, []),
+    ("c12_end", "this run against llama_pro", HOLDS, ends(2.99)),
+    ("c12_end", "this run against solar", FAILS, ends(3.0)),
+    ("c12_end", "this run against solar", UNDECIDED, ends(3.0, spread=0.5)),
+    ("c12_end", "lesa after 40 steps against llama_pro", FAILS, []),
+    ("c12_end", "lesa after 40 steps against solar", HOLDS, []),
 ]
 
 
@@ -193,10 +206,20 @@ def test_a_finding_has_the_verdict_of_its_rule(
     assert found[subject].verdict == verdict, found[subject]
 
 
+def test_benchmarks_of_one_seed_decide_nothing(tmp_path: Path) -> None:
+    metrics = metrics_with(tmp_path, [])
+    official_study(metrics)
+    own = json.loads((metrics / "official/base-init.json").read_text())
+    save(metrics, "official/solar-trained", own | {"model": "solar", "phase": "trained"})
+    found = findings("c12_end", metrics)["benchmarks, trained, 40 steps against solar"]
+    assert found.said.startswith("LESA minus SOLAR 50 [")  # points: it has all, SOLAR every second
+    assert (found.verdict, found.few) == (UNDECIDED, True)
+
+
 def test_every_claim_is_exercised_on_both_sides() -> None:
     files = {path.stem for path in Path(claims.__file__).parent.glob("c*.py")}
     assert {name for name, *_ in CASES} == files
-    assert [f"c{i:02}" for i in range(1, 12)] == sorted(name[:3] for name in files)
+    assert [f"c{i:02}" for i in range(1, 13)] == sorted(name[:3] for name in files)
     for name in files - {"c09_without_freezing", "c11_sft_and_code"}:  # by themselves below
         found = {verdict for case, _, verdict, _ in CASES if case == name}
         assert {HOLDS, FAILS} <= found, name
@@ -329,7 +352,8 @@ def test_time_is_whole(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     same = findings("c06_training_time", metrics)["identity, copies in LESA's gaps"]
     assert same.beside
-    assert same.said == "1 [1, 1] of LESA's time: what LESA saves is the place of its layers"
+    nothing = "of LESA's steps nothing is seen to be saved but by the place of its layers"
+    assert same.said == f"1 [1, 1] of LESA's time: {nothing}"
     metrics = metrics_with(tmp_path / "five", halves(2.9, 9.99))
     (metrics / "benchmarks/training_steps.json").unlink()
     at = "lesa at half of 40 steps against llama_pro"
@@ -368,7 +392,22 @@ def test_a_rate_that_was_not_sought_favours_the_claim_of_freezing(tmp_path: Path
     said = {part: found[f"{part}: lesa, every layer trained, 40 steps"].said for part in PARTS}
     assert all("rate 0.0001 against 0.001, not sought for it" in text for text in said.values())
     assert said["slower"].endswith(", which favours the claim")
-    assert said["fluctuates"].endswith(", not sought for it")
+    name = "fluctuates: lesa, every layer trained, 40 steps"
+    for seed in range(3):
+        run = budget_run("lesa_all", seed, 3.0, method="lesa", preset="paper", trains="all")
+        run["train"] = budget_run("lesa", seed, 3.0)["train"]
+        save(metrics, f"budget/lesa_all-{seed}", run | {"learning_rate": 1e-4})
+    smooth = findings("c09_without_freezing", metrics)[name]
+    assert smooth.verdict == UNDECIDED
+    assert smooth.said.endswith(", not sought for it, which makes it smoother")
+    rates_study(metrics)
+    own = json.loads((metrics / "rates/budget-lesa.json").read_text())
+    save(
+        metrics,
+        "rates/budget-lesa_all",
+        own | {"model": "lesa_all", "run": "lesa_all-0", "best": 1e-4},
+    )
+    assert findings("c09_without_freezing", metrics)[name].verdict == FAILS
 
 
 def test_training_all_layers_is_judged_at_every_budget(tmp_path: Path) -> None:

@@ -168,7 +168,8 @@ def overall(findings: list[Finding]) -> str:
 def limits(findings: list[Finding]) -> list[str]:
     """What the verdict leaves open."""
     found, verdict = by_case(findings), overall(findings)
-    open_cases = verdict in (Verdict.HOLDS, Verdict.FAILS) and Verdict.UNDECIDED in found
+    undecided = any(f.verdict is Verdict.UNDECIDED for f in findings if not f.beside)
+    open_cases = verdict in (Verdict.HOLDS, Verdict.FAILS) and undecided
     unmeasured = verdict not in (PARTLY, Verdict.CANNOT) and Verdict.CANNOT in found
     in_part = [f"in part {Verdict.UNDECIDED}"] if open_cases else []
     return [*in_part, *(["as far as measured"] if unmeasured else [])]
