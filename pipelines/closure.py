@@ -16,7 +16,7 @@ from pipelines.folders import WORK
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("lesa", "baselines", "eval", "reports", "pipelines")
 TABLES = {"baselines", "reports/claims"}  # folders that import all of their files
-# Files whose code changes no output, with what they import.
+# Files of which neither the code nor what they alone import changes an output, and why.
 WITHOUT_EFFECT = {
     "lesa/__init__.py": "loads the commands, which no stage runs, when it is asked for them",
     "lesa/errors.py": "exceptions: what the terminal is told",

@@ -19,7 +19,7 @@ from voluptuous import Invalid
 from lesa.errors import UserError
 from lesa.files import read_object
 from pipelines.folders import SVD
-from reports.consistency import read
+from reports.consistency import looked_up, read
 
 MAIN = "dvc.lock"
 STUDIES = Path("pipelines/studies")
@@ -96,15 +96,10 @@ def differing_params(locks: Locks) -> Iterator[str]:
                 except (YAMLError, UnicodeDecodeError) as error:
                     yield f"{name}: not YAML ({' '.join(str(error).split())[:300]})"
                     continue
-                for key, value in recorded.items():
-                    for place, before, after in differing(key, value, looked_up(now, key)):
+                for key, recorded_value in recorded.items():
+                    value = looked_up(now, key.split("."))
+                    for place, before, after in differing(key, recorded_value, value):
                         yield f"{name}: {place} is {after}, but {lock} has {before} (stage {stage})"
-
-
-def looked_up(tree: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
 
 
 def differing(place: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -19,7 +19,7 @@ from pipelines.tracking import git_state
 from reports import measured
 from reports.measured import Metrics, losses_at
 from reports.paired import Interval, interval, paired
-from reports.tables import measured_of, number, show, show_interval
+from reports.tables import measured_of, minus_untouched, number, show, show_interval
 
 TEMPLATES = Path(__file__).parent
 
@@ -110,14 +110,11 @@ def perplexity(loss: Interval) -> str:
 def points(m: Metrics, model: str) -> list[list[str]]:
     """The curve of the held-out loss, its untouched base beside it."""
     run, untouched, rows = m.pretrain[model], m.model_of("base"), []
-    start = losses_at(m.pretrain[untouched], 0) if untouched else None
-    if start is not None:
-        loss = interval(start)
+    if untouched is not None:
+        loss = interval(losses_at(m.pretrain[untouched], 0))
         rows.append(["the untouched base", "0", show_interval(loss), perplexity(loss), "0"])
     for index, step in enumerate(run["steps"]):
-        losses = losses_at(run, index)
-        loss = interval(losses)
-        less = show_interval(paired(losses, start)) if start is not None else "not measured"
+        loss, less = interval(losses_at(run, index)), show(minus_untouched(m, run, index))
         at = f"step {step['step']}"
         rows.append([at, number(step["tokens"]), show_interval(loss), perplexity(loss), less])
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 from reports.measured import Metrics
@@ -82,15 +82,18 @@ def table(m: Metrics) -> Table:
     )
 
 
-RIVALS = (
+COMPARED_WITH = (
     "llama_pro", "llama_pro_upper", "identity", "adept", "opt_deus_code", "opt_deus", "average",
     "noise", "lesa", "lesa_official", "solar", "base", "lora", "llama_pro_lora", "llama_pro_all",
 )  # fmt: skip
 LESA = ("lesa", "lesa_official")
-OWN = (
-    "fitted_llama_pro", "fitted_identity", "fitted_llama_pro_lora", "llama_pro_upper",
-    "llama_pro_lora",
-)  # fmt: skip
+OWN = {  # this project's own models, which no paper names
+    "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
+    "fitted_identity": "`identity` with fitted outputs",
+    "fitted_llama_pro_lora": "LLaMA Pro's start with fitted outputs and adapters beside all layers",
+    "llama_pro_upper": "LLaMA Pro's places, copies of the layer above",
+    "llama_pro_lora": "LLaMA Pro's start with adapters beside all layers",
+}
 
 
 def longer(m: Metrics) -> Table:
@@ -122,12 +125,12 @@ def by_name(m: Metrics) -> dict[str, Runs]:
 
 
 def beside_rivals(
-    m: Metrics, table_name: str, title: str, compared: Sequence[str], found: Mapping[str, Runs]
+    m: Metrics, table_name: str, title: str, compared: Iterable[str], found: Mapping[str, Runs]
 ) -> Table:
     """A row a pair of one of `compared` and a rival, of the models `found`."""
     rows: list[Row] = []
     sources: dict[tuple[str, str], str] = {}
-    for name, rival in product(compared, RIVALS):
+    for name, rival in product(compared, COMPARED_WITH):
         if name == rival or name not in found or rival not in found:
             continue
         runs = on_one_machine(m, "budget", found, name, found[rival])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from reports import budget, domains, start
 from reports.claims import in_order
-from reports.measured import TRAINED, Json, Metrics
+from reports.measured import TRAINING_STUDIES, Json, Metrics
 from reports.paired import Interval, interval
 from reports.tables import counted, minus_untouched, number, show_interval
 from reports.training_runs import IDENTITY_STARTS, called, new_layers, told_apart
@@ -19,7 +19,7 @@ def controls(m: Metrics) -> list[str]:
     """LESA against its controls before training, as it was and as it was fitted again: the same
     seeds and signs, documents paired."""
     out = []
-    for lesa in [*start.lesa_starts(m), *start.starts_again(m)]:
+    for lesa in [*start.lesa_starts(m), *start.lesa_starts(m, start.AGAIN)]:
         others = [
             other
             for other in start.starts(m)
@@ -103,7 +103,7 @@ def precisions(m: Metrics) -> list[str]:
     stages = {"pretrain": m.pretrain}
     stages |= {f"evaluate/{phase}": of_models for phase, of_models in m.evaluate.items()}
     said = mixed(stages, "`dvc repro --force` measures all on one machine")
-    for study in ("start", *TRAINED, "code", "sft", "official"):
+    for study in ("start", *TRAINING_STUDIES, "code", "sft", "official"):
         said += mixed({study: getattr(m, study)}, "the precision alone moves a loss, a little")
     return said
 
@@ -160,13 +160,3 @@ def parity(m: Metrics) -> list[str]:
         of_basis = "each variant's own" if content["basis"] == "own" else "the base's"
         out.append(f"{line} ({of_basis} basis).")
     return out
-
-
-def of_start(m: Metrics) -> list[str]:
-    """What the numbers say of LESA's start: its draws, its controls, its predictors."""
-    return [*controls(m), *predictors(m)]
-
-
-def of_training(m: Metrics) -> list[str]:
-    """What training gains over the untouched base, and whether LESA overtakes an identity start."""
-    return [*against_base(m), *overtaking(m.budget), *other_growths(m)]

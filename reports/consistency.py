@@ -4,7 +4,7 @@ contradicts its neighbours."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -149,15 +149,16 @@ def read(folder: Path, name: str) -> Part:
         return {}
 
 
+def looked_up(tree: Any, keys: Iterable[str]) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def between_files(metrics: Path) -> Iterator[str]:
     """A line for each number that another metrics file has otherwise."""
     for places in links(metrics):
-        found: list[Any] = []
-        for name, *keys in places:
-            value: Any = read(metrics, name)
-            for key in keys:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            found.append(value)
+        found = [looked_up(read(metrics, name), keys) for name, *keys in places]
         if None not in found and found[0] != found[1]:
             (name, *keys), (other, *other_keys) = places
             there = f"metrics/{other}: {'.'.join(other_keys)} is {found[1]}"
@@ -169,7 +170,9 @@ def sought_rates(root: Path) -> Iterator[tuple[Path, Part]]:
     log = Path("reports/rates_of_a_log.json")
     if (root / log).is_file():
         for found in read(root, str(log)).get("found") or [{}]:
-            yield log, found
+            again = root / f"metrics/rates/{found.get('study')}-{found.get('model')}.json"
+            if not again.is_file():  # which counts, as in reports/rates.py
+                yield log, found
     for path in sorted(root.glob("metrics/rates/*.json")):
         yield path.relative_to(root), read(path.parent, path.name)
 

@@ -7,17 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from reports import controls, rates
-from reports.budget import longer_runs, main_runs
+from reports.budget import OWN, longer_runs, main_runs
 from reports.claims import FEWEST, in_order
 from reports.measured import Json, Metrics
 from reports.paired import Interval
-from reports.tables import (
-    NOT_MEASURED,
-    counted,
-    listed,
-    series,
-    show_interval,
-)
+from reports.tables import NOT_MEASURED, counted, listed, series, show_interval
 from reports.training_runs import (
     IDENTITY_STARTS,
     NONE_ADDED,
@@ -32,14 +26,6 @@ from reports.training_runs import (
 
 # What trains without a new layer, by what its study says that it trains.
 SHALLOW = {"all": "the base trained whole", "lora": "LoRA without a new layer"}
-# This project's own models, which no paper names.
-OWN = {
-    "llama_pro_lora": "LLaMA Pro's start with adapters beside all layers",
-    "llama_pro_upper": "LLaMA Pro's places, copies of the layer above",
-    "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
-    "fitted_identity": "`identity` with fitted outputs",
-    "fitted_llama_pro_lora": "LLaMA Pro's start with fitted outputs and adapters beside all layers",
-}
 NOT_APART = "not told apart from"
 TOO_FEW = f"fewer than {FEWEST} seeds tell no order"
 FEWEST_DOCUMENTS = 6  # of another text: fewer leave an interval that says nothing

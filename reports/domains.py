@@ -57,10 +57,7 @@ def files_of(m: Metrics, study: str, models: Collection[str]) -> str:
 
 
 def difference(
-    ours: Runs | None,
-    theirs: Runs | None,
-    domain: Domain,
-    phases: tuple[str, str] = ("end", "end"),
+    ours: Runs | None, theirs: Runs | None, domain: Domain, phases: tuple[str, str] = ("end", "end")
 ) -> tuple[Interval | None, str]:
     """Our held-out loss minus theirs, in the domain's unit, and what its observations are.
 

@@ -17,7 +17,7 @@ from reports.contest import (
     sides,
 )
 from reports.measured import Json, Metrics
-from reports.paired import Interval, interval
+from reports.paired import interval
 from reports.speed import time_ratio
 from reports.tables import Row, Table, counted, listed, number, series, show_interval
 from reports.training_runs import Runs, added, difference, file_of
@@ -30,7 +30,7 @@ BESIDE = {
 }
 UNSOUGHT = " (at a rate not sought for it)"
 ALONE = ", so with intervals over documents or packages alone"
-TRAINED = {
+TRAINS = {
     "new": "the new layers",
     "all": "every layer",
     "lora": "LoRA beside every layer",
@@ -76,12 +76,6 @@ def at_the_start(m: Metrics) -> str:
             draws = ", ".join([counted(len(lesa.rows), "draw"), *few])
             return f"Before training LESA's mean loss is {told} (preset `{lesa.preset}`, {draws})"
     return ""
-
-
-def start_gap(m: Metrics, lesa: start.Start, method: str) -> Interval | None:
-    """LESA's first loss minus a method's."""
-    other = start.beside(m, lesa, method)
-    return start.difference(lesa, other) if other else None
 
 
 def after_training(m: Metrics) -> list[str]:
@@ -167,7 +161,8 @@ def table(m: Metrics) -> Table:
         }
         for lesa in drawn:
             title = f"before training (study `start`, {counted(len(lesa.rows), 'draw')})"
-            row[title] = start_gap(m, lesa, str(models[model].first["method"]))
+            other = start.beside(m, lesa, str(models[model].first["method"]))
+            row[title] = start.difference(lesa, other) if other else None
         for title, contest in columns.items():
             row[title] = difference(contest.runs["lesa"], contest.runs[model])
         rows.append(row)
@@ -194,7 +189,7 @@ def notes(m: Metrics, ends: Table) -> str:
     names = ["lesa", *(str(row["model"]) for row in ends.rows)]
     own = [f"{number(c.runs['lesa'].final_loss)} after {c.read}" for c in budgets(m)]
     there = {row["trains"] for row in ends.rows}
-    meant = [f"`{word}`: {what}" for word, what in TRAINED.items() if word in there]
+    meant = [f"`{word}`: {what}" for word, what in TRAINS.items() if word in there]
     trains = f" Trains {', '.join(meant)}." if meant else ""
     of = "".join(how_sought(m, c, names) + fewer_seeds(c, names) for c in budgets(m))
     drawn = "".join(

@@ -18,13 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    EngFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -72,7 +66,7 @@ class Drawn:
         return f"{own}{self.points}</svg>"
 
 
-# The first have their styles in every figure, so that a model is found again.
+# These have the same style in every figure; other models share out the rest.
 MODELS = ("lesa", "llama_pro", "solar", "base", "noise", "lora", "llama_pro_lora", "identity")
 
 

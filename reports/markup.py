@@ -30,7 +30,7 @@ SOURCE = re.compile(
 )
 
 
-def one_line(text: str) -> str:
+def unwrapped(text: str) -> str:
     """The text without line breaks and without the template's indentation."""
     return " ".join(str(text).split())
 
@@ -46,7 +46,7 @@ class Format:
     anchor: tuple[str, str] = ("", "")  # of a link within the report; `{}` stands for its name
 
     def __call__(self, text: str) -> str:
-        (tokens,) = MARKDOWN.parseInline(one_line(starred(text)))
+        (tokens,) = MARKDOWN.parseInline(unwrapped(starred(text)))
         out: list[str] = []
         ends: list[str] = []  # what closes the links that are open
         for token in tokens.children or []:
@@ -95,7 +95,7 @@ latex = Format(
 
 def html(text: str) -> str:
     """Inline HTML; whatever is not CommonMark's own markup is escaped."""
-    return str(MARKDOWN.renderInline(one_line(text)))
+    return str(MARKDOWN.renderInline(unwrapped(text)))
 
 
 def head_lines(name: str) -> list[str]:

@@ -16,9 +16,9 @@ from reports.record import wrong
 
 PHASES = ("init", "trained")
 HELDOUT = ("ids", "groups", "bytes", "targets")  # of what studies code and sft hold out
-TRAINED = ("budget", "scale")  # the studies of training runs
+TRAINING_STUDIES = ("budget", "scale")  # the studies of training runs
 STUDIES = (
-    *TRAINED,
+    *TRAINING_STUDIES,
     "fits",
     "start",
     "rates",
@@ -89,7 +89,7 @@ class Metrics:
 
     @property
     def seeds_by_preset(self) -> dict[str, dict[str, Json]]:
-        """Those and, of the same presets, what the study `fits` has of other seeds."""
+        """`fits_by_preset` and, of the same presets, what study `fits` has of other seeds."""
         found = self.fits_by_preset
         for name, content in self.fits.items():
             if content["preset"] in found and name not in self.fit:
@@ -224,7 +224,7 @@ def load(folder: str | Path, params: Params) -> Metrics:
         benchmarks=every("benchmarks", present("benchmarks")),
         **{name: study(name) for name in STUDIES},
         provenance=every(
-            "provenance", [n for s in TRAINED for n in present("provenance", f"{s}-")]
+            "provenance", [n for s in TRAINING_STUDIES for n in present("provenance", f"{s}-")]
         ),
     )
     for stage in ("pretrain", "start", "budget", "scale", "code", "sft"):

@@ -8,13 +8,13 @@ from reports.tables import counted
 from reports.training_runs import called, difference, shared_seeds
 
 RIVAL = "llama_pro"  # in whose places it stands, and whose start has the base's loss
-OWN = f"fitted_{RIVAL}"
+FITTED = f"fitted_{RIVAL}"
 OTHERS = {RIVAL: "LLaMA Pro's", "lesa": "LESA's", "solar": "SOLAR's"}
 
 
 def begins(m: Metrics) -> list[str]:
     """Where it begins, and whether it keeps ahead in training; nothing without its run."""
-    own, rival = called(m.budget, OWN), called(m.budget, RIVAL)
+    own, rival = called(m.budget, FITTED), called(m.budget, RIVAL)
     if own is None or rival is None or not (seeds := shared_seeds(own, rival)):
         return []
     first, last = "of which LLaMA Pro's is the base", own.tokens
@@ -31,7 +31,7 @@ def begins(m: Metrics) -> list[str]:
         )
 
     return [
-        f"**A start below the base:** this project's `{OWN}` (docs/fitted-outputs.md; "
+        f"**A start below the base:** this project's `{FITTED}` (docs/fitted-outputs.md; "
         f"{counted(len(seeds), 'seed')}) fits the outputs of LLaMA Pro's layers to {fitted_to:,} "
         f"tokens. Beside others that were trained on as many its loss is then "
         f"{beside(fitted_to, fitted_to)}; beside their starts, {first}, it is "

@@ -59,7 +59,7 @@ def at_edge(m: Metrics, study: str, runs: Runs, name: str = "LESA") -> str:
     return f", {name}'s rate the {end} tried" if end else ""
 
 
-def limits(m: Metrics, study: str, ours: Runs, theirs: Runs) -> str:
+def over_seeds(m: Metrics, study: str, ours: Runs, theirs: Runs) -> str:
     """How many seeds a difference of two models is over, and if our rate is at an edge."""
     return counted(len(shared_seeds(ours, theirs)), "seed") + at_edge(m, study, ours, ours.model)
 

@@ -24,6 +24,7 @@ class Base(TypedDict):
     num_hidden_layers: Positive
     hidden_size: Positive
     parameters: Positive
+    digest: str
 
 
 class Corpus(TypedDict):
@@ -34,6 +35,7 @@ class Corpus(TypedDict):
     duplicates: int
     license: str
     source: str
+    digest: str
 
 
 class Structure(TypedDict):
@@ -90,6 +92,7 @@ class Fit(TypedDict):
 class Expand(TypedDict):
     model: str
     plan: Annotated[list[Json], Field(min_length=1)]
+    parameters_before: Positive
     parameters_after: Positive
     new_weight_structure: dict[str, Structure | None]
 
@@ -124,6 +127,7 @@ class Pretrain(Training):
     model: str
     trainable_parameters: int
     tokens_per_second: float
+    tokens_per_step: Positive
 
 
 class Phase(TypedDict):
@@ -265,6 +269,7 @@ class Removal(TypedDict):
 
 
 class Machine(TypedDict):
+    processor: str
     cores: Positive
     memory_bytes: Positive
     torch: str
@@ -273,6 +278,7 @@ class Machine(TypedDict):
 
 class OfMethod(TypedDict):
     seconds: Numbers
+    prefix_seconds_per_step: float
 
 
 class Benchmark(TypedDict):

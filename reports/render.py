@@ -52,7 +52,7 @@ START, END = "<!-- results -->", "<!-- /results -->"
 
 def flow(text: str) -> str:
     """One line of Markdown: no template indentation, no line breaks, and no HTML."""
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", markup.one_line(text))
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", markup.unwrapped(text))
 
 
 def cell(text: str) -> str:
@@ -214,21 +214,18 @@ def write(
     return m, found
 
 
-def render(
-    params: Params, metrics: str | Path, out: str | Path
-) -> tuple[measured.Metrics, list[claims.Claim]]:
+def render(params: Params, metrics: Path, out: Path) -> tuple[measured.Metrics, list[claims.Claim]]:
     """Write the whole report below `out` from the files below `metrics`; returns what they hold,
     and the claims as judged by it.
 
     Everything is computed before the first output is replaced. Raises UserError naming a
     metrics file that a listed model needs and that is missing.
     """
-    out = Path(out)
     m = measured.load(metrics, params)
     published = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
     judged = claims.judge(m)
     found = all_tables(m, judged, published)
-    env = environment(Path(metrics))
+    env = environment(metrics)
     with whole_folder(out / "figures") as drawing, whole_folder(out / "tables") as folder:
         context: dict[str, Any] = {
             "t": found,
@@ -244,9 +241,13 @@ def render(
             "this_run": summary.this_run(m),
             "agreement": summary.agreement(m, published["main"]),
             "of_parity": conclusions.parity(m),
-            "of_start": conclusions.of_start(m),
-            "of_training": conclusions.of_training(m),
-            "machines": {study: machines(m, study) for study in measured.TRAINED},
+            "of_start": conclusions.controls(m) + conclusions.predictors(m),
+            "of_training": [
+                *conclusions.against_base(m),
+                *conclusions.overtaking(m.budget),
+                *conclusions.other_growths(m),
+            ],
+            "machines": {study: machines(m, study) for study in measured.TRAINING_STUDIES},
             "warnings": conclusions.precisions(m) + conclusions.rates(m),
             "task_notes": conclusions.tasks(m),
             "m": m,
@@ -279,9 +280,8 @@ def render(
     return m, judged
 
 
-def replace_results(readme: str | Path, results: str | Path) -> None:
+def replace_results(readme: Path, results: Path) -> None:
     """Put the results block between the README's markers."""
-    readme = Path(readme)
     if not readme.is_file():
         raise UserError(f"{readme}: not found; it must hold the lines {START} and {END}")
     text = readme.read_text(encoding="utf-8")
@@ -289,5 +289,5 @@ def replace_results(readme: str | Path, results: str | Path) -> None:
     _, end, after = rest.partition(END)
     if not start or not end:
         raise UserError(f"{readme}: must hold the line {START} and, after it, {END}")
-    block = Path(results).read_text(encoding="utf-8").strip()
+    block = results.read_text(encoding="utf-8").strip()
     write_text(readme, f"{before}{START}\n{block}\n{END}{after}")

@@ -100,20 +100,10 @@ def starts(m: Metrics) -> list[Start]:
     return sorted(found.values(), key=lambda start: start.name)
 
 
-def lesa_starts(m: Metrics) -> list[Start]:
-    """LESA's own starts that were drawn often enough to speak of a distribution.
-
-    One a preset, in the order of the params.
+def lesa_starts(m: Metrics, settings: str = "") -> list[Start]:
+    """LESA's own starts that were drawn often enough to speak of a distribution, one a preset, in
+    the order of the params; of the settings AGAIN those of the draws that were fitted again.
     """
-    return often_drawn(m, "")
-
-
-def starts_again(m: Metrics) -> list[Start]:
-    """The same of draws that were fitted again, on an SVD of other last digits."""
-    return often_drawn(m, AGAIN)
-
-
-def often_drawn(m: Metrics, settings: str) -> list[Start]:
     order = list(m.params.fit.presets)
     found = [
         start

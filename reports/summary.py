@@ -18,13 +18,13 @@ from reports.claims import (
     Verdict,
     c02_generalisation,
     in_order,
-    limits,
+    left_open,
     overall,
 )
 from reports.contest import advice, by_side, longest, nats, of_own_text, placed, sides, worth
 from reports.controls import REPLACED
 from reports.ends import in_short
-from reports.measured import TRAINED, Json, Metrics, dtypes, files
+from reports.measured import TRAINING_STUDIES, Json, Metrics, dtypes, files
 from reports.paired import interval
 from reports.speed import time_ratio
 from reports.tables import Measured, Table, counted, number, series, show, show_interval
@@ -56,7 +56,7 @@ def by_verdict(judged: list[Claim]) -> str:
     said = []
     for verdict, words in WORDS.items():
         of = [
-            " ".join([claim.id, *limits(claim.findings)])
+            " ".join([claim.id, *left_open(claim.findings)])
             for claim in judged
             if overall(claim.findings) == verdict
         ]
@@ -182,7 +182,7 @@ def size_of_base(m: Metrics) -> str:
     return f"{parameters:,}"
 
 
-def three(value: float) -> str:
+def short(value: float) -> str:
     """Three significant digits, thousands separated."""
     return f"{value:#.3g}".rstrip(".") if 1 <= value < 999.5 else number(float(f"{value:.3g}"))
 
@@ -248,7 +248,7 @@ def spread(m: Metrics) -> list[str]:
     for lesa in start.lesa_starts(m):
         low, high = float(lesa.perplexities.min()), float(lesa.perplexities.max())
         moved.append(
-            f"{three(low)} to {three(high)} over {len(lesa.rows)} draws with preset `{lesa.preset}`"
+            f"{short(low)} to {short(high)} over {len(lesa.rows)} draws with preset `{lesa.preset}`"
         )
         if (correlation := start.rank_correlation(m, lesa)) is not None:
             rho, p, _ = correlation
@@ -279,12 +279,12 @@ def neither(m: Metrics) -> str:
 def last_digits(m: Metrics) -> list[str]:
     """What the rounding of the SVD, another processor's, does to draws of one seed and signs."""
     found = []
-    for again in start.starts_again(m):
+    for again in start.lesa_starts(m, start.AGAIN):
         if (lesa := start.of_lesa(m, again.preset)) and start.pairs(again, lesa):
             moved = start.matched(again, lesa)  # (draws, documents)
             found.append(
                 f"by {show_interval(interval(moved))} nats on average and "
-                f"{three(float(np.abs(moved.mean(1)).max()))} at most with `{again.preset}` "
+                f"{short(float(np.abs(moved.mean(1)).max()))} at most with `{again.preset}` "
                 f"({counted(len(moved), 'draw')})"
             )
     return [f"where the SVD has other last digits its loss moves {series(found)}"] if found else []
@@ -355,7 +355,7 @@ def by_norm_weight(m: Metrics) -> list[str]:
             return []
         ends = min(found), max(found, key=lambda weight: found[weight])
         said = [
-            f"{three(found[weight])} at {weight:g} ({three(min(of))} to {three(max(of))}; mean "
+            f"{short(found[weight])} at {weight:g} ({short(min(of))} to {short(max(of))}; mean "
             f"loss {placed(start.difference(starts[weight], lesa))} LESA's)"
             for weight in ends
             for of in [starts[weight].perplexities]
@@ -449,7 +449,7 @@ def budget_here(m: Metrics) -> str:
 def precision_here(m: Metrics) -> str:
     """Of matrix products in training: this run's, and those of the studies of training runs."""
     said = f"{dtypes(m.pretrain.values())} for training"
-    for study in TRAINED:
+    for study in TRAINING_STUDIES:
         if runs := getattr(m, study):
             said += f"; study `{study}` {dtypes(runs.values())}"
     return said

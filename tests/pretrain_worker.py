@@ -60,13 +60,7 @@ def main(job: Any) -> None:
     for name, settings in job["runs"].items():
         try:
             trained, curve = pretrain.train(
-                pretrain.Run(
-                    Path(job["init"]),
-                    blocks,
-                    heldout,
-                    Train(**settings),
-                    job["rate"],
-                ),
+                pretrain.Run(Path(job["init"]), blocks, heldout, Train(**settings), job["rate"]),
                 out / name,
                 on_log=kill if name == "killed" else lambda numbers, step: None,
                 prefix_cache=Path(job["prefix_cache"]) if job["prefix_cache"] else None,

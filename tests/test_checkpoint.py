@@ -297,10 +297,7 @@ BAD: list[tuple[Damage, str]] = [
     (no_shard, "which is not there"),
     (configured(model_type="nonesuch"), "'nonesuch' is not supported; known are llama, mistral"),
     (configured(model_type="opt"), "'opt' is not supported"),
-    (
-        changed(layers_under_two_names),
-        r"holds layers as layers\. and as model\.layers\.",
-    ),
+    (changed(layers_under_two_names), r"holds layers as layers\. and as model\.layers\."),
     (
         changed(embedding_under_two_names),
         r"holds model\.embed_tokens\.weight and embed_tokens\.weight; one must do",

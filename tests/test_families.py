@@ -54,9 +54,7 @@ EVERYWHERE = ("lesa", "llama_pro", "solar", "half_upper")
 LAYOUTS = ("phi3", "gpt2", "mixtral", "gemma2")
 PAIRS = [
     pytest.param(
-        family,
-        method,
-        marks=() if method in EVERYWHERE or family in LAYOUTS else pytest.mark.slow,
+        family, method, marks=() if method in EVERYWHERE or family in LAYOUTS else pytest.mark.slow
     )
     for family in CONFIGS
     for method in METHODS

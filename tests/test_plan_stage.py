@@ -26,10 +26,7 @@ from tests.test_machine import GPU, MACHINE
 
 # A node of the paper's run.
 LARGE = replace(
-    MACHINE,
-    memory=1024 * GIB,
-    disk=4096 * GIB,
-    accelerator=replace(GPU, memory=80 * GIB, count=8),
+    MACHINE, memory=1024 * GIB, disk=4096 * GIB, accelerator=replace(GPU, memory=80 * GIB, count=8)
 )
 DEPENDS_ON_TEXT = {"inputs", "corpus", "tasks", "first_report", "report"}
 

@@ -17,6 +17,7 @@ from lesa.redaction import redacted
 from pipelines import tracking
 from pipelines.stage import run_stage
 from pipelines.tracking import Tracker
+from tests.test_params import changed
 
 FAKE = "hf_" + "FakeToken0" * 3  # of no account
 SECRETS = [
@@ -76,16 +77,6 @@ def test_errors_are_one_line_without_secrets() -> None:
     assert str(error) == "base.id: no answer from https://***@host and more of it"
 
 
-def with_value(key: str, value: Any) -> Any:
-    tree = yaml.safe_load(Path("conf/default.yaml").read_text())
-    *path, last = key.split(".")
-    place = tree
-    for part in path:
-        place = place[part]
-    place[last] = value
-    return tree
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -100,7 +91,7 @@ def with_value(key: str, value: Any) -> Any:
 )
 def test_parameters_that_hold_one_are_refused(key: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"^params\.yaml: {key}") as raised:
-        params.parse(with_value(key, value), "params.yaml")
+        params.parse(changed(key, value), "params.yaml")
     assert FAKE not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
 
@@ -113,7 +104,7 @@ def test_a_stage_writes_it_nowhere(
     def work(given: Params, log: Tracker, args: argparse.Namespace) -> None:
         raise UserError(f"base.id: https://me:{FAKE}@host: no answer")
 
-    text = yaml.safe_dump(with_value("train.launch", f"HF_TOKEN={FAKE} python"))
+    text = yaml.safe_dump(changed("train.launch", f"HF_TOKEN={FAKE} python"))
     whole = Path("conf/default.yaml").read_text()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")

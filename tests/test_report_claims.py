@@ -472,10 +472,7 @@ def test_variants_are_judged_by_either_split(tmp_path: Path) -> None:
         save(metrics, f"variants/parity-{split}-own", content)
     save(metrics, "variants/wiki_0", {"steps": []})  # how a variant was trained
     found = findings("c02_generalisation", metrics)
-    for split, verdict in (
-        ("at random", HOLDS),
-        ("by layer, this project's harder test", FAILS),
-    ):
+    for split, verdict in (("at random", HOLDS), ("by layer, this project's harder test", FAILS)):
         subject = f"triples of variants, split {split}, basis own"
         assert found[subject].verdict == found[f"{subject}: better than zero"].verdict == verdict
 

@@ -125,9 +125,7 @@ def headline_rows(m: Metrics) -> dict[tuple[str, str], dict[str, Any]]:
     return {(str(r["measure"]), str(r["of"])): dict(r) for r in headline.table(m, PUBLISHED).rows}
 
 
-def test_main_numbers_of_the_paper_with_what_follows_from_them(
-    made: tuple[Path, Metrics],
-) -> None:
+def test_main_numbers_of_the_paper_with_what_follows_from_them(made: tuple[Path, Metrics]) -> None:
     rows = headline_rows(made[1])
     loss = rows[headline.AFTER, headline.PAPER]
     assert [loss[name] for name in ("LESA", "LLaMA Pro", "SOLAR")] == ["5.13", "5.44", "8.09"]

@@ -26,7 +26,6 @@ from reports import (
     summary,
     tables,
 )
-from reports.claims import Finding, Verdict
 from reports.record import SHAPES, shape_of, wrong
 from tests.test_report_synthetic import (
     change,
@@ -213,15 +212,6 @@ def test_the_summary_counts_what_the_first_screen_says() -> None:
         assert named == of, words
         count = counts[outcome.VERDICTS.get(verdict, "differ")]
         assert count == len(named) == (int(said[1]) if said else 0), words
-
-
-def test_what_was_not_measured_is_said_beside_what_was() -> None:
-    def of(*verdicts: Verdict) -> str:
-        return claims.in_short([Finding("", "", verdict, "") for verdict in verdicts])
-
-    assert of(Verdict.FAILS, Verdict.CANNOT) == "does not hold, as far as measured"
-    assert of(Verdict.UNDECIDED, Verdict.CANNOT) == "not decided, as far as measured"
-    assert of(Verdict.CANNOT) == "cannot be tested here"
 
 
 def test_seeds_of_a_control_are_those_that_it_shares(tmp_path: Path) -> None:

@@ -16,16 +16,7 @@ from lesa.method import continuity
 from reports import conclusions, figures, measured, paper_figures, speed, tables
 from reports.paired import Interval
 from reports.render import HERE, environment, render, replace_results
-from tests.test_report_synthetic import (
-    KINDS,
-    MODELS,
-    SEEDS,
-    blocks,
-    change,
-    params,
-    save,
-    write,
-)
+from tests.test_report_synthetic import KINDS, MODELS, SEEDS, blocks, change, params, save, write
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +83,7 @@ def test_numbers_follow_the_files(made: tuple[Path, Path], tmp_path: Path) -> No
         value=0.4321,
     )
     change(metrics, "grid/lesa", "runs", 0, "validation_loss", value=6.543)
-    change(
-        metrics,
-        "expand/lesa",
-        "new_weight_structure",
-        "q_proj",
-        "rank_one_share",
-        value=0.7653,
-    )
+    change(metrics, "expand/lesa", "new_weight_structure", "q_proj", "rank_one_share", value=0.7653)
     change(metrics, "corpus", "tokens", "train", value=987654)
     peer = ("deeper", "solar", "medians", "mergekit", "seconds")
     change(metrics, "benchmarks/expansion", *peer, value=43.21)
@@ -130,7 +114,9 @@ def test_conclusions_turn_with_the_numbers(tmp_path: Path) -> None:
 
     def concluded() -> str:
         run = measured.load(metrics, params())
-        return "\n".join([*conclusions.of_start(run), *conclusions.of_training(run)])
+        said = [conclusions.controls(run), conclusions.predictors(run)]
+        said += [conclusions.against_base(run), conclusions.overtaking(run.budget)]
+        return "\n".join(line for lines in said for line in lines)
 
     first = concluded()
     assert (

@@ -584,7 +584,7 @@ def test_a_rate_at_the_edge_of_what_was_tried_is_named(scaled: tuple[Path, Metri
     lesa, other = (training_runs.called(m.scale, name) for name in ("lesa", "llama_pro"))
     assert lesa
     assert other
-    assert rates.limits(m, "scale", lesa, other) == "2 seeds"
+    assert rates.over_seeds(m, "scale", lesa, other) == "2 seeds"
     rate = lesa.first["learning_rate"]
     own = m.rates["budget-lesa"] | {"study": "scale", "run": "lesa-0", "best": rate}
     for factors, end, word in (
@@ -595,12 +595,12 @@ def test_a_rate_at_the_edge_of_what_was_tried_is_named(scaled: tuple[Path, Metri
         tried = [{"learning_rate": rate * f, "validation_loss": 3.0} for f in factors]
         edge = replace(m, rates=m.rates | {"scale-lesa": own | {"runs": tried}})
         said = f", lesa's rate the {end} tried" if end else ""
-        assert rates.limits(edge, "scale", lesa, other) == f"2 seeds{said}"
+        assert rates.over_seeds(edge, "scale", lesa, other) == f"2 seeds{said}"
         advice = f" A {word} rate may do better for `lesa`: the {end} that was tried was best."
         assert contest.worth(edge)[1].endswith(advice) == bool(end)
     # A rate that the runs do not have says nothing of them.
     other_rate = own | {"runs": [{"learning_rate": rate * 10}], "best": rate * 10}
-    assert rates.limits(replace(m, rates={"scale-lesa": other_rate}), "scale", lesa, other) == (
+    assert rates.over_seeds(replace(m, rates={"scale-lesa": other_rate}), "scale", lesa, other) == (
         "2 seeds"
     )
 
@@ -852,7 +852,7 @@ def test_draws_that_were_fitted_again_are_a_start_of_their_own(tmp_path: Path) -
         row = start_row("lesa", loss + 0.25, **draw, again=True)
         save_start(metrics, f"again-{seed}", row)
     m = measured.load(metrics, params())
-    lesa, (again,) = start.lesa_starts(m)[0], start.starts_again(m)
+    lesa, (again,) = start.lesa_starts(m)[0], start.lesa_starts(m, start.AGAIN)
     assert (len(lesa.rows), len(again.rows)) == (len(DRAWS["paper"]), len(DRAWS["paper"]))
     moved = start.difference(again, lesa)
     assert (moved.low, moved.high) == pytest.approx((0.25, 0.25))

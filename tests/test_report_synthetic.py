@@ -564,9 +564,7 @@ def benchmarks(folder: Path, base_layers: int) -> None:
     }
     shape = {"layers": base_layers, "hidden": 64}
     save(
-        folder,
-        "benchmarks/training_steps",
-        {"machine": machine, "methods": steps, "shape": shape},
+        folder, "benchmarks/training_steps", {"machine": machine, "methods": steps, "shape": shape}
     )
 
 

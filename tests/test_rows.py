@@ -35,10 +35,7 @@ def test_every_row_of_the_study_can_be_made() -> None:
             r"start\.a\.b\.penalty: Field",
         ),
         ({"method": "nonesuch"}, r"start\.a\.b\.method: unknown method 'nonesuch'; known are aver"),
-        (
-            {"method": "base", "options": {"seed": 1}},
-            r"a\.b\.seed: .*; options of base: none",
-        ),
+        ({"method": "base", "options": {"seed": 1}}, r"a\.b\.seed: .*; options of base: none"),
         ({"method": "base", "gap": 1}, r"start\.a\.b\.gap: Extra"),
         (LESA, r"start\.a\.b\.fit: lesa reads predictors"),
         (

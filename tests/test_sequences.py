@@ -11,13 +11,7 @@ import pytest
 import torch
 
 from lesa.training.head_loss import IGNORED
-from lesa.training.sequences import (
-    Example,
-    read_examples,
-    sequence_losses,
-    windows,
-    write_examples,
-)
+from lesa.training.sequences import Example, read_examples, sequence_losses, windows, write_examples
 from tests.families import load, save_family
 
 

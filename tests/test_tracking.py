@@ -23,14 +23,7 @@ from lesa.files import write_json
 from lesa.params import Params
 from pipelines import stage, tracking
 from pipelines.stage import run_stage
-from pipelines.tracking import (
-    MlflowTracker,
-    Tracker,
-    clean,
-    flatten,
-    pipeline_id,
-    track,
-)
+from pipelines.tracking import MlflowTracker, Tracker, clean, flatten, pipeline_id, track
 from tests.families import save_family
 
 ROOT = Path(__file__).parent.parent
@@ -232,13 +225,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     torch.set_num_threads(threads)
 
 
-FULL = (
-    "full",
-    "full, said by a library",
-    "full, said by torch",
-    "full, wrapped",
-    "full, answered",
-)
+FULL = ("full", "full, said by a library", "full, said by torch", "full, wrapped", "full, answered")
 
 
 @pytest.mark.parametrize(

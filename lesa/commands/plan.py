@@ -74,11 +74,7 @@ def plan(
     machine = this_machine()
     costs = step_costs(a, how, slots, preset, machine)
     steps = {
-        name: Step(
-            budget.need(cost, machine).memory,
-            cost.output,
-            budget.seconds(cost, machine),
-        )
+        name: Step(budget.need(cost, machine).memory, cost.output, budget.seconds(cost, machine))
         for name, cost in costs.items()
     }
     disk = sum(step.disk for step in steps.values()) + max(c.scratch for c in costs.values())

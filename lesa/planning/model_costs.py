@@ -11,12 +11,7 @@ from lesa.planning.architecture import Architecture
 from lesa.planning.cost import Cost, Work, added, times
 from lesa.planning.launch import ALONE, Launch
 from lesa.training.head_loss import ROWS
-from lesa.upscaling.plan import (
-    LayerPlan,
-    everything_trains,
-    trainable_parameters,
-    trained_layers,
-)
+from lesa.upscaling.plan import LayerPlan, everything_trains, trainable_parameters, trained_layers
 
 # Upper bounds in tokens, at four characters a token, of what eval/offline.py builds: a document;
 # a passage and its last word; a context with each of four sentences.
@@ -208,12 +203,7 @@ def sharded_bytes(
 
 
 def pretrain(
-    a: Architecture,
-    plan: LayerPlan,
-    train: Train,
-    blocks: int,
-    length: int,
-    launch: Launch = ALONE,
+    a: Architecture, plan: LayerPlan, train: Train, blocks: int, length: int, launch: Launch = ALONE
 ) -> Cost:
     """Continual pre-training: `max_steps` of `step_work`, and held-out blocks that pass forward at
     step 0, every `eval_every` steps and at the end.

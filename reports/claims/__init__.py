@@ -165,7 +165,7 @@ def overall(findings: list[Finding]) -> str:
     return str(*(decided or found - {Verdict.CANNOT} or {Verdict.CANNOT}))
 
 
-def limits(findings: list[Finding]) -> list[str]:
+def left_open(findings: list[Finding]) -> list[str]:
     """What the verdict leaves open."""
     found, verdict = by_case(findings), overall(findings)
     undecided = any(f.verdict is Verdict.UNDECIDED for f in findings if not f.beside)
@@ -193,7 +193,7 @@ def in_short(findings: list[Finding]) -> str:
     """The verdict of what was measured, in a few words."""
     verdict = overall(findings)
     whose = beaten_by(findings) if verdict == Verdict.FAILS else []
-    return ", ".join([verdict, *whose, *limits(findings)])
+    return ", ".join([verdict, *whose, *left_open(findings)])
 
 
 def grouped(findings: list[Finding]) -> str:

@@ -118,7 +118,7 @@ def of_schedule(m: Metrics, study: str, text: str, lesa: Runs) -> list[Finding]:
             continue
         if gap is not None:
             times = seconds, median_seconds(theirs)
-            limits = f", {rates.limits(m, study, ours, theirs)}"
+            limits = f", {rates.over_seeds(m, study, ours, theirs)}"
             finding = judged(m, other, gap, half, times, files(study, ["*"]), limits)
             found.append(of_enough(finding, len(shared_seeds(ours, theirs))))
     return found

@@ -61,7 +61,7 @@ def draws(m: Metrics) -> list[Finding]:
     if solar is None or not drawn:
         return [cannot("draws of seed and signs", "not measured", "make study NAME=start")]
     found = []
-    for lesa in [*drawn, *start.starts_again(m)]:
+    for lesa in [*drawn, *start.lesa_starts(m, start.AGAIN)]:
         share = start.below_share(lesa, solar)
         said = (
             f"{round(share.estimate * share.n)} of {share.n} draws below SOLAR "

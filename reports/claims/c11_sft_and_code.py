@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from reports import rates, scale
 from reports.claims import FEWEST, RIVALS, Finding, above, below, cannot, of_enough
-from reports.domains import (
-    DOMAINS,
-    GROUPS,
-    PASS_AT_1,
-    by_model,
-    difference,
-    files_of,
-    solved_minus,
-)
+from reports.domains import DOMAINS, GROUPS, PASS_AT_1, by_model, difference, files_of, solved_minus
 from reports.measured import Metrics, files
 from reports.tables import show_interval
 from reports.training_runs import called, shared_seeds
@@ -64,7 +56,7 @@ def longer(m: Metrics) -> list[Finding]:
         if lesa and other and (gap := difference_of_runs(lesa, other)) is not None:
             of = f"code, {lesa.tokens:,} tokens, against {name}"
             said = f"lesa minus {name} {show_interval(gap)} nats a token of the packages held out"
-            said += f", {rates.limits(m, 'scale', lesa, other)}"
+            said += f", {rates.over_seeds(m, 'scale', lesa, other)}"
             case = f"code, {lesa.tokens:,} tokens"
             finding = Finding(of, said, below(gap), scale.SOURCES, case=case, rival=rival)
             found.append(of_enough(finding, len(shared_seeds(lesa, other))))

@@ -45,7 +45,7 @@ def studied(m: Metrics) -> list[Finding]:
                     continue
                 case = f"{lesa.model} after {lesa.max_steps} steps{text}"
                 said = f"LESA minus {rival} {show_interval(gap)} nats, "
-                said += rates.limits(m, study, lesa, other)
+                said += rates.over_seeds(m, study, lesa, other)
                 source, of = files(study, ["*"]), f"{case} against {method}"
                 finding = Finding(of, said, below(gap), source, case=case, rival=rival)
                 found.append(of_enough(finding, len(shared_seeds(lesa, other))))
