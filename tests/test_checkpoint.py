@@ -22,7 +22,7 @@ from lesa.checkpoints.reader import INDEX, Checkpoint
 from lesa.checkpoints.writer import write_checkpoint
 from lesa.errors import UserError
 from tests.conftest import resave, tensors_of
-from tests.families import LAYERS, family_model, save_family
+from tests.families import LAYERS, family_model, logits, save_family
 
 Damage = Callable[[Path], None]
 
@@ -426,6 +426,37 @@ def test_vocabulary_and_merges_are_a_tokenizer(tmp_path: Path) -> None:
         json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"})
     )
     check(base)
+
+
+def test_a_tokenizer_that_lacks_its_own_unknown_token_is_refused(tmp_path: Path) -> None:
+    """It loads, and reads plain letters: a text with another sign is what it fails at."""
+    base = save_family("gemma", tmp_path / "base")
+    ends = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
+    (base / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GemmaTokenizer", **ends})
+    )
+    with pytest.raises(UserError, match=r"base: its tokenizer cannot be loaded: Unk token .<unk>"):
+        check(base)
+
+
+def test_an_index_that_names_what_no_shard_or_another_one_has(tmp_path: Path) -> None:
+    """transformers and the reader go by the shards' own names: a tied head that is not stored, and
+    a norm said to stand elsewhere, are no fault; a tensor that nothing has is."""
+    base = save_family("qwen2", tmp_path / "base", tie_word_embeddings=True)
+    path = base / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    where = index["weight_map"]
+    first, norm = min(where.values()), where["model.norm.weight"]
+    assert first != norm
+    where |= {"lm_head.weight": first, "model.norm.weight": first}
+    path.write_text(json.dumps(index))
+    check(base)
+    assert torch.isfinite(logits(base)).all()
+    tensors = load_file(base / norm)
+    del tensors["model.norm.weight"]
+    save_file(tensors, base / norm, {"format": "pt"})
+    with pytest.raises(UserError, match=r"base: lacks model\.norm\.weight, which "):
+        check(base)
 
 
 def test_another_tokenizer_is_not_the_sources(copy: Path, tmp_path: Path) -> None:

@@ -505,6 +505,7 @@ def test_entries_for_single_layers_that_cannot_be_kept(
 
 
 NO_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 0.0}
+FOO = {"rope_type": "foo", "rope_theta": 1e4}
 NO_EXPERTS = {"num_local_experts": 0, "num_experts_per_tok": 0}
 
 
@@ -542,7 +543,7 @@ NO_EXPERTS = {"num_local_experts": 0, "num_experts_per_tok": 0}
         ("llama", {"rope_scaling": {"type": "linear", "factor": 0}}, "factor 0 of its rotary"),
         ("llama", {"rope_scaling": {"type": "foo"}}, "rope_type 'foo' of its rotary"),
         ("gemma3", {"rope_parameters": {"full_attention": NO_YARN}}, "factor 0.0 of its rotary"),
-        ("gemma3", {"rope_parameters": {"x": 3}}, "rope_type 3 of its rotary"),
+        ("gemma3", {"rope_parameters": {"full_attention": FOO}}, "rope_type 'foo' of its rotary"),
         ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar: 0; must be a number"),
         ("gemma2", {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping: 0.0; must be a"),
         ("gemma3", {"final_logit_softcapping": -1.0}, "final_logit_softcapping: -1.0; must be"),
@@ -561,6 +562,22 @@ def test_numbers_that_no_model_runs_with_are_refused_by_name(
     model_type, settings = CONFIGS[name]
     with pytest.raises(UserError, match=f"^config.json: {re.escape(said)}"):
         read_config({"model_type": model_type, **settings, **changes}, "config.json")
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        {"rope_theta": 1e6},
+        {"full_attention": {"rope_type": "default", "rope_theta": 1e6}, "rope_theta": 1e6},
+    ],
+)
+def test_rotary_positions_are_read_as_transformers_does(
+    positions: dict[str, Any], tmp_path: Path
+) -> None:
+    """Flat, without a type, and one for each kind of layer with a number beside them."""
+    base = save_family("gemma3", tmp_path / "base", rope_parameters=positions)
+    check(base)
+    assert torch.isfinite(logits(base)).all()
 
 
 @pytest.mark.parametrize(

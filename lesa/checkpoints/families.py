@@ -191,13 +191,14 @@ def check_positions(explicit: Any, where: str) -> None:
     """Refuse numbers of rotary positions by which a model's losses are none.
 
     transformers keeps what a config says of them, in whatever spelling, in `rope_parameters`: one
-    mapping, or one for each kind of layer.
+    mapping, or one for each kind of layer, beside which what else stands there is not read.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     found = getattr(explicit, "rope_parameters", None) or {}
-    for own in [found] if "rope_type" in found else found.values():
-        kind = own.get("rope_type") if isinstance(own, dict) else own
+    nested = explicit.nested_rope_parameter_keys(found)
+    for own in [found[key] for key in nested] or [found]:
+        kind = own.get("rope_type", "default") if isinstance(own, dict) else own
         if kind not in (known := sorted({"default", *ROPE_INIT_FUNCTIONS})):
             raise UserError(
                 f"{where}: rope_type {kind!r} of its rotary positions (rope_parameters or "
