@@ -15,7 +15,7 @@ from reports.measured import Json, Metrics, files, losses_at, perplexity_at
 from reports.paired import paired
 from reports.paper_tables import PUBLISHED, average, own_tasks, stated
 from reports.speed import STEPS_FILE, time_ratio
-from reports.tables import Cell, Measured, Row, Table, counted, series
+from reports.tables import Cell, Measured, Row, Table, counted, number, series
 from reports.training_runs import difference
 
 METHODS = {"lesa": "LESA", **RIVALS, "base": "base"}
@@ -53,6 +53,7 @@ def before(m: Metrics) -> list[Line]:
         values = [float(np.exp(of.losses.mean())) if of else None for of in (lesa, *others)]
         gaps = [start.difference(lesa, of) if of else None for of in others[: len(RIVALS)]]
         of = f"here, preset `{lesa.preset}`, mean loss of {counted(len(lesa.rows), 'draw')}"
+        of += f", median {number(float(np.median(lesa.perplexities)))}"
         if solar:
             of += f", {int((lesa.losses < solar.losses[0]).sum())} below SOLAR"
         lines.append(line(BEFORE, of, values, gaps, start.SOURCES))

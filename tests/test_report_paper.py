@@ -159,7 +159,10 @@ def test_main_numbers_measured_here(made: tuple[Path, Metrics]) -> None:
     assert isinstance(gap, Interval)
     assert gap.estimate == pytest.approx((ends["lesa"] - ends["llama_pro"]).mean())
     starts = [content(folder, f"start/lesa-paper-{draw}")["block_losses"] for draw in range(8)]
-    before = rows[headline.BEFORE, "here, preset `paper`, mean loss of 8 draws, 8 below SOLAR"]
+    of = "here, preset `paper`, mean loss of 8 draws, median 26.18, 8 below SOLAR"
+    before = rows[headline.BEFORE, of]
+    perplexities = [content(folder, f"start/lesa-paper-{draw}")["perplexity"] for draw in range(8)]
+    assert np.median(perplexities) == pytest.approx(26.18, abs=0.005)
     assert before["LESA"] == pytest.approx(math.exp(np.mean(starts)))
     assert rows[headline.TIME, TURNS]["LESA"] == 100
     assert rows[headline.CODE, "here"]["LESA"] == "not run"
