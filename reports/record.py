@@ -214,6 +214,7 @@ class Start(TypedDict):
     heldout_documents: list[str]
     block_losses: Numbers
     perplexity: float
+    document_perplexity: NotRequired[float | None]
 
 
 class Nats(TypedDict):

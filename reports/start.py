@@ -67,6 +67,13 @@ class Start:
         return np.array([float(row["perplexity"]) for row in self.rows])
 
     @property
+    def document_perplexities(self) -> Array | None:
+        """Mean over documents of exp(loss) of each draw, as the official code has it; None where it
+        was not measured of all."""
+        found = [row.get("document_perplexity") for row in self.rows]
+        return None if None in found else np.array(found, dtype=np.float64)
+
+    @property
     def seeded(self) -> bool:
         return any(row["seed"] is not None or row["signs"] is not None for row in self.rows)
 
@@ -249,9 +256,7 @@ def methods(m: Metrics) -> Table:
     base, sources = of_method(m, "base"), {start.name: start.source for start in starts(m)}
     rows: list[Row] = []
     for start in starts(m):
-        of_documents = [row.get("document_perplexity") for row in start.rows]
-        known = [float(value) for value in of_documents if value is not None]
-        of_all = len(known) == len(start.rows)  # else it is of fewer draws than the perplexity
+        by_document = start.document_perplexities
         structure = [c for row in start.rows for c in _structure(row)]
         ratios = [float(r) for row in start.rows for r in (row["norm_ratio"] or {}).values()]
         rows.append(
@@ -259,7 +264,9 @@ def methods(m: Metrics) -> Table:
                 "start": start.name,
                 "draws": len(start.rows),
                 "perplexity": float(np.median(start.perplexities)),
-                "mean over documents of exp(loss)": float(np.median(known)) if of_all else None,
+                "mean over documents of exp(loss)": None
+                if by_document is None
+                else float(np.median(by_document)),
                 "loss, minus the base's": difference(start, base) if base else None,
                 "norm ratio of predictions": float(np.mean(ratios)) if ratios else None,
                 "σ₁²/‖W‖²": _mean(structure, "rank_one_share"),

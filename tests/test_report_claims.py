@@ -148,6 +148,13 @@ CASES: list[Case] = [
         FAILS,
         [("start/lesa-official_code-7", "block_losses", blocks(4.0))],  # 0 of 8: up to 0.37
     ),
+    ("c07_initial_perplexity", "preset paper, the code's perplexity", HOLDS, []),
+    (
+        "c07_initial_perplexity",
+        "preset paper, the code's perplexity",
+        FAILS,
+        [("start/solar", "document_perplexity", 1.0)],
+    ),
     ("c07_initial_perplexity", "this run's draw", HOLDS, starts(3.0, 3.0, 3.1)),
     ("c07_initial_perplexity", "this run's draw", FAILS, starts(3.2, 3.0, 3.1)),
     ("c07_initial_perplexity", "this run", CANNOT, [("base", "num_hidden_layers", 29)]),

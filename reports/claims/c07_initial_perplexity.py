@@ -7,7 +7,7 @@ import numpy as np
 from reports import start
 from reports.claims import CannotTestError, Finding, above, below, cannot
 from reports.measured import Metrics, files, losses_at
-from reports.paired import paired
+from reports.paired import exact_share, paired
 from reports.tables import number, show_interval
 
 CLAIM = "At initialisation LESA's perplexity is below SOLAR's at 1.5 times the layers"
@@ -72,7 +72,23 @@ def draws(m: Metrics) -> list[Finding]:
         of = ", ".join(filter(None, (f"preset {lesa.preset}", lesa.settings)))
         beside = lesa not in drawn
         found.append(Finding(of, said, above(share, 0.5), start.SOURCES, beside, number=short))
+        found += as_in_the_code(of, lesa, solar)
     return found
+
+
+def as_in_the_code(of: str, lesa: start.Start, solar: start.Start) -> list[Finding]:
+    """The same by the official code's perplexity, where it was measured of every draw."""
+    ours, theirs = lesa.document_perplexities, solar.document_perplexities
+    if ours is None or theirs is None:
+        return []
+    lower = int((ours < theirs[0]).sum())
+    share = exact_share(lower, len(ours))
+    said = (
+        f"{lower} of {len(ours)} draws below SOLAR ({number(float(theirs[0]))}) in the mean over "
+        f"documents of exp(loss), {show_interval(share)}; median {number(float(np.median(ours)))}"
+    )
+    subject, verdict = f"{of}, the code's perplexity", above(share, 0.5)
+    return [Finding(subject, said, verdict, start.SOURCES, beside=True)]
 
 
 def by_seed(lesa: start.Start, solar: start.Start) -> str:
