@@ -192,8 +192,8 @@ def below_share(ours: Start, theirs: Start) -> Interval:
     return exact_share(int((ours.losses < theirs.losses[0]).sum()), len(ours.rows))
 
 
-def rank_correlation(m: Metrics, start: Start) -> tuple[float, float, int] | None:
-    """Spearman's correlation of LESA's losses with its constant row's, p, and the pairs."""
+def rank_correlation(m: Metrics, start: Start) -> tuple[float, float] | None:
+    """Spearman's correlation of LESA's losses with its constant row's, and p."""
     constant = next(iter(of_preset(m, "constant_row", start.preset)), None)
     if constant is None:
         return None
@@ -201,7 +201,7 @@ def rank_correlation(m: Metrics, start: Start) -> tuple[float, float, int] | Non
     if len(found) < 3:
         return None
     test = stats.spearmanr(*zip(*found, strict=True))
-    return float(test.statistic), float(test.pvalue), len(found)
+    return float(test.statistic), float(test.pvalue)
 
 
 def f_test_p(start: Start, key: str) -> float | None:

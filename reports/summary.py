@@ -251,7 +251,7 @@ def spread(m: Metrics) -> list[str]:
             f"{short(low)} to {short(high)} over {len(lesa.rows)} draws with preset `{lesa.preset}`"
         )
         if (correlation := start.rank_correlation(m, lesa)) is not None:
-            rho, p, _ = correlation
+            rho, p = correlation
             verb = "rises and falls" if rho > 0 and p < 0.05 else "does not rise and fall"
             alike.setdefault(verb, []).append(f"{rho:.2f} with `{lesa.preset}`")
     if not moved:

@@ -13,7 +13,7 @@ from reports import conclusions, domains, measured
 from reports.claims import Verdict, c11_sft_and_code
 from reports.measured import Metrics
 from reports.paired import Interval, interval, shares_apart
-from tests.test_report_synthetic import DOCUMENTS, KINDS, params, save, write
+from tests.test_report_synthetic import DOCUMENTS, KINDS, checked, params, save, write
 
 NATS = {"base": (3.0, 2.0), "lesa": (3.5, 2.2), "llama_pro": (3.0, 2.1)}
 BYTES = [100, 50, 100, 50, 100, 50, 100, 50]
@@ -70,19 +70,16 @@ def test_losses_are_of_all_held_out_text_together(
         row = rows[name]
         for phase in ("start", "end"):
             assert row[f"{unit}, {phase}"] == pytest.approx(sum(nats[name][phase]) / scale)
-        gap = row["minus the untouched base's"]
-        assert isinstance(gap, Interval)
+        gap = checked(Interval, row["minus the untouched base's"])
         excess = sum(nats[name]["end"]) - sum(nats["base"]["start"])
         assert gap.estimate == pytest.approx(excess / scale)
-        forgotten = row["loss on the run's own text, minus the untouched base's"]
-        assert isinstance(forgotten, Interval)
+        forgotten = checked(Interval, row["loss on the run's own text, minus the untouched base's"])
         assert forgotten.estimate == pytest.approx(0.1 * len(name))
     # The linearised ratio's t interval (Cochran, section 6.4), by hand.
     sizes = np.array(BYTES) * scale / 600
     excess = np.subtract(nats["base"]["end"], nats["lesa"]["end"])
     error = stats.sem(excess - excess.sum() / sizes.sum() * sizes) / sizes.mean()
-    gap = rows["base"]["minus LESA's"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, rows["base"]["minus LESA's"])
     assert gap.high - gap.low == pytest.approx(2 * stats.t.ppf(0.975, 7) * error)
     assert gap.n == 8
     assert rows["lesa"]["minus LESA's"] == ""
@@ -113,8 +110,7 @@ def test_runs_of_several_seeds_are_one_model(metrics: Path) -> None:
     mean = np.mean([of.sum() / sizes.sum() for of in (first, second)])
     (found,) = (f for f in c11_sft_and_code.compared(m, "sft") if f.subject.endswith("llama_pro"))
     assert found.said.endswith("over 8 modules, 2 seeds")
-    gap = rows["llama_pro"]["minus LESA's"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, rows["llama_pro"]["minus LESA's"])
     assert gap.estimate == pytest.approx(-mean)
     linearised = [mean + (of - mean * sizes) / sizes.mean() for of in (first, second)]
     known = interval(linearised)  # of seeds and modules, tested by itself
@@ -142,12 +138,10 @@ def test_humaneval_is_shown_when_it_was_run(metrics: Path) -> None:
     rows = {row["model"]: row for row in domains.humaneval(loaded(metrics)).rows}
     assert set(rows) == {"base", "lesa"}
     assert rows["lesa"]["minus LESA's, points"] == ""
-    share = rows["base"]["pass@1, %"]
-    assert isinstance(share, Interval)
+    share = checked(Interval, rows["base"]["pass@1, %"])
     exact = stats.binomtest(3, 10).proportion_ci()
     assert (share.low, share.high) == (100 * exact.low, 100 * exact.high)
-    gap = rows["base"]["minus LESA's, points"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, rows["base"]["minus LESA's, points"])
     assert gap == shares_apart(passed["base"], passed["lesa"]).scaled(100)
     assert (share.estimate, gap.estimate) == pytest.approx((30, -30))
     assert domains.table(loaded(metrics), "code").rows == []
@@ -207,8 +201,7 @@ def test_variants_are_shown_by_split_beside_their_near_copies(metrics: Path) -> 
         "explained variance, test": -1.0,
     }
     for name, value in wanted.items():
-        found = rows["random"][name]
-        assert isinstance(found, Interval)
+        found = checked(Interval, rows["random"][name])
         assert found.estimate == pytest.approx(value)
         assert found.n == len(KINDS)
     assert rows["random"]["MSE of the nearest variant / MSE of zero"] == pytest.approx(0.2)

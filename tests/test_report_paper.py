@@ -35,7 +35,7 @@ from reports.measured import Metrics
 from reports.paired import Interval, document_means, interval, shares_apart
 from reports.render import HERE
 from reports.tables import Measured, show_interval
-from tests.test_report_synthetic import KINDS, MODELS, SEEDS, blocks, change, params, write
+from tests.test_report_synthetic import KINDS, MODELS, SEEDS, blocks, change, checked, params, write
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
@@ -99,8 +99,7 @@ def test_differences_to_lesa_have_the_error_of_two_independent_means() -> None:
     ours = expected["11.5B", "pretrain", "llama_pro", "12100"]
     lesa = expected["11.5B", "pretrain", "lesa_official", "12100"]
     row = next(row for row in opt_deus.table("11.5B").rows if row["method"] == "LLaMA Pro")
-    gap = row["minus LESA's at 100%"]
-    assert isinstance(gap, Measured)
+    gap = checked(Measured, row["minus LESA's at 100%"])
     assert gap.value == pytest.approx(ours[0] - lesa[0])
     assert gap.stderr == pytest.approx(math.sqrt(ours[1] ** 2 + lesa[1] ** 2))
     # As the source's own summary has them, to its digits.
@@ -134,8 +133,9 @@ def test_main_numbers_of_the_paper_with_what_follows_from_them(made: tuple[Path,
     assert rows[headline.TIME, headline.PAPER]["SOLAR"] == "166"
     assert rows[headline.CODE, headline.PAPER]["LLaMA Pro"] == "10.98"
     size = next(iter(opt_deus.BASES))
-    again = rows[headline.ACCURACY, f"others' re-run at {size}"]["LESA minus SOLAR"]
-    assert isinstance(again, Measured)
+    again = checked(
+        Measured, rows[headline.ACCURACY, f"others' re-run at {size}"]["LESA minus SOLAR"]
+    )
     assert again.value == pytest.approx(4.57, abs=5e-3)
 
 
@@ -155,8 +155,7 @@ def test_main_numbers_measured_here(made: tuple[Path, Metrics]) -> None:
     row = rows[headline.AFTER, "here, preset `paper`, 81,920 tokens (study `budget`, 3 seeds)"]
     for name, losses in ends.items():
         assert row[headline.METHODS[name]] == pytest.approx(math.exp(losses.mean()))
-    gap = row["LESA minus LLaMA Pro"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, row["LESA minus LLaMA Pro"])
     assert gap.estimate == pytest.approx((ends["lesa"] - ends["llama_pro"]).mean())
     starts = [content(folder, f"start/lesa-paper-{draw}")["block_losses"] for draw in range(8)]
     of = "here, preset `paper`, mean loss of 8 draws, median 26.18, 8 below SOLAR"
@@ -248,8 +247,7 @@ def test_the_main_table_is_of_the_longer_runs(made: tuple[Path, Metrics]) -> Non
             np.mean(content(folder, f"budget/lesa-{seed}")["steps"][index]["block_losses"])
             for seed in SEEDS
         ]
-        cell = rows["LESA", share]["perplexity here"]
-        assert isinstance(cell, Measured)
+        cell = checked(Measured, rows["LESA", share]["perplexity here"])
         assert cell.value == pytest.approx(math.exp(np.mean(losses)))
         assert cell.stderr == pytest.approx(cell.value * stats.sem(losses))
     steps = content(folder, "benchmarks/training_steps")["methods"]
@@ -257,15 +255,12 @@ def test_the_main_table_is_of_the_longer_runs(made: tuple[Path, Metrics]) -> Non
         name: np.median(np.add(method["seconds"], method["prefix_seconds_per_step"]))
         for name, method in steps.items()
     }
-    relative = rows["LLaMA Pro", "all"]["relative time here, %"]
-    assert isinstance(relative, Interval)
+    relative = checked(Interval, rows["LLaMA Pro", "all"]["relative time here, %"])
     assert relative.estimate == pytest.approx(100 * whole["llama_pro"] / whole["lesa"])
     assert rows["LESA", "half"]["relative time here, %"] == 50  # by definition, with no interval
-    average = rows["LESA", "all"]["average here"]
-    assert isinstance(average, Measured)
+    average = checked(Measured, rows["LESA", "all"]["average here"])
     assert average.value == 100  # right at every example of the made-up benchmarks
-    base = rows["untouched base", "none"]["average here"]
-    assert isinstance(base, Measured)
+    base = checked(Measured, rows["untouched base", "none"]["average here"])
     assert base.value == 50
     # Two tasks of 40 examples, half of them right: sqrt(2 · (0.25 · 40 / 39) / 40) / 2.
     assert base.stderr == pytest.approx(100 * math.sqrt(2 * 0.25 / 39) / 2)
@@ -276,8 +271,7 @@ def test_without_longer_runs_it_is_of_this_run(tmp_path: Path) -> None:
     rows = {(r["model"], r["steps here"]): r for r in paper_tables.main(m, PUBLISHED["main"]).rows}
     run = content(tmp_path, "pretrain/lesa")
     (half,) = (step for step in run["steps"] if step["step"] == 20)
-    cell = rows["LESA", "half"]["perplexity here"]
-    assert isinstance(cell, Measured)
+    cell = checked(Measured, rows["LESA", "half"]["perplexity here"])
     assert cell.value == half["heldout_perplexity"]
     solar = content(tmp_path, "pretrain/solar")["seconds"]  # it has no frozen layers
     lesa = run["seconds"] + run["prefix_seconds"]
@@ -309,11 +303,9 @@ def test_without_svd_by_hand(made: tuple[Path, Metrics]) -> None:
     assert [of["draws compared"] for of in (lesa, raw, llama_pro)] == ["", 3, 8]
     (own,) = (content(folder, "start/lesa_raw")["block_losses"],)
     same = content(folder, "start/lesa-paper-0")["block_losses"]  # its seed and signs
-    gap = raw["loss minus LESA's"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, raw["loss minus LESA's"])
     assert gap.estimate == pytest.approx(np.mean(own) - np.mean(same))
-    end = raw["loss at the end, minus LLaMA Pro's"]
-    assert isinstance(end, Interval)
+    end = checked(Interval, raw["loss at the end, minus LLaMA Pro's"])
     assert end.estimate == pytest.approx(3.25 - 3.05)
     assert llama_pro["perplexity before training here"] == pytest.approx(math.exp(3.15))
 
@@ -321,8 +313,7 @@ def test_without_svd_by_hand(made: tuple[Path, Metrics]) -> None:
 def test_freezing_by_hand(made: tuple[Path, Metrics]) -> None:
     new, every, then = paper_tables.freezing(made[1], PUBLISHED["freezing"]).rows
     assert new["final loss here"] == pytest.approx(3.11)
-    gap = every["minus that of new layers alone"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, every["minus that of new layers alone"])
     assert gap.estimate == pytest.approx(0.1)
     assert isinstance(every["fluctuation, times"], Interval)
     assert every["fluctuation, times"].estimate == pytest.approx(2.0)
@@ -342,8 +333,7 @@ def test_the_norm_terms_weight_by_hand(made: tuple[Path, Metrics]) -> None:
     assert rows[5e-5]["norm ratio of predictions"] == pytest.approx(0.5)
     assert rows[5e-5]["published"] == "λ 5e-5"
     assert rows[5e-4]["draws"] == 8
-    gap = rows[0.0]["loss, minus the preset's own λ"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, rows[0.0]["loss, minus the preset's own λ"])
     assert gap.estimate == pytest.approx(3.9 - 3.2)  # the same seed and signs
 
 
@@ -360,8 +350,7 @@ def test_this_runs_numbers_follow_from_the_committed_files(committed: Metrics) -
             np.mean([loss for loss, of in zip(losses, documents, strict=True) if of == name])
             for name in dict.fromkeys(documents)
         ]
-        cell = row[shown]
-        assert isinstance(cell, Measured)
+        cell = checked(Measured, row[shown])
         assert cell.value == pytest.approx(run["steps"][0]["heldout_perplexity"])
         assert cell.stderr == pytest.approx(cell.value * stats.sem(means))
     ends = {

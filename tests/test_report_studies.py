@@ -43,6 +43,7 @@ from reports.paired import Interval
 from tests.test_report_synthetic import (
     DRAWS,
     change,
+    checked,
     machine,
     params,
     rates_study,
@@ -161,8 +162,7 @@ def test_runs_of_seeds_are_one_row(made: tuple[Path, Metrics]) -> None:
     assert lesa["seeds"] == 3
     assert lesa["final loss"] == pytest.approx(3.11)  # 3.10, 3.11 and 3.12
     assert lesa["whole seconds"] == 120.0
-    gap = lesa["minus LLaMA Pro's"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, lesa["minus LLaMA Pro's"])
     assert gap.estimate == pytest.approx(0.05)
     assert (gap.low, gap.high) == pytest.approx((0.05, 0.05))  # the same in each document and seed
 
@@ -240,8 +240,7 @@ def test_the_longer_schedule_shows_places_and_what_lesa_overtakes(tmp_path: Path
         ("identity", main, -0.01),
         ("identity", later, 0.09),
     ):
-        found = of_place[model][column]
-        assert isinstance(found, Interval)
+        found = checked(Interval, of_place[model][column])
         assert found.estimate == pytest.approx(known, abs=0.01)
     assert of_place["identity_bottom"][later] is None
 
@@ -252,11 +251,9 @@ def test_tokens_to_the_final_loss_of_lesa(made: tuple[Path, Metrics]) -> None:
     column = "tokens to LESA's final loss, over its tokens"
     assert rows["lesa"][column] is None
     start = made[1].budget["lesa-0"]["steps"][0]["heldout_loss"]
-    found = rows["identity"][column]
-    assert isinstance(found, Interval)
+    found = checked(Interval, rows["identity"][column])
     assert found.estimate == pytest.approx((start - 3.1) / (start - 3.04), abs=0.02)
-    solar = rows["solar"][column]
-    assert isinstance(solar, Interval)
+    solar = checked(Interval, rows["solar"][column])
     assert solar.estimate == np.inf
 
 
@@ -270,8 +267,7 @@ def test_other_growths_are_compared_with_llama_pro_of_their_size(tmp_path: Path)
     rows = {row["run"]: row for row in budget.table(m).rows}
     assert [rows[f"{name}_6"]["new layers"] for name in ("llama_pro", "identity")] == [6, 6]
     assert rows["identity"]["new layers"] == params().gaps.count != 6
-    gap = rows["identity_6"]["minus LLaMA Pro's"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, rows["identity_6"]["minus LLaMA Pro's"])
     assert gap.estimate == pytest.approx(-0.01)
     assert conclusions.other_growths(m) == [
         "With 6 new layers, final loss minus LLaMA Pro's: "
@@ -315,8 +311,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
         "model", "0", "61,440", "122,880", "184,320", "245,760"
     ]  # fmt: skip
     assert rows["llama_pro"]["245,760"] == pytest.approx(np.mean(losses["llama_pro"]))
-    gap = rows["lesa"]["245,760"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, rows["lesa"]["245,760"])
     by_document = np.subtract(losses["lesa"], losses["llama_pro"]).reshape(3, 12, 2).mean(2)
     known = paired.interval(by_document)
     assert (gap.low, gap.high) == pytest.approx((known.low, known.high))
@@ -379,8 +374,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
         "`new`: the new layers, `all`: every layer. Those of 3 seeds that were trained began "
         f"{tables.show_interval(paired.interval(began))} nats from LLaMA Pro's."
     )
-    short = rows["llama_pro"][first]
-    assert isinstance(short, Interval)
+    short = checked(Interval, rows["llama_pro"][first])
     assert short.estimate == pytest.approx(0.05)
     assert (rows["base"]["new layers"], rows["identity"]["new layers"]) == (0, params().gaps.count)
     last = ends.budgets(m)[-1].runs["lesa"]
@@ -416,8 +410,7 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     by_run = {row["run"]: row for row in budget.table(m).rows}
     assert [row for name, row in by_run.items() if "120" not in str(name)] == before
     # A run is compared with the base and LLaMA Pro of its own schedule.
-    gap = by_run["lesa_120"]["minus the trained base's"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, by_run["lesa_120"]["minus the trained base's"])
     assert gap.estimate == pytest.approx(np.subtract(losses["lesa"], losses["base"]).mean())
     assert training_runs.machines(m, "budget") == (
         "Measured on a CPU: the runs of 40 steps; on NVIDIA H100: the runs of 120 steps "
@@ -448,8 +441,7 @@ def test_what_is_forgotten_is_told_by_the_base_of_the_same_schedule(tmp_path: Pa
         path.write_text(json.dumps(run))
     rows = {row["run"]: row for row in budget.table(measured.load(metrics, params())).rows}
     for name in ("lesa", "lesa_120"):
-        gap = rows[name]["Python source, minus the untouched base's"]
-        assert isinstance(gap, Interval)
+        gap = checked(Interval, rows[name]["Python source, minus the untouched base's"])
         assert gap.estimate == pytest.approx(0.25)
         assert gap.n == 2  # documents, not blocks
 
@@ -501,15 +493,12 @@ def test_packages_are_what_study_scale_resamples(scaled: tuple[Path, Metrics]) -
         ("lora", "minus LoRA's"),
     ):
         known = stats.ttest_rel(final["identity"], final[name]).confidence_interval()
-        gap = rows["identity"][title]
-        assert isinstance(gap, Interval)
+        gap = checked(Interval, rows["identity"][title])
         assert (gap.low, gap.high, gap.n) == pytest.approx((known.low, known.high, 8))
-    forgotten = rows["base"]["Wikipedia, minus the untouched base's"]
-    assert isinstance(forgotten, Interval)
+    forgotten = checked(Interval, rows["base"]["Wikipedia, minus the untouched base's"])
     assert forgotten.n == 6
     assert forgotten.estimate == pytest.approx(0.275, abs=0.02)  # half of what the loss falls
-    reached = rows["lesa"]["tokens to LLaMA Pro's final loss, over its tokens"]
-    assert isinstance(reached, Interval)
+    reached = checked(Interval, rows["lesa"]["tokens to LLaMA Pro's final loss, over its tokens"])
     assert reached.estimate == math.inf
 
 
@@ -640,13 +629,11 @@ def test_controls_beside_lesa(tmp_path: Path) -> None:
     rows = {row["model"]: row for row in controls.table(m).rows}
     assert list(rows) == ["noise", "lesa_shuffled", "average", "identity"]
     assert rows["average"]["sought for it"] == "no"
-    end = rows["average"]["after 245,760 tokens"]
-    assert isinstance(end, Interval)
+    end = checked(Interval, rows["average"]["after 245,760 tokens"])
     added = [np.random.default_rng(s).normal(scale=0.01, size=24) - 0.1 for s in range(3)]
     known = paired.interval(np.reshape(added, (3, 12, 2)).mean(2))
     assert (end.low, end.high) == pytest.approx((known.low, known.high))
-    before = rows["average"]["before training"]
-    assert isinstance(before, Interval)
+    before = checked(Interval, rows["average"]["before training"])
     assert before.estimate == pytest.approx(np.mean(added) + 0.1)
     assert [tables.series(list(names)) for names in ("a", "ab", "abc")] == [
         "a",
@@ -668,8 +655,7 @@ def test_a_control_of_one_seed_is_compared_with_lesa_on_its_machine(tmp_path: Pa
     m = measured.load(metrics, params())
     rows = {row["model"]: row for row in controls.table(m).rows}
     for name, known in (("lesa_again", 0.02), ("noise", 0.05)):  # noise has lesa_again's 0.02, too
-        end = rows[name]["after 245,760 tokens"]
-        assert isinstance(end, Interval)
+        end = checked(Interval, rows[name]["after 245,760 tokens"])
         assert end.estimate == pytest.approx(known)
     assert (
         "for its predictions (one seed and LESA's rate) `noise` ends above it"
@@ -751,8 +737,7 @@ def test_what_each_layer_is_worth(tmp_path: Path) -> None:
     assert [row["copied"] for row in rows] == ["yes", "no", "yes", "no"]
     for row, losses in zip(rows, without, strict=True):
         known = stats.ttest_rel(losses, whole).confidence_interval()
-        found = row["loss added"]
-        assert isinstance(found, Interval)
+        found = checked(Interval, row["loss added"])
         assert (found.low, found.high) == pytest.approx((known.low, known.high))
 
 
@@ -764,8 +749,7 @@ def test_tries_are_compared_by_document_where_they_end() -> None:
     for one, row in zip(others, rows[1:], strict=True):
         there = first["block_losses"][first["steps"].index(one["steps"][-1])]
         known = stats.ttest_rel(one["block_losses"][-1], there).confidence_interval()
-        found = row["at its end, minus the first row's"]
-        assert isinstance(found, Interval)
+        found = checked(Interval, row["at its end, minus the first row's"])
         assert (found.low, found.high) == pytest.approx((known.low, known.high))
     assert rows[0]["after 48"] == pytest.approx(
         np.mean(first["block_losses"][-1]) - np.mean(first["block_losses"][0])
@@ -790,8 +774,7 @@ def test_runs_without_a_seed_in_common_are_not_compared(tmp_path: Path) -> None:
 def test_benchmarks_are_paired_by_example(made: tuple[Path, Metrics]) -> None:
     base, lesa = official.table(made[1]).rows
     assert (base["model"], base["arc_easy"], base["average"]) == ("base", 50.0, 50.0)
-    gap = lesa["minus the untouched base's"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, lesa["minus the untouched base's"])
     assert gap.n == 80
     one = np.array([0.0, 100.0] * 20)  # right where the base is wrong
     half = 1.959964 * (2 * one.var(ddof=1) / 40) ** 0.5 / 2
@@ -806,8 +789,7 @@ def test_a_longer_run_stands_beside_lesa_as_long(tmp_path: Path) -> None:
         save(folder, f"official/{model}-longer", content | {"model": model, "phase": "longer"})
     m = measured.load(folder, params())
     rows = {(row["model"], row["phase"]): row for row in official.table(m).rows}
-    gap = rows["solar", "trained longer"]["minus trained LESA's"]
-    assert isinstance(gap, Interval)
+    gap = checked(Interval, rows["solar", "trained longer"]["minus trained LESA's"])
     assert gap.estimate == 50
     assert next(iter(rows)) == ("base", tables.PHASE_NAMES["init"])
     (line,) = summary.benchmarks(m)
@@ -839,8 +821,7 @@ def test_task_differences_leave_weighted_pairs_out(tmp_path: Path) -> None:
 def test_training_steps_are_whole(made: tuple[Path, Metrics]) -> None:
     rows = {row["method"]: row for row in speed.training_steps(made[1]).rows}
     assert rows["lesa"]["seconds a step, whole"] == pytest.approx(2.5)
-    ratio = rows["llama_pro"]["over LESA's"]
-    assert isinstance(ratio, Interval)
+    ratio = checked(Interval, rows["llama_pro"]["over LESA's"])
     assert ratio.estimate == pytest.approx(3.0 / 2.5)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -93,6 +93,15 @@ NAMED = {
     "sft": "model",
     "humaneval": "model",
 }
+
+
+Kind = TypeVar("Kind")
+
+
+def checked(kind: type[Kind], cell: object) -> Kind:
+    """A table's cell, which is of this kind."""
+    assert isinstance(cell, kind)
+    return cell
 
 
 def save(folder: Path, name: str, value: Any) -> None:
