@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lesa.errors import UserError
-from lesa.params import Count, Name, Params, Positive, Strict, parse, read_tree, reason
+from lesa.params import Count, Name, Params, Positive, Strict, dotted, parse, read_tree, reason
 
 
 class TrainOverrides(Strict):
@@ -38,7 +38,7 @@ def study_params(name: str, part: str, form: Any) -> Any:
     except (TypeError, KeyError):
         raise UserError(f"{path}: {part}: missing") from None
     except ValidationError as error:
-        key = ".".join([part, *map(str, error.errors()[0]["loc"])])
+        key = dotted((part, *error.errors()[0]["loc"]), tree)
         raise UserError(f"{path}: {key}: {reason(error)}") from None
 
 

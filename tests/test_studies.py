@@ -22,6 +22,7 @@ from lesa.errors import UserError
 from lesa.files import read_json, tree_digest, write_json
 from lesa.machine import compute_device
 from lesa.params import Params
+from lesa.text.conversations import Chats
 from lesa.text.python_source import PythonSource, standard_library
 from lesa.training.adapters import AdapterRun
 from lesa.training.blocks import load_blocks, tokens_of
@@ -349,6 +350,19 @@ def test_a_wrong_parameter_is_named(
     with pytest.raises(UserError, match=f"^pipelines/studies/code/params.yaml: {line}") as error:
         study_params("code", part, form)
     assert "\n" not in str(error.value)
+
+
+def test_a_wrong_parameter_is_named_as_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chosen source is no key of it."""
+    monkeypatch.chdir(tmp_path)
+    text = committed("sft")["text"]
+    assert text["conversations"]["source"] == "docstrings"
+    own_params("sft", text=text | {"conversations": text["conversations"] | {"min_characters": 0}})
+    line = r"^pipelines/studies/sft/params\.yaml: text\.conversations\.min_characters: "
+    with pytest.raises(UserError, match=line):
+        study_params("sft", "text", Chats)
 
 
 def test_a_schedule_without_a_point_at_half_is_refused(here: tuple[Path, Params]) -> None:
