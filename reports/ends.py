@@ -118,7 +118,9 @@ def trained_on(m: Metrics, contests: list[Contest]) -> str:
     said = ", ".join([*told, *mixed])
     if not said:
         return ""
-    return f"({of}) its mean is {said}; {TOO_FEW}" if few else f"({of}) it is {said}"
+    if few:
+        return f"({of}) LESA's mean loss is {said}; {TOO_FEW}"
+    return f"({of}) LESA's loss is {said}"
 
 
 def unsought(m: Metrics, contest: Contest, model: str) -> bool:

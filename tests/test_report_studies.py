@@ -332,8 +332,8 @@ def test_longer_schedules_are_compared_with_each_other(tmp_path: Path) -> None:
     assert line.startswith(
         "**In short:** Before training LESA's mean loss is above LLaMA Pro's and below SOLAR's and "
         "that of Gaussian noise of equal norms (preset `paper`, 8 draws, 1 of `noise`). Trained on "
-        "this run's text (3 seeds) it is above LLaMA Pro's at both budgets, below SOLAR's after "
-        "81,920 tokens. "
+        "this run's text (3 seeds) LESA's loss is above LLaMA Pro's at both budgets, below SOLAR's "
+        "after 81,920 tokens. "
     )
     crossed = {
         name: run | {"steps": [s | {"block_losses": [9.0] * 24} for s in run["steps"]]}
