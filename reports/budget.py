@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
+from reports.claims import RIVALS
 from reports.measured import Metrics
 from reports.paired import Interval
 from reports.tables import Row, Table
@@ -20,8 +21,10 @@ from reports.training_runs import (
     groups,
     minus_llama_pro,
     new_layers,
+    of_steps,
     on_one_machine,
     on_the_way,
+    schedules,
     shared_seeds,
     spread,
 )
@@ -87,6 +90,7 @@ COMPARED_WITH = (
     "noise", "lesa", "lesa_official", "solar", "base", "lora", "llama_pro_lora", "llama_pro_all",
 )  # fmt: skip
 LESA = ("lesa", "lesa_official")
+TEXTS = {"budget": "", "scale": " of Python source"}  # beside this run's own text
 OWN = {  # this project's own models, which no paper names
     "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
     "fitted_identity": "`identity` with fitted outputs",
@@ -117,6 +121,21 @@ def own_gaps(m: Metrics) -> Table:
     """Are this project's own models ahead of all at any number of tokens?"""
     title = "Loss of this project's own models"
     return beside_rivals(m, "budget_own", title, OWN, by_name(m))
+
+
+def of_lesa(m: Metrics) -> Iterator[tuple[str, str, Runs]]:
+    """The studies' LESAs, with the study and what its text is called: first those on this run's
+    text, of one name the longest schedule first."""
+    for study, text in TEXTS.items():
+        for name in LESA:
+            for lesa in schedules(getattr(m, study), name)[::-1]:
+                yield study, text, lesa
+
+
+def equally_long(m: Metrics, study: str, lesa: Runs) -> dict[str, Runs]:
+    """The paper's rivals that a study trained for as many steps and tokens, by method."""
+    found = {name: of_steps(getattr(m, study), name, lesa.max_steps) for name in RIVALS}
+    return {n: runs for n, runs in found.items() if runs and runs.tokens == lesa.tokens}
 
 
 def by_name(m: Metrics) -> dict[str, Runs]:

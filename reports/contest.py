@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -229,9 +229,13 @@ def by_side(gaps: Iterable[tuple[str, Interval]]) -> dict[str, list[str]]:
     return sides
 
 
+def phrase(found: Mapping[str, list[str]]) -> str:
+    """What `by_side` found, in one phrase."""
+    return series([f"{side} {series(words)}" for side, words in found.items()])
+
+
 def sides(gaps: Iterable[tuple[str, Interval]]) -> str:
-    """The same as one phrase."""
-    return series([f"{side} {series(words)}" for side, words in by_side(gaps).items()])
+    return phrase(by_side(gaps))
 
 
 def at_an_edge(m: Metrics, contest: Contest) -> list[str]:

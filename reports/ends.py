@@ -12,6 +12,7 @@ from reports.contest import (
     enough,
     of_other_text,
     of_own_text,
+    phrase,
     placed,
     seeds,
     sides,
@@ -108,17 +109,16 @@ def trained_on(m: Metrics, contests: list[Contest]) -> str:
                 for i, (side, after) in enumerate(found.items())
             ]
             mixed.append(" and ".join(parts))
-    told = [series([f"{side} {series(names)}" for side, names in always.items()])] if always else []
+    told = [phrase(always)] if always else []
     if told and len(contests) > 1:
         told[0] += f" at {'both' if len(contests) == 2 else f'all {len(contests)}'} budgets"
     last = contests[-1]
     runs = [c.runs[n] for c in contests for n in ("lesa", *BESIDE) if n in c.runs]
     of = seeds(runs) + rates.at_edge(m, last.study, last.runs["lesa"])
-    few = last.study and not enough(runs)
     said = ", ".join([*told, *mixed])
     if not said:
         return ""
-    if few:
+    if last.study and not enough(runs):
         return f"({of}) LESA's mean loss is {said}; {TOO_FEW}"
     return f"({of}) LESA's loss is {said}"
 

@@ -178,7 +178,7 @@ def table(m: Metrics, published: Json) -> Table:
         paper[ACCURACY],
         *map(again, opt_deus.BASES),
         *benchmarks(m, "trained"),
-        *(benchmarks(m, "longer") if official.of_model(m, "lesa", "longer") else []),
+        *benchmarks(m, "longer"),
         paper[TIME],
         *times(m),
         paper[CODE],

@@ -17,7 +17,7 @@ def begins(m: Metrics) -> list[str]:
     own, rival = called(m.budget, FITTED), called(m.budget, RIVAL)
     if own is None or rival is None or not (seeds := shared_seeds(own, rival)):
         return []
-    first, last = "of which LLaMA Pro's is the base", own.tokens
+    last = own.tokens
     fitted_to = own.tokens * int(own.first["phases"][0]["steps"]) // own.max_steps
     if fitted_to not in own.points:
         return []
@@ -33,7 +33,7 @@ def begins(m: Metrics) -> list[str]:
     return [
         f"**A start below the base:** this project's `{FITTED}` (docs/fitted-outputs.md; "
         f"{counted(len(seeds), 'seed')}) fits the outputs of LLaMA Pro's layers to {fitted_to:,} "
-        f"tokens. Beside others that were trained on as many its loss is then "
-        f"{beside(fitted_to, fitted_to)}; beside their starts, {first}, it is "
-        f"{beside(fitted_to, 0)}. After {last:,} tokens it is {beside(last, last)}."
+        "tokens. Beside others that were trained on as many its loss is then "
+        f"{beside(fitted_to, fitted_to)}; beside their starts, of which LLaMA Pro's is the base, "
+        f"it is {beside(fitted_to, 0)}. After {last:,} tokens it is {beside(last, last)}."
     ]

@@ -309,7 +309,8 @@ def freezing(m: Metrics, published: Json) -> Table:
             }
             if frozen and runs and trains != "new" and shared_seeds(runs, frozen):
                 row["minus that of new layers alone"] = difference(runs, frozen)
-                row["fluctuation, times"] = c09_without_freezing.fluctuation(runs, frozen)
+                both = c09_without_freezing.residuals(runs, frozen)
+                row["fluctuation, times"] = c09_without_freezing.fluctuation(*both)
             rows.append(row)
     return Table(
         "paper_freezing",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from reports import rates
-from reports.budget import LESA
+from reports import budget, rates
 from reports.claims import (
     FEWEST,
     RIVALS,
@@ -26,8 +25,6 @@ from reports.training_runs import (
     Runs,
     difference,
     median_seconds,
-    of_steps,
-    schedules,
     shared_seeds,
     trained_otherwise,
 )
@@ -88,25 +85,16 @@ def judged(
 def studied(m: Metrics) -> list[Finding]:
     """Runs of the studies, first those on this run's text, as the claim is no claim of code, the
     longest schedule first: LESA's own of half the steps, else the point at half of it."""
-    found = [
-        finding
-        for study, text in (("budget", ""), ("scale", " of Python source"))
-        for name in LESA
-        for lesa in schedules(getattr(m, study), name)[::-1]
-        for finding in of_schedule(m, study, text, lesa)
-    ]
+    found = [finding for of in budget.of_lesa(m) for finding in of_schedule(m, *of)]
     return found or [cannot("a longer run", "not measured", "make study NAME=budget")]
 
 
 def of_schedule(m: Metrics, study: str, text: str, lesa: Runs) -> list[Finding]:
     """text: what the study's own text is called, where it is not this run's."""
-    found, runs = [], getattr(m, study)
-    short = trained_otherwise(runs, lesa, str(lesa.first["trains"]), lesa.max_steps // 2)
+    found, trains = [], str(lesa.first["trains"])
+    short = trained_otherwise(getattr(m, study), lesa, trains, lesa.max_steps // 2)
     ours = lesa if short is None else short
-    for other in RIVALS:
-        theirs = of_steps(runs, other, lesa.max_steps)
-        if theirs is None or theirs.tokens != lesa.tokens:
-            continue
+    for other, theirs in budget.equally_long(m, study, lesa).items():
         if short is not None:
             gap, seconds = difference(short, theirs), median_seconds(short)
             half = f"{lesa.model}'s own schedule of {short.max_steps} steps{text}"

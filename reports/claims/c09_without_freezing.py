@@ -64,10 +64,10 @@ def compared(m: Metrics, subject: str, free: Runs, frozen: Runs) -> list[Finding
 
 def fluctuates(subject: str, free: Runs, frozen: Runs, of: str) -> Finding:
     """of: how many seeds, and at which rates."""
-    if (ratio := fluctuation(free, frozen)) is None:
+    a, b = residuals(free, frozen)
+    if (ratio := fluctuation(a, b)) is None:
         why = f"fewer than {FEWEST_STEPS} training losses in the second half"
         return cannot(subject, why, "make study NAME=budget")
-    a, b = residuals(free, frozen)
     said = (
         "standard deviation of the training loss around its line, "
         f"{show_interval(ratio)} times ({b.std():.3f} nats with new layers alone, nearly all of it "
@@ -88,14 +88,13 @@ def residuals(*both: Runs) -> list[Array]:
     return [np.concatenate(own) for own in found]
 
 
-def fluctuation(free: Runs, frozen: Runs) -> Interval | None:
-    """Ratio of standard deviations of the residuals; None where there are too few.
+def fluctuation(a: Array, b: Array) -> Interval | None:
+    """Ratio of standard deviations of two runs' residuals; None where there are too few.
 
     Both see the same batches in the same order, so their residuals are paired: of paired a and b,
     var(a) = w var(b) if and only if a + sqrt(w) b and a - sqrt(w) b do not correlate; the interval
     has each w of which the test does not reject that (Pitman, Biometrika 31, 1939; Morgan, ibid.).
     """
-    a, b = residuals(free, frozen)
     if len(a) < FEWEST_STEPS:
         return None
     ratio, r = float(a.var() / b.var()), float(np.corrcoef(a, b)[0, 1])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from reports import official, rates
-from reports.budget import LESA
+from reports import budget, official, rates
 from reports.claims import (
     FEWEST,
     RIVALS,
@@ -17,7 +16,7 @@ from reports.claims import (
 from reports.measured import Metrics, files, losses_at
 from reports.paired import paired
 from reports.tables import show_interval
-from reports.training_runs import difference, of_steps, schedules, shared_seeds
+from reports.training_runs import difference, shared_seeds
 
 CLAIM = "After equally many steps LESA ends below LLaMA Pro and SOLAR, in perplexity and benchmarks"
 SHORT = "after equally many steps LESA is ahead of both"
@@ -36,19 +35,16 @@ def findings(m: Metrics) -> list[Finding]:
 def studied(m: Metrics) -> list[Finding]:
     """Runs of the studies, first those on this run's text, the longest schedule first."""
     found = []
-    for study, text in (("budget", ""), ("scale", " of Python source")):
-        runs = getattr(m, study)
-        for lesa in (one for name in LESA for one in schedules(runs, name)[::-1]):
-            for method, rival in RIVALS.items():
-                other = of_steps(runs, method, lesa.max_steps)
-                if other is None or (gap := difference(lesa, other)) is None:
-                    continue
-                case = f"{lesa.model} after {lesa.max_steps} steps{text}"
-                said = f"LESA minus {rival} {show_interval(gap)} nats, "
-                said += rates.over_seeds(m, study, lesa, other)
-                source, of = files(study, ["*"]), f"{case} against {method}"
-                finding = Finding(of, said, below(gap), source, case=case, rival=rival)
-                found.append(of_enough(finding, len(shared_seeds(lesa, other))))
+    for study, text, lesa in budget.of_lesa(m):
+        for method, other in budget.equally_long(m, study, lesa).items():
+            if (gap := difference(lesa, other)) is None:
+                continue
+            case, rival = f"{lesa.model} after {lesa.max_steps} steps{text}", RIVALS[method]
+            said = f"LESA minus {rival} {show_interval(gap)} nats, "
+            said += rates.over_seeds(m, study, lesa, other)
+            source, of = files(study, ["*"]), f"{case} against {method}"
+            finding = Finding(of, said, below(gap), source, case=case, rival=rival)
+            found.append(of_enough(finding, len(shared_seeds(lesa, other))))
     return found
 
 
