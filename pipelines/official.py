@@ -16,7 +16,7 @@ from eval.model import load
 from eval.suite import mirrored
 from lesa.errors import UserError
 from lesa.files import write_json
-from lesa.params import Params, Positive, Strict
+from lesa.params import Count, Params, Positive, Strict
 from pipelines.stage import run_stage
 from pipelines.study import entry, params_file, study_params
 from pipelines.tracking import Tracker
@@ -25,9 +25,11 @@ METRIC = "acc"
 
 
 class Scored(Strict):
-    """A checkpoint, as metrics/evaluate names it; `longer`: after the longer runs of `budget`."""
+    """A checkpoint, as metrics/evaluate names it; `longer`: after the longer runs of `budget`. A
+    model of another seed than 0 is called `<model>-<seed>`, as in study `code`."""
 
     model: str
+    seed: Count = 0
     phase: Literal["init", "trained", "longer"]
     folder: str
 
@@ -69,7 +71,7 @@ def work(params: Params, log: Tracker, args: argparse.Namespace) -> None:
     except UserError as error:  # of the experiment's own tasks this would be params.yaml's
         line = str(error).replace("evaluate.", f"{params_file('official')}: ", 1)
         raise UserError(line) from None
-    said = {"model": scored.model, "phase": scored.phase, "profile": params.profile}
+    said = scored.model_dump(exclude={"folder"}) | {"profile": params.profile}
     write_json(f"artifacts/official/{args.checkpoint}.json", {**said, **found})
     log.metrics({name: task["metrics"][METRIC]["value"] for name, task in found["tasks"].items()})
 

@@ -10,13 +10,13 @@ import numpy as np
 from reports import domains, official, opt_deus, rates, start
 from reports.budget import LESA
 from reports.claims import RIVALS
-from reports.contest import Contest, longest
+from reports.contest import Contest, longest, seeds
 from reports.measured import Json, Metrics, files, losses_at, perplexity_at
 from reports.paired import paired
 from reports.paper_tables import PUBLISHED, average, own_tasks, stated
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted, number, series
-from reports.training_runs import difference
+from reports.training_runs import Runs, difference
 
 METHODS = {"lesa": "LESA", **RIVALS, "base": "base"}
 PAPER = "paper, Llama-3-8B"
@@ -101,15 +101,18 @@ def benchmarks(m: Metrics, phase: str) -> list[Line]:
     if (lesa := average(m, names[0], phase)) is None:
         return []
     scored = [
-        official.of_model(m, name, phase) if studied else {"tasks": own_tasks(m, name, phase)}
+        official.of_model(m, name, phase)
+        if studied
+        else Runs(name, {0: {"tasks": own_tasks(m, name, phase)}})
         for name in names
     ]
     values = [lesa, *(average(m, name, phase) for name in names[1:])]
     rivals = scored[1 : len(RIVALS) + 1]
     gaps = [official.difference(scored[0], of) if scored[0] and of else None for of in rivals]
     runs = official.trained_runs(m, phase) if studied else None
-    of = f"here, {counted(len(official.examples(scored[0] or {})), 'task')}"
-    of += f", {runs.tokens:,} tokens (study `budget`, 1 seed)" if runs else ""
+    of = f"here, {counted(len(official.examples(scored[0])) if scored[0] else 0, 'task')}"
+    if runs:
+        of += f", {runs.tokens:,} tokens (study `budget`, {seeds([*filter(None, scored)])})"
     source = official.SOURCES if studied else files(f"evaluate/{phase}", names[:1])
     return [line(ACCURACY, of, values, gaps, source)]
 

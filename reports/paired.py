@@ -65,32 +65,10 @@ def document_means(documents: Sequence[Hashable], block_losses: Sequence[float])
 def interval(values: npt.ArrayLike) -> Interval:
     """The mean of paired differences with its t interval.
 
-    values: (n,) differences by document or example, or (seeds, n). Of several seeds, seeds and
-    documents are both samples (crossed random effects, Satterthwaite, Biometrics Bulletin 2, 1946):
-    the mean's variance is (MS_seeds + MS_documents - MS_residual) / (seeds · n), at least what
-    either of the first two says alone. The interval is empty of meaning, and infinite, for n = 1.
+    values: (n,) differences by document or example, or (seeds, n). The interval is empty of
+    meaning, and infinite, for n = 1.
     """
-    table = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    seeds, n = table.shape
-    mean = float(table.mean())
-    if n == 1:
-        return Interval(mean, -np.inf, np.inf, n)
-    columns = table.mean(0)
-    documents = seeds * columns.var(ddof=1)
-    if seeds == 1:
-        variance, freedom = documents / n, n - 1.0
-    else:
-        rows = table.mean(1)
-        of_seeds = n * rows.var(ddof=1)
-        rest = table - rows[:, None] - columns + mean
-        residual = (rest**2).sum() / ((seeds - 1) * (n - 1))
-        total = max(of_seeds + documents - residual, of_seeds, documents)
-        parts = of_seeds**2 / (seeds - 1) + documents**2 / (n - 1)
-        parts += residual**2 / ((seeds - 1) * (n - 1))
-        variance = total / (seeds * n)
-        freedom = max(total**2 / parts, 1.0) if parts else 1.0
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))
-    return Interval(mean, mean - half, mean + half, n)
+    return by_task([values])
 
 
 def paired(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> Interval:
@@ -111,17 +89,45 @@ def ratio(differences: npt.ArrayLike, sizes: npt.ArrayLike) -> Interval:
     return interval(estimate + (values - estimate * weights) / weights.mean())
 
 
-def by_task(differences: Sequence[npt.ArrayLike]) -> Interval:
-    """The mean over tasks of each task's mean difference; n counts the examples of all tasks.
+def by_task(values: Sequence[npt.ArrayLike]) -> Interval:
+    """The mean over tasks of each task's mean, with its t interval; n counts all examples.
 
-    differences: (examples,) a task. Tasks are fixed and their examples sampled, so the variances of
-    the tasks' means add up.
+    values: a task (examples,), or (seeds, examples) with as many seeds in each task.
     """
-    values = [np.asarray(task, dtype=np.float64) for task in differences]
-    mean = float(np.mean([task.mean() for task in values]))
-    variance = sum(task.var(ddof=1) / len(task) for task in values) / len(values) ** 2
-    half = float(stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance))
-    return Interval(mean, mean - half, mean + half, sum(len(task) for task in values))
+    tables = [np.atleast_2d(np.asarray(task, dtype=np.float64)) for task in values]
+    mean, n = float(np.mean([table.mean() for table in tables])), sum(t.shape[1] for t in tables)
+    if min(table.shape[1] for table in tables) == 1:
+        return Interval(mean, -np.inf, np.inf, n)
+    variance, freedom = of_the_mean(tables)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def of_the_mean(tables: Sequence[Array]) -> tuple[float, float]:
+    """Variance and degrees of freedom of the mean over tasks (seeds, examples) of their means.
+
+    Tasks are fixed, their examples a sample, and seeds one that all tasks share: crossed random
+    effects (Satterthwaite, Biometrics Bulletin 2, 1946). With one task the variance is (MS_seeds +
+    MS_examples - MS_residual) / (seeds · n), at least what either of the first two says alone.
+    """
+    seeds, share = len(tables[0]), len(tables) ** -2.0
+    examples, residual, of_seeds = [], [], []  # variances of the mean, with degrees of freedom
+    for table in tables:
+        n, columns = table.shape[1], table.mean(0)
+        examples.append((share * columns.var(ddof=1) / n, n - 1))
+        if seeds > 1:
+            freedom = (seeds - 1) * (n - 1)
+            rest = table - table.mean(1, keepdims=True) - columns + table.mean()
+            residual.append((share * (rest**2).sum() / freedom / (seeds * n), freedom))
+    if seeds > 1:
+        by_seed = np.mean([table.mean(1) for table in tables], axis=0)
+        of_seeds.append((by_seed.var(ddof=1) / seeds, seeds - 1))
+    among, between, both = (
+        sum(variance for variance, _ in part) for part in (examples, of_seeds, residual)
+    )
+    total = max(among + between - both, among, between)
+    squares = sum(variance**2 / freedom for variance, freedom in [*examples, *of_seeds, *residual])
+    return float(total), max(float(total**2 / squares), 1.0) if squares else 1.0
 
 
 def ratio_of_medians(theirs: Sequence[float], ours: Sequence[float]) -> Interval:

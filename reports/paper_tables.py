@@ -22,6 +22,7 @@ from reports.measured import (
     whole_seconds,
     with_error,
 )
+from reports.paired import of_the_mean
 from reports.speed import STEPS_FILE, time_ratio
 from reports.tables import Cell, Measured, Row, Table, counted
 from reports.training_runs import (
@@ -105,18 +106,16 @@ def own_tasks(m: Metrics, model: str, phase: str) -> dict[str, Json]:
 
 def average(m: Metrics, model: str, phase: str) -> Measured | None:
     """Mean accuracy over the benchmarks, in percent: of the study, else of this run's tasks."""
-    if (content := official.of_model(m, model, phase)) is not None:
-        scores = official.examples(content)
-        if scores.keys() != set(official.tasks_of(list(m.official.values()))):
+    if (scored := official.of_model(m, model, phase)) is not None:
+        scores = official.examples(scored)
+        if not scores or scores.keys() != set(official.tasks_of(m)):
             return None
-        found = [
-            Measured(float(t.mean()), float(t.std(ddof=1) / len(t) ** 0.5)) for t in scores.values()
-        ]
-    else:
-        listed = [task["metrics"] for task in own_tasks(m, model, phase).values()]
-        known = [metrics["acc"] for metrics in listed if "acc" in metrics]
-        found = [Measured(float(acc["value"]), acc.get("stderr")) for acc in known]
-    if not found:
+        tables = [100 * results for results in scores.values()]
+        variance, _ = of_the_mean(tables)
+        return Measured(float(np.mean([table.mean() for table in tables])), float(variance**0.5))
+    listed = [task["metrics"] for task in own_tasks(m, model, phase).values()]
+    known = [metrics["acc"] for metrics in listed if "acc" in metrics]
+    if not (found := [Measured(float(acc["value"]), acc.get("stderr")) for acc in known]):
         return None
     error = float(np.sqrt(sum((one.stderr or 0.0) ** 2 for one in found))) / len(found)
     return Measured(100 * float(np.mean([one.value for one in found])), 100 * error)

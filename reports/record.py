@@ -174,6 +174,7 @@ class Evaluate(TypedDict):
 
 class Official(TypedDict):
     model: str
+    seed: NotRequired[int]
     phase: str
     tasks: dict[str, Task]
 

@@ -70,12 +70,12 @@ def benchmarks(m: Metrics) -> list[str]:
     if (lesa := official.of_model(m, "lesa", "trained")) is None:
         return []
     found = official.examples(lesa)
-    count = sum(map(len, found.values()))
+    count = sum(results.shape[1] for results in found.values())
     longer = beside_others(m, "longer")
     return [
         f"**Benchmarks:** trained LESA's average accuracy over {len(found)} tasks of {count:,} "
-        f"examples (one seed of study `budget`) is {beside_others(m, 'trained')}."
-        + (f" It is {longer}." if longer else "")
+        f"examples ({counted(len(lesa.by_seed), 'seed')} of study `budget`) is "
+        f"{beside_others(m, 'trained')}." + (f" It is {longer}." if longer else "")
     ]
 
 

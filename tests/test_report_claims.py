@@ -223,6 +223,24 @@ def test_benchmarks_of_one_seed_decide_nothing(tmp_path: Path) -> None:
     assert (found.verdict, found.few) == (UNDECIDED, True)
 
 
+def test_benchmarks_of_three_seeds_decide(tmp_path: Path) -> None:
+    """LESA has all examples and SOLAR every second one, but for a seed that LESA has alone."""
+    metrics = metrics_with(tmp_path, [])
+    official_study(metrics)
+    for seed in range(1, 4):
+        for model, source in (("solar", "base-init"), ("lesa", "lesa-trained")):
+            own = json.loads((metrics / f"official/{source}.json").read_text())
+            own |= {"model": f"{model}-{seed}", "seed": seed, "phase": "trained"}
+            if (model, seed) != ("solar", 3):
+                save(metrics, f"official/{model}-{seed}-trained", own)
+    own = json.loads((metrics / "official/base-init.json").read_text())
+    save(metrics, "official/solar-trained", own | {"model": "solar", "phase": "trained"})
+    found = findings("c12_end", metrics)["benchmarks, trained, 40 steps against solar"]
+    assert found.said.startswith("LESA minus SOLAR 50 [")
+    assert found.said.endswith("points, 3 seeds")
+    assert (found.verdict, found.few) == (HOLDS, False)
+
+
 def test_every_claim_is_exercised_on_both_sides() -> None:
     files = {path.stem for path in Path(claims.__file__).parent.glob("c*.py")}
     assert {name for name, *_ in CASES} == files

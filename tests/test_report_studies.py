@@ -777,7 +777,7 @@ def test_benchmarks_are_paired_by_example(made: tuple[Path, Metrics]) -> None:
     gap = checked(Interval, lesa["minus the untouched base's"])
     assert gap.n == 80
     one = np.array([0.0, 100.0] * 20)  # right where the base is wrong
-    half = 1.959964 * (2 * one.var(ddof=1) / 40) ** 0.5 / 2
+    half = stats.t.ppf(0.975, 2 * 39) * (2 * one.var(ddof=1) / 40) ** 0.5 / 2
     assert (gap.estimate, gap.low, gap.high) == pytest.approx((50, 50 - half, 50 + half))
 
 

@@ -32,8 +32,11 @@ def test_every_checkpoint_is_called_as_its_metrics_are() -> None:
     rows = study_params("official", "official", dict[str, official.Scored])
     for name, scored in rows.items():
         assert name == f"{scored.model}-{scored.phase}"
+        assert scored.model.endswith(f"-{scored.seed}") == (scored.seed > 0)
+        run = scored.folder.removeprefix("artifacts/budget/").split("/")[0]
         if scored.phase == "trained":
-            assert scored.folder == f"artifacts/budget/{scored.model}-0/checkpoint"
+            own = scored.model if scored.seed else f"{scored.model}-0"
+            assert run.replace("lesa_other_digits", "lesa") == own
 
 
 def test_scores_are_lm_evals_and_the_report_shows_them(
