@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.families import SHAPE, randomised
+
 # A busy machine is slow, and no test is of time.
 hypothesis.settings.register_profile(
     "untimed",
@@ -26,46 +28,23 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).parents[1]
-LAYERS = 6
 VOCABULARY = 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def save_random(model: Any, folder: Path, dtype: torch.dtype) -> Path:
-    """Give every parameter of `model` values of its own and save it as several shards.
-
-    transformers starts norms at one and biases at zero: with those, a norm of the wrong layer or
-    a forgotten bias would go unseen.
-    """
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            drawn = torch.randn(parameter.shape, generator=generator)
-            scale = 0.02 if name.startswith("model.embed") else 0.1
-            parameter.copy_(drawn * scale + (1.0 if "norm" in name else 0.0))
-    model.to(dtype).save_pretrained(folder, max_shard_size="60KB")
+    """Give every parameter of `model` values of its own and save it as several shards."""
+    randomised(model).to(dtype).save_pretrained(folder, max_shard_size="60KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     return folder
 
 
 def tiny_config(kind: str = "llama", **changes: Any) -> Any:
     """Config of a tiny model with grouped-query attention and `LAYERS` layers."""
-    from transformers import LlamaConfig, Qwen2Config
+    from transformers import AutoConfig
 
-    settings: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": False,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-    }
-    return (LlamaConfig if kind == "llama" else Qwen2Config)(**(settings | changes))
+    small = {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    return AutoConfig.for_model(kind, **(SHAPE | small | changes))
 
 
 @pytest.fixture(scope="session", params=list(DTYPES))

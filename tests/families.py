@@ -131,24 +131,27 @@ DERIVED = ("layer_types", "no_rope_layers", "_sliding_window_pattern")
 
 
 def family_model(name: str, seed: int = 1, **changes: Any) -> Any:
-    """A model of the tiny config `name`, whose every parameter has values of its own.
-
-    transformers starts norms at one and biases at zero: with those, a norm of the wrong layer or
-    a forgotten bias would go unseen.
-    """
+    """A model of the tiny config `name`, whose every parameter has values of its own."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model_type, settings = (CONFIGS | VARIANTS)[name]
     config = AutoConfig.for_model(model_type, **(settings | changes))
-    model: Any = AutoModelForCausalLM.from_config(config)
+    return randomised(AutoModelForCausalLM.from_config(config), seed).eval()
+
+
+def randomised(model: Any, seed: int = 1) -> Any:
+    """The model with new values in every parameter.
+
+    transformers starts norms at one and biases at zero: with those, a norm of the wrong layer or
+    a forgotten bias would go unseen.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
+        for name, parameter in model.named_parameters():
             drawn = torch.randn(parameter.shape, generator=generator)
-            norm = "norm" in parameter_name or ".ln_" in parameter_name
-            parameter.copy_(drawn * 0.1 + (1.0 if norm and "bias" not in parameter_name else 0.0))
-    found: Any = model.eval()
-    return found
+            norm = "norm" in name or ".ln_" in name
+            parameter.copy_(drawn * 0.1 + (1.0 if norm and "bias" not in name else 0.0))
+    return model
 
 
 def save_family(
