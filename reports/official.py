@@ -58,6 +58,11 @@ def percents(scored: Runs) -> dict[str, float]:
     return {task: 100 * float(found.mean()) for task, found in examples(scored).items()}
 
 
+def average(scored: Runs) -> float:
+    """The mean of the tasks' accuracies, in percent."""
+    return float(np.mean(list(percents(scored).values())))
+
+
 def trained_runs(m: Metrics, phase: str = "trained") -> Runs | None:
     """LESA's runs of the schedule whose checkpoints have scores of `phase`: the shortest of
     `budget`, of phase `longer` the longest."""
@@ -110,9 +115,7 @@ def table(m: Metrics) -> Table:
             "phase": PHASES[phase],
             "seeds": len(scored.by_seed) if (model, phase) != UNTOUCHED else "",
             **{task: accuracies.get(task) for task in tasks},
-            "average": float(np.mean(list(accuracies.values())))
-            if len(accuracies) == len(tasks)
-            else None,
+            "average": average(scored) if len(accuracies) == len(tasks) else None,
             "minus the untouched base's": difference(scored, base) if base else None,
             "minus trained LESA's": difference(scored, lesa) if lesa else None,
         }

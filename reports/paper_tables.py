@@ -110,9 +110,8 @@ def average(m: Metrics, model: str, phase: str) -> Measured | None:
         scores = official.examples(scored)
         if not scores or scores.keys() != set(official.tasks_of(m)):
             return None
-        tables = [100 * results for results in scores.values()]
-        variance, _ = of_the_mean(tables)
-        return Measured(float(np.mean([table.mean() for table in tables])), float(variance**0.5))
+        variance, _ = of_the_mean([100 * results for results in scores.values()])
+        return Measured(official.average(scored), variance**0.5)
     listed = [task["metrics"] for task in own_tasks(m, model, phase).values()]
     known = [metrics["acc"] for metrics in listed if "acc" in metrics]
     if not (found := [Measured(float(acc["value"]), acc.get("stderr")) for acc in known]):

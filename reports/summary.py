@@ -94,8 +94,7 @@ def beside_others(m: Metrics, phase: str) -> str:
     beside = "; ".join(f"{place} {series(names)}" for place, names in places.items())
     runs = official.trained_runs(m, phase)
     after = f" after {runs.tokens:,} tokens" if runs else ""
-    average = np.mean(list(official.percents(lesa).values()))
-    return f"{average:.1f}%{after}{f': {beside}' if beside else ''}"
+    return f"{official.average(lesa):.1f}%{after}{f': {beside}' if beside else ''}"
 
 
 def saving(m: Metrics) -> list[str]:

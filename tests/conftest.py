@@ -40,7 +40,7 @@ def save_random(model: Any, folder: Path, dtype: torch.dtype) -> Path:
 
 
 def tiny_config(kind: str = "llama", **changes: Any) -> Any:
-    """Config of a tiny model with grouped-query attention and `LAYERS` layers."""
+    """Config of a tiny model with grouped-query attention and `families.LAYERS` layers."""
     from transformers import AutoConfig
 
     small = {"vocab_size": VOCABULARY, "max_position_embeddings": 64}

@@ -33,10 +33,10 @@ def test_every_checkpoint_is_called_as_its_metrics_are() -> None:
     for name, scored in rows.items():
         assert name == f"{scored.model}-{scored.phase}"
         assert scored.model.endswith(f"-{scored.seed}") == (scored.seed > 0)
-        run = scored.folder.removeprefix("artifacts/budget/").split("/")[0]
         if scored.phase == "trained":
-            own = scored.model if scored.seed else f"{scored.model}-0"
-            assert run.replace("lesa_other_digits", "lesa") == own
+            run = scored.model if scored.seed else f"{scored.model}-0"
+            folder = scored.folder.replace("lesa_other_digits", "lesa")
+            assert folder == f"artifacts/budget/{run}/checkpoint"
 
 
 def test_scores_are_lm_evals_and_the_report_shows_them(
