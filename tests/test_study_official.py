@@ -33,10 +33,12 @@ def test_every_checkpoint_is_called_as_its_metrics_are() -> None:
     for name, scored in rows.items():
         assert name == f"{scored.model}-{scored.phase}"
         assert scored.model.endswith(f"-{scored.seed}") == (scored.seed > 0)
+        folder = scored.folder.replace("lesa_other_digits", "lesa").replace("_again", "")
+        run = scored.model.removesuffix(f"-{scored.seed}")
         if scored.phase == "trained":
-            run = scored.model if scored.seed else f"{scored.model}-0"
-            folder = scored.folder.replace("lesa_other_digits", "lesa")
-            assert folder == f"artifacts/budget/{run}/checkpoint"
+            assert folder == f"artifacts/budget/{run}-{scored.seed}/checkpoint"
+        if scored.phase == "longer":
+            assert folder == f"artifacts/budget/{run}_256-{scored.seed}/checkpoint"
 
 
 def test_scores_are_lm_evals_and_the_report_shows_them(
