@@ -90,7 +90,7 @@ COMPARED_WITH = (
     "noise", "lesa", "lesa_official", "solar", "base", "lora", "llama_pro_lora", "llama_pro_all",
 )  # fmt: skip
 LESA = ("lesa", "lesa_official")
-TEXTS = {"budget": "", "scale": " of Python source"}  # beside this run's own text
+TEXTS = {"budget": "", "scale": "Python source"}  # where it is not this run's own
 OWN = {  # this project's own models, which no paper names
     "fitted_llama_pro": "LLaMA Pro's start with fitted outputs",
     "fitted_identity": "`identity` with fitted outputs",
@@ -124,12 +124,12 @@ def own_gaps(m: Metrics) -> Table:
 
 
 def of_lesa(m: Metrics) -> Iterator[tuple[str, str, Runs]]:
-    """The studies' LESAs, with the study and what its text is called: first those on this run's
-    text, of one name the longest schedule first."""
+    """The studies' LESAs, with the study and `of` its text: first those on this run's text, of one
+    name the longest schedule first."""
     for study, text in TEXTS.items():
         for name in LESA:
             for lesa in schedules(getattr(m, study), name)[::-1]:
-                yield study, text, lesa
+                yield study, f" of {text}" if text else "", lesa
 
 
 def equally_long(m: Metrics, study: str, lesa: Runs) -> dict[str, Runs]:

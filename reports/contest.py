@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from reports import controls, rates
-from reports.budget import OWN, longer_runs, main_runs
+from reports.budget import OWN, TEXTS, longer_runs, main_runs
 from reports.claims import FEWEST, in_order
 from reports.measured import Json, Metrics
 from reports.paired import Interval
@@ -57,7 +57,7 @@ class Contest:
     @property
     def text(self) -> str:
         """What another text than this run's is called."""
-        return "Python source" if self.study == "scale" else ""
+        return TEXTS.get(self.study, "")
 
     @property
     def read(self) -> str:

@@ -69,8 +69,8 @@ def at_the_start(m: Metrics) -> str:
         for model, name in BESIDE.items():
             if other := start.beside(m, lesa, model):
                 drawn = start.matched(lesa, other)
-                gap, lower = interval(drawn), int((drawn.mean(1) < 0).sum())
-                of = f" (lower in {lower} of {len(drawn)})" * (placed(gap) == NOT_APART)
+                gap = interval(drawn)
+                of = f" ({start.lower_in(drawn)})" * (placed(gap) == NOT_APART)
                 gaps.append((name + of, gap))
         if told := sides(gaps):
             few = [f"{n} of `{model}`" for model, n in fewer_draws(m, list(BESIDE))]

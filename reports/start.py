@@ -183,6 +183,11 @@ def matched(ours: Start, theirs: Start) -> Array:
     return np.atleast_2d(means[0] - means[1])
 
 
+def lower_in(matched_draws: Array) -> str:
+    """In how many of `matched`'s draws the loss is below the other's, in words."""
+    return f"lower in {int((matched_draws.mean(1) < 0).sum())} of {len(matched_draws)}"
+
+
 def difference(ours: Start, theirs: Start) -> Interval:
     return interval(matched(ours, theirs))
 

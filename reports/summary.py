@@ -293,8 +293,8 @@ def beside_random(m: Metrics) -> list[str]:
     """Whether it starts below random matrices of its norms, and of its singular values."""
     gaps = [
         (
-            f"that of {REPLACED[method]} ({show_interval(interval(found))} nats; lower in "
-            f"{int((found.mean(1) < 0).sum())} of {counted(len(found), 'draw')})",
+            f"that of {REPLACED[method]} ({show_interval(interval(found))} nats; "
+            f"{start.lower_in(found)} draws)",
             interval(found),
         )
         for lesa in start.lesa_starts(m)[:1]
