@@ -435,6 +435,21 @@ def test_a_rate_that_was_not_sought_favours_the_claim_of_freezing(tmp_path: Path
     assert findings("c09_without_freezing", metrics)[name].verdict == FAILS
 
 
+def test_raw_weights_are_judged_at_a_rate_of_which_it_is_said_whether_it_was_sought(
+    tmp_path: Path,
+) -> None:
+    metrics = metrics_with(tmp_path, [])
+    name = "worse than LESA after 40 steps"
+    copied = findings("c08_without_svd", metrics)[name]
+    assert copied.said.endswith("seeds, rate 0.001, not sought for it")
+    rates_study(metrics)
+    own = json.loads((metrics / "rates/budget-lesa.json").read_text())
+    found = {"model": "lesa_raw", "run": "lesa_raw-0", "best": 1e-3}
+    save(metrics, "rates/budget-lesa_raw", own | found)
+    sought = findings("c08_without_svd", metrics)[name]
+    assert sought.said.endswith("seeds, rate 0.001")
+
+
 def test_training_all_layers_is_judged_at_every_budget(tmp_path: Path) -> None:
     """The longer schedule by itself, and in the table, which leaves out what was not run there."""
     metrics = metrics_with(tmp_path, [])

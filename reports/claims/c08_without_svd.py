@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reports import start
+from reports import rates, start
 from reports.claims import FEWEST, Finding, above, below, cannot, of_enough
 from reports.measured import Metrics, files
 from reports.paired import Interval
@@ -59,8 +59,8 @@ def at_start(m: Metrics) -> list[Finding]:
     return found or [cannot("the start", "not measured", "make study NAME=start")]
 
 
-def of_several(finding: Finding, count: int, noun: str) -> Finding:
-    return of_enough(replace(finding, said=f"{finding.said}, {counted(count, noun)}"), count)
+def of_several(finding: Finding, count: int, noun: str, rate: str = "") -> Finding:
+    return of_enough(replace(finding, said=f"{finding.said}, {counted(count, noun)}{rate}"), count)
 
 
 def at_end(m: Metrics) -> list[Finding]:
@@ -68,9 +68,11 @@ def at_end(m: Metrics) -> list[Finding]:
     for raw in schedules(m.budget, "lesa_raw")[::-1]:
         others = [of_steps(m.budget, name, raw.max_steps) for name in ("lesa", "llama_pro")]
         worse, better = (difference(raw, other) if other else None for other in others)
+        own = rates.sought_for(m, "budget", raw)
+        rate = f", rate {raw.first['learning_rate']:g}{'' if own else ', not sought for it'}"
         halves = both(f"after {raw.max_steps} steps", worse, better, "budget")
         found += [
-            of_several(half, len(shared_seeds(raw, other)), "seed") if other else half
+            of_several(half, len(shared_seeds(raw, other)), "seed", rate) if other else half
             for half, other in zip(halves, others, strict=True)
         ]
     return found or [cannot("the end of training", "not measured", "make study NAME=budget")]
