@@ -408,6 +408,14 @@ def test_training_all_layers_is_judged_on_the_same_batches(tmp_path: Path) -> No
     assert {finding.verdict for finding in found.values()} == {FAILS}
 
 
+def search_finds(metrics: Path, model: str, rate: float) -> None:
+    """A search of study rates for a model of study budget, of which `rate` is the best."""
+    rates_study(metrics)
+    own = json.loads((metrics / "rates/budget-lesa.json").read_text())
+    found = {"model": model, "run": f"{model}-0", "best": rate}
+    save(metrics, f"rates/budget-{model}", own | found)
+
+
 def test_a_rate_that_was_not_sought_favours_the_claim_of_freezing(tmp_path: Path) -> None:
     metrics = metrics_with(tmp_path, [])
     for seed in range(3):
@@ -425,13 +433,7 @@ def test_a_rate_that_was_not_sought_favours_the_claim_of_freezing(tmp_path: Path
     smooth = findings("c09_without_freezing", metrics)[name]
     assert smooth.verdict == UNDECIDED
     assert smooth.said.endswith(", not sought for it, which makes it smoother")
-    rates_study(metrics)
-    own = json.loads((metrics / "rates/budget-lesa.json").read_text())
-    save(
-        metrics,
-        "rates/budget-lesa_all",
-        own | {"model": "lesa_all", "run": "lesa_all-0", "best": 1e-4},
-    )
+    search_finds(metrics, "lesa_all", 1e-4)
     assert findings("c09_without_freezing", metrics)[name].verdict == FAILS
 
 
@@ -442,10 +444,7 @@ def test_raw_weights_are_judged_at_a_rate_of_which_it_is_said_whether_it_was_sou
     name = "worse than LESA after 40 steps"
     copied = findings("c08_without_svd", metrics)[name]
     assert copied.said.endswith("seeds, rate 0.001, not sought for it")
-    rates_study(metrics)
-    own = json.loads((metrics / "rates/budget-lesa.json").read_text())
-    found = {"model": "lesa_raw", "run": "lesa_raw-0", "best": 1e-3}
-    save(metrics, "rates/budget-lesa_raw", own | found)
+    search_finds(metrics, "lesa_raw", 1e-3)
     sought = findings("c08_without_svd", metrics)[name]
     assert sought.said.endswith("seeds, rate 0.001")
 
